@@ -1,0 +1,3 @@
+//! `mlx-run`: run, serve and inspect local language models.
+
+fn main() {}

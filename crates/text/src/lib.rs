@@ -1,0 +1,1 @@
+//! Placeholder table of contents; see ARCHITECTURE.md.
