@@ -57,7 +57,13 @@ pub trait Backend {
     ) -> [Self::Tensor; N];
 
     /// `residual + factor * linear(x)`: `[n_tok, n_out]`.
-    fn linear_add(&mut self, x: &Self::Tensor, linear: &Linear<Self>, factor: f32, residual: Self::Tensor) -> Self::Tensor;
+    fn linear_add(
+        &mut self,
+        x: &Self::Tensor,
+        linear: &Linear<Self>,
+        factor: f32,
+        residual: Self::Tensor,
+    ) -> Self::Tensor;
 
     /// `act(gate(x)) * up(x)` of the (normalized) rows: `[n_tok, d_ff]`.
     fn gate_up(
@@ -108,9 +114,9 @@ pub trait Backend {
     /// Columns `from..to`: `[n_row, to - from]`.
     fn columns(&mut self, x: &Self::Tensor, from: usize, to: usize) -> Self::Tensor;
 
-    /// Per head, `a` `[n_tok, n_head * d_a]` followed by `b` `[n_tok, n_head * d_b]` (or `b` `[n_tok, d_b]`, repeated
-    /// for each head): `[n_tok, n_head * (d_a + d_b)]`.
-    fn concat_heads(&mut self, a: &Self::Tensor, b: &Self::Tensor, n_head: usize) -> Self::Tensor;
+    /// Per head, `a` `[n_tok, n_head * d_a]` followed by `b` `[n_tok, n_head_b * d_b]`: `[n_tok, n_head * (d_a + d_b)]`.
+    /// `n_head_b` is `n_head`, or 1: then `b` is repeated for each head.
+    fn concat_heads(&mut self, a: &Self::Tensor, b: &Self::Tensor, n_head: usize, n_head_b: usize) -> Self::Tensor;
 
     /// Rows `indices`: `[indices.len(), n_col]`.
     fn rows(&mut self, x: &Self::Tensor, indices: &[usize]) -> Self::Tensor;
@@ -119,7 +125,14 @@ pub trait Backend {
 
     /// Stores keys `[n_tok, n_kv_head * d_k]` and values `[n_tok, n_kv_head * d_v]` of the batch's tokens. `v` is
     /// `None` when values are part of the keys.
-    fn kv_append(&mut self, kv: &mut Self::Kv, layer: usize, k: &Self::Tensor, v: Option<&Self::Tensor>, seqs: &Seqs<'_>);
+    fn kv_append(
+        &mut self,
+        kv: &mut Self::Kv,
+        layer: usize,
+        k: &Self::Tensor,
+        v: Option<&Self::Tensor>,
+        seqs: &Seqs<'_>,
+    );
 
     /// Attention of `q` `[n_tok, n_head * d_k]` (rotated, not scaled) over what `layer` has stored, this batch's tokens
     /// included: `[n_tok, n_head * d_v]`.

@@ -8,6 +8,7 @@
 //! | [`quant`] | the definition of every encoding: bytes to f32 |
 //! | [`op`] | what the operations of a decoder block take besides tensors |
 //! | [`backend`] | the trait that every backend implements |
+//! | [`check`] | preconditions that every backend asserts |
 //! | [`scalar`] | the definition of every operation, as a backend |
 //! | [`cpu`] | the fast CPU backend |
 //!
@@ -17,10 +18,13 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod check;
 pub mod dtype;
 mod error;
 pub mod matrix;
 pub mod op;
+pub mod quant;
+pub mod scalar;
 
 pub use backend::Backend;
 pub use bytes::Bytes;

@@ -110,18 +110,18 @@ pub struct Attention<'a, B: Backend + ?Sized> {
     pub softcap: Option<f32>,
     /// `[1, n_head]` logits that take part in the softmax's sum without a value (gpt-oss).
     pub sinks: Option<&'a B::Tensor>,
-    /// ALiBi: `[1, n_head]` slopes; `slope * (key position - query position)` is added to scaled scores.
+    /// ALiBi: `[1, n_head]` slopes; `-slope * |query position - key position|` is added to scaled (and capped) scores.
     pub alibi: Option<&'a B::Tensor>,
     /// Whether a query sees only itself and earlier positions. Encoders see all tokens of their row.
     pub causal: bool,
 }
 
-/// How far back a query sees.
+/// How far back a query sees. Where it also sees later positions (not causal), as far ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {
     /// Everything.
     Full,
-    /// Position `q` sees `p` when `q - p < n`.
+    /// Position `q` sees `p` when `|q - p| < n`.
     Sliding(u32),
     /// Position `q` sees `p` when `q / n == p / n` (Llama 4).
     Chunked(u32),
@@ -203,7 +203,7 @@ pub struct SeqRow {
     pub first: usize,
     /// Its tokens in the batch.
     pub n_tok: usize,
-    /// Tokens of the sequence already stored.
+    /// Tokens of the sequence already stored; KV slot `s < start` holds the token at position `s`.
     pub start: usize,
     /// Range in [`Seqs::pages`]: its pages, oldest first, enough for `start + n_tok` tokens.
     pub pages: (usize, usize),
