@@ -10,6 +10,7 @@
 //! | [`backend`] | the trait that every backend implements |
 //! | [`check`] | preconditions that every backend asserts |
 //! | [`scalar`] | the definition of every operation, as a backend |
+//! | [`conformance`] | whether a backend computes what the definitions say |
 //! | [`cpu`] | the fast CPU backend |
 //!
 //! GLOSSARY. *page*: `page_tokens` consecutive positions of one sequence in the KV arena. *row*: the tokens of
@@ -19,6 +20,7 @@
 pub mod backend;
 pub mod bytes;
 pub mod check;
+pub mod conformance;
 pub mod dtype;
 mod error;
 pub mod matrix;

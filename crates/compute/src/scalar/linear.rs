@@ -2,7 +2,7 @@
 
 use super::{Matrix, Scalar, Tensor};
 use crate::op::Linear;
-use crate::{Encoding, Error, MatrixData};
+use crate::{Error, MatrixData};
 
 /// The matrices stacked along rows.
 pub(super) fn stack(parts: &[MatrixData]) -> Result<Matrix, Error> {
@@ -41,22 +41,10 @@ fn same(what: &str, part: &MatrixData, found: usize, expected: usize) -> Result<
 
 fn decode(part: &MatrixData, out: &mut Vec<f32>) -> Result<(), Error> {
     part.check()?;
-    let Encoding::Blocks(dtype) = part.encoding else { return Err(unsupported(part)) };
-    let bytes = &part.parts[0];
-    let pairs = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    match dtype {
-        crate::DType::F32 => {
-            out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-        }
-        crate::DType::F16 => out.extend(pairs().map(|b| half::f16::from_bits(b).to_f32())),
-        crate::DType::BF16 => out.extend(pairs().map(|b| half::bf16::from_bits(b).to_f32())),
-        _ => return Err(unsupported(part)),
-    }
+    let n = out.len();
+    out.resize(n + part.n_out * part.n_in, 0.0);
+    part.decode_rows(0, part.n_out, &mut out[n..]);
     Ok(())
-}
-
-fn unsupported(part: &MatrixData) -> Error {
-    Error::Unsupported { tensor: part.name.clone(), backend: "scalar", encoding: part.encoding.to_string() }
 }
 
 impl Matrix {
