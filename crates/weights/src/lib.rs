@@ -1,1 +1,67 @@
-//! Placeholder table of contents; see ARCHITECTURE.md.
+//! Model files to named, typed, mapped bytes.
+//!
+//! [`open`] takes a .gguf file (or any file of a split set) or a folder as Hugging Face or mlx-lm write it, and gives
+//! a [`Checkpoint`]: metadata, side files, and tensors as slices of the mapped files.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`checkpoint`] | an open model: what to ask it |
+//! | [`gguf`] | reader and writer of GGUF |
+//! | [`safetensors`] | reader and writer of safetensors |
+//! | [`fields`] | typed access to JSON files with errors that name file and field |
+//! | [`limits`] | how much an untrusted file may ask for |
+//! | `folder` | `config.json`, index, side files |
+//! | `quantization` | what `config.json` says about quantization |
+//! | `join` | the parts of a quantized encoding to a matrix |
+//! | `decode` | small parameters as f32 |
+//! | `map` | the only `unsafe` |
+//!
+//! GLOSSARY. *Stem*: name of a tensor without `.weight`, which the parts of a quantized encoding share. *Folder*: a
+//! directory with a model. *Shard*: one of several files of a model. *Side file*: a file of a folder that has no
+//! tensors.
+
+mod atomic;
+pub mod checkpoint;
+mod decode;
+mod error;
+pub mod fields;
+mod folder;
+pub mod gguf;
+mod join;
+pub mod limits;
+mod map;
+mod quantization;
+pub mod safetensors;
+mod tensors;
+
+use std::path::Path;
+
+pub use checkpoint::{Checkpoint, Kind};
+pub use error::OpenError;
+pub use fields::Fields;
+pub use gguf::Metadata;
+pub use limits::Limits;
+pub use tensors::TensorInfo;
+
+/// Opens a model: a .gguf file, any file of a split set of them, or a folder.
+///
+/// # Errors
+/// If there is no model at `path`, or its files are damaged, incomplete, of a kind that is not known here, or exceed
+/// the default [`Limits`]. The message names file and place, what was found, what was expected and what to do.
+pub fn open(path: &Path) -> Result<Checkpoint, OpenError> {
+    open_with(path, &Limits::default())
+}
+
+/// [`open`] with other limits.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(path: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> {
+    let stat = std::fs::metadata(path).map_err(OpenError::io(path, "open"))?;
+    if stat.is_dir() { folder::open(path, limits) } else { open_gguf(path, limits) }
+}
+
+fn open_gguf(path: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> {
+    let (meta, tensors) = gguf::open_set(path, limits)?;
+    Ok(Checkpoint { kind: Kind::Gguf, path: path.to_owned(), meta, tensors, folder: None })
+}

@@ -1,0 +1,62 @@
+//! Files that appear whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::OpenError;
+
+/// A file under a temporary name beside its own, renamed when it is complete. Dropped before, it leaves nothing.
+pub(crate) struct AtomicFile {
+    path: PathBuf,
+    partial: PathBuf,
+    file: Option<BufWriter<File>>,
+}
+
+impl AtomicFile {
+    /// Starts a file that will replace `path`.
+    pub fn create(path: &Path) -> Result<AtomicFile, OpenError> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".partial-{}", std::process::id()));
+        let partial = path.with_file_name(name);
+        let file = File::create(&partial).map_err(OpenError::io(&partial, "create"))?;
+        let file = Some(BufWriter::with_capacity(1 << 20, file));
+        Ok(AtomicFile { path: path.to_owned(), partial, file })
+    }
+
+    /// Appends bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), OpenError> {
+        let file = self.file.as_mut().expect("the file is open until `finish` takes it");
+        file.write_all(bytes).map_err(OpenError::io(&self.partial, "write"))
+    }
+
+    /// Appends `n` zeros.
+    pub fn zeros(&mut self, mut n: usize) -> Result<(), OpenError> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        while n > 0 {
+            let part = n.min(ZEROS.len());
+            self.write(&ZEROS[..part])?;
+            n -= part;
+        }
+        Ok(())
+    }
+
+    /// Gives the complete file its name.
+    pub fn finish(mut self) -> Result<(), OpenError> {
+        let file = self.file.take().expect("the file is open until `finish` takes it");
+        let file = file.into_inner().map_err(|e| OpenError::io(&self.partial, "write")(e.into_error()))?;
+        file.sync_all().map_err(OpenError::io(&self.partial, "write"))?;
+        fs::rename(&self.partial, &self.path).map_err(|e| {
+            let _ = fs::remove_file(&self.partial);
+            OpenError::io(&self.path, "replace")(e)
+        })
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            let _ = fs::remove_file(&self.partial); // nothing is left to do about a failure here
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Every fixture opens, and every tensor of it can be read.
+
+use std::path::{Path, PathBuf};
+
+use mlxr_weights::{Checkpoint, Kind, open};
+
+/// The fixtures, or `None`, said loudly, where they are absent.
+fn fixtures() -> Option<PathBuf> {
+    let folder = std::env::var_os("MLXR_FIXTURES").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("SKIPPED: set MLXR_FIXTURES to the folder of the fixtures to run this test");
+    }
+    folder
+}
+
+fn ggufs(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
+    paths.retain(|p| p.extension().is_some_and(|e| e == "gguf"));
+    paths.sort();
+    paths
+}
+
+#[test]
+fn every_architecture_opens_and_all_its_tensors_read() {
+    let Some(root) = fixtures() else { return };
+    let paths = ggufs(&root.join("arch"));
+    assert!(paths.len() >= 20, "{} models in arch/", paths.len());
+    for path in paths {
+        let model = open(&path).unwrap();
+        assert_eq!(model.kind, Kind::Gguf);
+        let arch: &str = model.meta().need("general.architecture").unwrap();
+        let n_layer: usize = model.meta().need(&format!("{arch}.block_count")).unwrap();
+        assert!((1..100).contains(&n_layer), "{}: {n_layer} layers", path.display());
+        read_all(&model);
+    }
+}
+
+/// Reads every tensor by the method that its shape calls for.
+fn read_all(model: &Checkpoint) {
+    assert!(model.names().next().is_some());
+    for tensor in model.tensors() {
+        let name = &tensor.name;
+        assert_eq!(model.bytes(name).unwrap().len(), tensor.bytes, "{name}");
+        match tensor.shape[..] {
+            [n_out, n_in] => {
+                let matrix = model.matrix(name).unwrap().unwrap();
+                assert_eq!([matrix.n_out, matrix.n_in], [n_out, n_in], "{name}");
+            }
+            [n_expert, n_out, n_in] => {
+                let experts = model.experts(name).unwrap().unwrap();
+                assert_eq!(experts.len(), n_expert, "{name}");
+                assert_eq!([experts[0].n_out, experts[0].n_in], [n_out, n_in], "{name}");
+                let whole = model.bytes(name).unwrap();
+                let last = &experts[n_expert - 1].parts[0];
+                assert!(std::ptr::eq(&whole[whole.len() - last.len()..], &last[..]), "{name} was copied");
+            }
+            _ => {
+                let (shape, numbers) = model.vector(name).unwrap().unwrap();
+                assert_eq!(shape, tensor.shape);
+                assert_eq!(numbers.len(), tensor.elements());
+                assert!(numbers.iter().all(|x| x.is_finite()), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_vocabulary_opens() {
+    let Some(root) = fixtures() else { return };
+    let paths = ggufs(&root.join("vocab"));
+    assert!(paths.len() >= 8, "{} files in vocab/", paths.len());
+    for path in paths {
+        let model = open(&path).unwrap();
+        assert_eq!(model.names().count(), 0, "{}", path.display());
+        let tokens: &mlxr_weights::gguf::Strings = model.meta().need("tokenizer.ggml.tokens").unwrap();
+        assert!(tokens.len() > 1000, "{}", path.display());
+    }
+}
