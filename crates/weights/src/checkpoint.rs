@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use mlxr_compute::{Bytes, MatrixData};
+use mlxr_compute::{Bytes, MatrixData, quant};
 
+use crate::error::printable;
 use crate::folder::Folder;
 use crate::gguf::Metadata;
 use crate::join::{self, Joined};
 use crate::tensors::{TensorInfo, Tensors};
-use crate::{OpenError, decode};
+use crate::{Limits, OpenError};
 
 /// Where a checkpoint's conventions come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,9 @@ pub enum Kind {
     /// A folder written by mlx-lm: as Hugging Face, with MLX's quantized layout.
     Mlx,
 }
+
+/// A small parameter: its shape, outermost first, and its numbers in that order.
+pub type Vector = (Vec<usize>, Vec<f32>);
 
 /// An open model. Files stay mapped as long as this, or any [`Bytes`] of it, lives; nothing is copied to open.
 ///
@@ -34,6 +38,7 @@ pub struct Checkpoint {
     pub(crate) meta: Metadata,
     pub(crate) tensors: Tensors,
     pub(crate) folder: Option<Folder>,
+    pub(crate) limits: Limits,
 }
 
 impl Checkpoint {
@@ -88,7 +93,8 @@ impl Checkpoint {
         self.tensors.get(name)
     }
 
-    /// The bytes of a tensor by its full name, as they lie in the mapped file.
+    /// The bytes of a tensor by its full name, as they lie in the mapped file. They may start at any address:
+    /// GGUF aligns tensors to 32 bytes, safetensors not at all.
     ///
     /// # Errors
     /// If there is no such tensor.
@@ -118,16 +124,23 @@ impl Checkpoint {
         self.joined(stem)?.map(|j| j.into_experts(&self.path)).transpose()
     }
 
-    /// A small parameter of any shape and plain number type as f32, by its full name or its stem: its shape,
-    /// outermost first, and its numbers in that order. `None` when there is no such tensor.
+    /// A small parameter of any shape and type as f32, by its full name or its stem: its shape, outermost first, and
+    /// its numbers in that order. `None` when there is no such tensor. Tensors that other parts explain (MLX, GPTQ,
+    /// ...) are for [`Checkpoint::matrix`].
     ///
     /// # Errors
-    /// If the type is a quantized one.
-    pub fn vector(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, OpenError> {
+    /// If it has more than `max_vector` elements.
+    pub fn vector(&self, name: &str) -> Result<Option<Vector>, OpenError> {
         let Some(tensor) = self.tensors.get(name).or_else(|| self.tensors.get(&format!("{name}.weight"))) else {
             return Ok(None);
         };
-        let numbers = decode::to_f32(self.tensors.path(tensor), tensor, &self.tensors.bytes(tensor))?;
+        let (n, max) = (tensor.elements(), self.limits.max_vector);
+        if n as u64 > max {
+            let what = format!("number of elements of tensor `{}`", printable(tensor.name.as_bytes()));
+            return Err(OpenError::limit(self.tensors.path(tensor), what, n as u64, "max_vector", max));
+        }
+        let mut numbers = vec![0.0; n];
+        quant::decode(tensor.dtype, &self.tensors.bytes(tensor), &mut numbers);
         Ok(Some((tensor.shape.clone(), numbers)))
     }
 

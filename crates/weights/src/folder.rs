@@ -159,8 +159,9 @@ fn open_safetensors(path: &Path, files: Vec<String>, limits: &Limits) -> Result<
         }
     }
     let kind = if mlx { Kind::Mlx } else { Kind::HuggingFace };
-    let folder = Folder { path: path.to_owned(), files, config, quantization, limits: limits.clone() };
-    Ok(Checkpoint { kind, path: path.to_owned(), meta: Metadata::new(path), tensors, folder: Some(folder) })
+    let limits = limits.clone();
+    let folder = Some(Folder { path: path.to_owned(), files, config, quantization, limits: limits.clone() });
+    Ok(Checkpoint { kind, path: path.to_owned(), meta: Metadata::new(path), tensors, folder, limits })
 }
 
 /// Tensor name to file name.

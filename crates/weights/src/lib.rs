@@ -13,7 +13,6 @@
 //! | `folder` | `config.json`, index, side files |
 //! | `quantization` | what `config.json` says about quantization |
 //! | `join` | the parts of a quantized encoding to a matrix |
-//! | `decode` | small parameters as f32 |
 //! | `map` | the only `unsafe` |
 //!
 //! GLOSSARY. *Stem*: name of a tensor without `.weight`, which the parts of a quantized encoding share. *Folder*: a
@@ -22,7 +21,6 @@
 
 mod atomic;
 pub mod checkpoint;
-mod decode;
 mod error;
 pub mod fields;
 mod folder;
@@ -36,7 +34,7 @@ mod tensors;
 
 use std::path::Path;
 
-pub use checkpoint::{Checkpoint, Kind};
+pub use checkpoint::{Checkpoint, Kind, Vector};
 pub use error::OpenError;
 pub use fields::Fields;
 pub use gguf::Metadata;
@@ -63,5 +61,5 @@ pub fn open_with(path: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> 
 
 fn open_gguf(path: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> {
     let (meta, tensors) = gguf::open_set(path, limits)?;
-    Ok(Checkpoint { kind: Kind::Gguf, path: path.to_owned(), meta, tensors, folder: None })
+    Ok(Checkpoint { kind: Kind::Gguf, path: path.to_owned(), meta, tensors, folder: None, limits: limits.clone() })
 }

@@ -21,6 +21,8 @@ pub struct Limits {
     pub max_nesting: u64,
     /// Bytes of a side file: `config.json`, `tokenizer.json`, an index.
     pub max_side_file: u64,
+    /// Elements of a tensor that is asked for as a vector of f32.
+    pub max_vector: u64,
     /// Files that a checkpoint is split in.
     pub max_shards: u64,
 }
@@ -36,6 +38,7 @@ impl Default for Limits {
             max_dims: 8,
             max_nesting: 4,
             max_side_file: 256 << 20,
+            max_vector: 1 << 28,
             max_shards: 4096,
         }
     }

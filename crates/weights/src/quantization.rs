@@ -34,6 +34,21 @@ pub(crate) enum Scheme {
     Mxfp4,
 }
 
+impl Scheme {
+    /// Its name in messages and summaries.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scheme::Plain => "no quantization",
+            Scheme::Mlx(_) => "mlx",
+            Scheme::Gptq(_) => "gptq",
+            Scheme::Awq => "awq",
+            Scheme::Bnb => "bitsandbytes",
+            Scheme::Fp8(_) => "fp8",
+            Scheme::Mxfp4 => "mxfp4",
+        }
+    }
+}
+
 /// How MLX packs a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MlxMode {

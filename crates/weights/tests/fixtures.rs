@@ -1,5 +1,7 @@
 //! Every fixture opens, and every tensor of it can be read.
 
+#![allow(clippy::unwrap_used)] // tests
+
 use std::path::{Path, PathBuf};
 
 use mlxr_weights::{Checkpoint, Kind, open};

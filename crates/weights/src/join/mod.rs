@@ -3,6 +3,16 @@
 //! | tensors of a stem `S` | encoding | module |
 //! |---|---|---|
 //! | `S.weight` or `S` of a float or GGUF block type | blocks | here |
+//! | `S.weight` u32, `S.scales`, `S.biases` | MLX | `packed` |
+//! | `S_blocks`, `S_scales` u8 | mxfp4 of gpt-oss | `packed` |
+//! | `S.qweight`, `S.qzeros`, `S.scales`, `S.g_idx` | GPTQ, AWQ | `transposed` |
+//! | `S.weight` u8, `S.weight.absmax`, `S.weight.quant_map`, ... | bitsandbytes | `bnb` |
+//! | `S.weight` or `S` f8, `.._scale_inv`, `.._scale` or `S.scale` | FP8 | `fp8` |
+
+mod bnb;
+mod fp8;
+mod packed;
+mod transposed;
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +20,7 @@ use mlxr_compute::{Bytes, DType, Encoding, MatrixData};
 
 use crate::OpenError;
 use crate::error::{CONVERT, DAMAGED, printable};
-use crate::quantization::Quantization;
+use crate::quantization::{Quantization, Scheme};
 use crate::tensors::{TensorInfo, Tensors};
 
 /// A matrix or a stack of matrices, in one encoding.
@@ -69,25 +79,107 @@ fn checked(matrix: MatrixData, path: &Path) -> Result<MatrixData, OpenError> {
     Ok(matrix)
 }
 
+/// The tensors of one stem.
+pub(super) struct Stem<'a> {
+    tensors: &'a Tensors,
+    quantization: Option<&'a Quantization>,
+    name: &'a str,
+}
+
+impl<'a> Stem<'a> {
+    /// The tensor of this stem that ends in `suffix`.
+    fn part(&self, suffix: &str) -> Option<&'a TensorInfo> {
+        self.tensors.get(&format!("{}{suffix}", self.name))
+    }
+
+    /// A tensor that goes with `weight`.
+    fn need(&self, weight: &TensorInfo, suffix: &str) -> Result<&'a TensorInfo, OpenError> {
+        self.part(suffix).ok_or_else(|| {
+            let expected = format!("a tensor `{}{suffix}` with it", printable(self.name.as_bytes()));
+            self.error(weight, "no such tensor".to_owned(), expected)
+        })
+    }
+
+    /// Checks the type of a part.
+    fn typed(&self, tensor: &TensorInfo, dtypes: &[DType]) -> Result<DType, OpenError> {
+        if dtypes.contains(&tensor.dtype) {
+            return Ok(tensor.dtype);
+        }
+        let names: Vec<&str> = dtypes.iter().map(|d| d.name()).collect();
+        Err(self.error(tensor, format!("type {}", tensor.dtype.name()), names.join(" or ")))
+    }
+
+    /// Checks the shape of a part.
+    fn shaped(&self, tensor: &TensorInfo, shape: &[usize], why: &str) -> Result<(), OpenError> {
+        if tensor.shape == shape {
+            return Ok(());
+        }
+        Err(self.error(tensor, format!("shape {:?}", tensor.shape), format!("{shape:?}, as {why} needs")))
+    }
+
+    fn bytes(&self, tensor: &TensorInfo) -> Bytes {
+        self.tensors.bytes(tensor)
+    }
+
+    fn error(&self, tensor: &TensorInfo, found: String, expected: String) -> OpenError {
+        let path = self.tensors.path(tensor);
+        OpenError::tensor(path, &printable(tensor.name.as_bytes()), [found, expected], DAMAGED)
+    }
+
+    fn unsupported(&self, tensor: &TensorInfo, found: String, expected: &str) -> OpenError {
+        let path = self.tensors.path(tensor);
+        OpenError::tensor(path, &printable(tensor.name.as_bytes()), [found, expected.to_owned()], CONVERT)
+    }
+
+    /// What the configuration says; nothing in a GGUF.
+    fn scheme(&self) -> &'a Scheme {
+        self.quantization.map_or(&Scheme::Plain, |q| &q.scheme)
+    }
+
+    /// The error for tensors of an encoding that `config.json` does not announce.
+    fn unannounced(&self, tensor: &TensorInfo, expected: &str) -> OpenError {
+        let Some(quantization) = self.quantization else {
+            return self.unsupported(tensor, format!("type {}", tensor.dtype.name()), "a float or block type");
+        };
+        let found = format!("{}, and a tensor `{}`", self.scheme().name(), printable(tensor.name.as_bytes()));
+        OpenError::key(&quantization.path, "quantization_config", [found, expected.to_owned()], DAMAGED)
+    }
+}
+
+const FLOATS: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
+
 /// The matrix or stack of a stem, or `None` when there is no tensor of that stem.
 pub(crate) fn find(
     tensors: &Tensors,
-    _quantization: Option<&Quantization>,
-    stem: &str,
+    quantization: Option<&Quantization>,
+    name: &str,
 ) -> Result<Option<Joined>, OpenError> {
-    let Some(weight) = tensors.get(&format!("{stem}.weight")).or_else(|| tensors.get(stem)) else {
-        return Ok(None);
-    };
-    plain(tensors, weight).map(Some)
+    let stem = Stem { tensors, quantization, name };
+    if let Some(qweight) = stem.part(".qweight") {
+        return transposed::join(&stem, qweight).map(Some);
+    }
+    if let Some(blocks) = stem.part("_blocks") {
+        return packed::mxfp4(&stem, blocks).map(Some);
+    }
+    if let Some(packed) = stem.part(".weight_packed") {
+        let expected = "a `.weight` of a float type or FP8";
+        return Err(stem.unsupported(packed, "packed integers of compressed-tensors".to_owned(), expected));
+    }
+    let Some(weight) = stem.part(".weight").or_else(|| stem.part("")) else { return Ok(None) };
+    match weight.dtype {
+        DType::U32 if quantization.is_some() => packed::mlx(&stem, weight),
+        DType::U8 if stem.part(".weight.absmax").is_some() => bnb::join(&stem, weight),
+        DType::F8E4M3 | DType::F8E5M2 => fp8::join(&stem, weight),
+        _ => plain(&stem, weight),
+    }
+    .map(Some)
 }
 
-fn plain(tensors: &Tensors, weight: &TensorInfo) -> Result<Joined, OpenError> {
+fn plain(stem: &Stem<'_>, weight: &TensorInfo) -> Result<Joined, OpenError> {
     let dtype = weight.dtype;
-    let float = matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64);
-    if !float && dtype.block() == 1 {
-        let found = [format!("weights of type {}", dtype.name()), "a float or block type".to_owned()];
-        return Err(OpenError::tensor(tensors.path(weight), &printable(weight.name.as_bytes()), found, CONVERT));
+    if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64) && dtype.block() == 1 {
+        return Err(stem.unannounced(weight, "a quantization that explains its type"));
     }
     let (name, shape) = (weight.name.clone(), weight.shape.clone());
-    Ok(Joined { name, shape, encoding: Encoding::Blocks(dtype), parts: vec![tensors.bytes(weight)] })
+    Ok(Joined { name, shape, encoding: Encoding::Blocks(dtype), parts: vec![stem.bytes(weight)] })
 }
