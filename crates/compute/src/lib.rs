@@ -21,6 +21,7 @@ pub mod backend;
 pub mod bytes;
 pub mod check;
 pub mod conformance;
+pub mod cpu;
 pub mod dtype;
 mod error;
 pub mod matrix;

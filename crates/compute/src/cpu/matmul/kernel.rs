@@ -1,0 +1,247 @@
+//! The bodies of the kernels: one panel of 16 rows times a tile of `N` columns.
+//!
+//! Integer: weights are codes in blocks of 32, activations int8 with a scale per 32. For each block the eight vectors
+//! of codes (four consecutive `k` of each row) stay in registers while the columns pass: start the sum at the
+//! correction for the codes' zero point, eight `dot`, convert, one `mul`, one `fma` (two with a minimum).
+//! The order of sums of a column does not depend on `N`, so a token's result does not depend on its batch.
+
+use super::simd::{Codes, Simd};
+
+/// Rows of a panel.
+pub(super) const ROWS: usize = 16;
+/// Weights that share an activation scale.
+pub(super) const BLOCK: usize = 32;
+/// Bytes ahead of the weights in use that are prefetched.
+const AHEAD: usize = 4096;
+
+/// What a kernel computes on.
+pub(super) struct Args {
+    /// The panel.
+    pub panel: *const u8,
+    /// Blocks of 32 weights in a row (integer), weights in a row (float).
+    pub n: usize,
+    /// The tile: [`Record`]s of `N` columns, or f32 `[n, N]`.
+    pub tile: *const u8,
+    /// `[N, 16]`.
+    pub out: *mut f32,
+}
+
+/// A kernel for one form and one number of columns.
+///
+/// # Safety
+/// Needs the instruction set that it was made for, and [`Args`] whose pointers are valid for what it says.
+pub(super) type Kernel = unsafe fn(&Args);
+
+/// Bytes from the start of a record of `n` columns to its fields. A record describes 32 activations of `n` columns:
+///
+/// ```text
+/// q       [8, n, 4] i8     x / scale, rounded
+/// scale   [n] f32          largest magnitude / 127
+/// sum     [n] f32          scale * sum of q
+/// c8      [n] i32          -8 * sum of q
+/// c128    [n] i32          -128 * sum of q
+/// c128h   [2, n] i32       -128 * sum of each half of q
+/// sumh    [2, n] f32       scale * sum of each half of q
+/// ```
+pub(super) struct Record;
+
+impl Record {
+    pub const fn scale(n: usize) -> usize {
+        32 * n
+    }
+    pub const fn sum(n: usize) -> usize {
+        36 * n
+    }
+    pub const fn c8(n: usize) -> usize {
+        40 * n
+    }
+    pub const fn c128(n: usize) -> usize {
+        44 * n
+    }
+    pub const fn c128h(n: usize) -> usize {
+        48 * n
+    }
+    pub const fn sumh(n: usize) -> usize {
+        56 * n
+    }
+    pub const fn bytes(n: usize) -> usize {
+        64 * n
+    }
+}
+
+/// Whether a weight is `scale * code` alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offset {
+    /// `scale * code`.
+    None,
+    /// `scale * (code - 8)`.
+    Eight,
+    /// `scale * code + min`.
+    Min,
+    /// `scale * code - min`.
+    MinusMin,
+}
+
+/// How 16 rows of integer codes lie in a panel. `p` points at a group of `BLOCKS` blocks, `row` is the first of
+/// `S::LANES` rows.
+///
+/// # Safety
+/// `p` is valid for `BYTES` bytes, `b < BLOCKS`, and the features of `S` are there.
+pub(super) trait Form {
+    /// Blocks of 32 in a group.
+    const BLOCKS: usize;
+    /// Bytes of a group.
+    const BYTES: usize;
+    /// Range of the codes.
+    const CODES: Codes;
+    /// What a weight is besides scale and code.
+    const OFFSET: Offset;
+    /// Whether scales (and minima) are per 16 weights.
+    const HALVES: bool;
+    /// What is decoded once a group.
+    type Head<S: Simd>;
+
+    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> Self::Head<S>;
+    /// Codes of block `b`: vector `g` holds weights `4 g .. 4 g + 4` of each row.
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8];
+    /// Scales of the halves of block `b`; the first is the block's unless `HALVES`.
+    unsafe fn scales<S: Simd>(p: *const u8, head: &Self::Head<S>, b: usize, row: usize) -> [S::Floats; 2];
+    /// Minima, likewise; of no meaning unless `OFFSET` is a minimum.
+    unsafe fn mins<S: Simd>(p: *const u8, head: &Self::Head<S>, b: usize, row: usize) -> [S::Floats; 2];
+}
+
+/// Panel times tile, integer.
+///
+/// # Safety
+/// See [`Kernel`]; `args.n` is a multiple of `F::BLOCKS`.
+#[inline(always)]
+pub(super) unsafe fn int<S: Simd, F: Form, const N: usize>(args: &Args) {
+    let mut row = 0;
+    while row < ROWS {
+        // SAFETY: passed on to the caller; `row + LANES <= ROWS` as LANES divides 16.
+        unsafe { int_rows::<S, F, N>(args, row) };
+        row += S::LANES;
+    }
+}
+
+#[inline(always)]
+unsafe fn int_rows<S: Simd, F: Form, const N: usize>(args: &Args, row: usize) {
+    // SAFETY: group `i` of the panel and record `i * BLOCKS + b` of the tile exist for all `i < n / BLOCKS`.
+    unsafe {
+        let mut acc = [S::zero(); N];
+        let (mut p, mut a) = (args.panel, args.tile);
+        for _ in 0..args.n / F::BLOCKS {
+            let head = F::head::<S>(p, row);
+            for b in 0..F::BLOCKS {
+                if row == 0 {
+                    let line = F::BYTES / F::BLOCKS;
+                    (0..line.div_ceil(64)).for_each(|i| S::prefetch(p.wrapping_add(b * line + i * 64 + AHEAD)));
+                }
+                let mut w = F::codes::<S>(p, b, row);
+                if matches!(F::CODES, Codes::I8) {
+                    w.iter_mut().for_each(|w| *w = S::signed(*w));
+                }
+                let (scales, mins) = (F::scales::<S>(p, &head, b, row), F::mins::<S>(p, &head, b, row));
+                for (j, acc) in acc.iter_mut().enumerate() {
+                    *acc = block::<S, F, N>(*acc, &w, scales, mins, a.add(4 * j));
+                }
+                a = a.add(Record::bytes(N));
+            }
+            p = p.add(F::BYTES);
+        }
+        for (j, acc) in acc.iter().enumerate() {
+            S::store(args.out.add(j * ROWS + row), *acc);
+        }
+    }
+}
+
+/// One block times one column; `a` is the record, moved to the column.
+#[inline(always)]
+unsafe fn block<S: Simd, F: Form, const N: usize>(
+    mut acc: S::Floats,
+    w: &[S::Bytes; 8],
+    scales: [S::Floats; 2],
+    mins: [S::Floats; 2],
+    a: *const u8,
+) -> S::Floats {
+    // SAFETY: `a` points into a record of N columns.
+    unsafe {
+        let at = |offset: usize| a.add(offset).cast::<f32>();
+        let q = a.cast::<i8>();
+        let biased = matches!(F::CODES, Codes::I8) && S::SIGNED_BIAS;
+        let scale = S::splat(at(Record::scale(N)));
+        if F::HALVES {
+            let (low, high) = w.split_at(4);
+            let (low, high): (&[S::Bytes; 4], &[S::Bytes; 4]) =
+                (&low.try_into().unwrap_unchecked(), &high.try_into().unwrap_unchecked());
+            let start = |half: usize| match biased {
+                true => S::int_splat(at(Record::c128h(N) + half * 4 * N).cast()),
+                false => S::int_zero(),
+            };
+            let low = S::to_float(S::dot(F::CODES, start(0), low, q, 4 * N));
+            let high = S::to_float(S::dot(F::CODES, start(1), high, q.add(16 * N), 4 * N));
+            acc = S::fma(S::fma(high, scales[1], S::mul(low, scales[0])), scale, acc);
+        } else {
+            let start = match F::OFFSET {
+                _ if biased => S::int_splat(at(Record::c128(N)).cast()),
+                Offset::Eight => S::int_splat(at(Record::c8(N)).cast()),
+                _ => S::int_zero(),
+            };
+            let sum = S::dot(F::CODES, start, w, q, 4 * N);
+            acc = S::fma(S::to_float(sum), S::mul(scales[0], scale), acc);
+        }
+        let n_min = if F::HALVES { 2 } else { 1 };
+        for (half, &min) in mins.iter().enumerate().take(n_min) {
+            let offset = if F::HALVES { Record::sumh(N) + half * 4 * N } else { Record::sum(N) };
+            match F::OFFSET {
+                Offset::Min => acc = S::fma(min, S::splat(at(offset)), acc),
+                Offset::MinusMin => acc = S::fnma(min, S::splat(at(offset)), acc),
+                Offset::None | Offset::Eight => (),
+            }
+        }
+        acc
+    }
+}
+
+/// How 16 rows of floats lie in a panel: `[n, 16]`.
+///
+/// # Safety
+/// `p` is valid for 16 weights and the features of `S` are there.
+pub(super) trait FloatForm {
+    /// Bytes of a weight.
+    const BYTES: usize;
+
+    unsafe fn load<S: Simd>(p: *const u8) -> S::Floats;
+}
+
+/// Panel times tile, float.
+///
+/// # Safety
+/// See [`Kernel`].
+#[inline(always)]
+pub(super) unsafe fn float<S: Simd, F: FloatForm, const N: usize>(args: &Args) {
+    let mut row = 0;
+    while row < ROWS {
+        // SAFETY: line `k` of the panel and row `k` of the tile exist for all `k < n`.
+        unsafe {
+            let mut acc = [S::zero(); N];
+            let mut p = args.panel.add(row * F::BYTES);
+            let mut a = args.tile.cast::<f32>();
+            for _ in 0..args.n {
+                if row == 0 {
+                    S::prefetch(p.wrapping_add(AHEAD));
+                }
+                let w = F::load::<S>(p);
+                for (j, acc) in acc.iter_mut().enumerate() {
+                    *acc = S::fma(w, S::splat(a.add(j)), *acc);
+                }
+                p = p.add(ROWS * F::BYTES);
+                a = a.add(N);
+            }
+            for (j, acc) in acc.iter().enumerate() {
+                S::store(args.out.add(j * ROWS + row), *acc);
+            }
+        }
+        row += S::LANES;
+    }
+}

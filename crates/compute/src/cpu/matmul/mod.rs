@@ -1,0 +1,43 @@
+//! Products of weight matrices with columns of activations.
+//!
+//! ```text
+//! PackedMatrix   weights: panels of 16 rows, packed when first used; other encodings are decoded panel by panel
+//! Activations    inputs: int8 with a scale per 32, or f32, in tiles of up to 16 columns
+//! matmul         panels x tiles, shared out over a pool; each result passes an epilogue on its way out
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | `table` | one row a form: layout, packing, kernels |
+//! | `forms`, `pack` | how rows lie in a panel; from blocks of a file to panels |
+//! | `kernel` | the bodies of the kernels, over `simd` |
+//! | `scalar`, `avx2`, `avx512`, `neon` | `simd` for each instruction set |
+//! | `packed`, `arena`, `rows` | matrices, their memory, decoding of rows |
+//! | `activations`, `quantize` | inputs |
+//! | `product` | the loop over panels and tiles |
+//!
+//! Results depend neither on the number of threads nor on the other columns of the batch. Weights are exact; inputs of
+//! quantized weights are rounded to int8, see `quantize` for the error.
+
+mod activations;
+mod arena;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod forms;
+mod kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod pack;
+mod packed;
+mod product;
+mod quantize;
+mod rows;
+mod scalar;
+mod simd;
+mod table;
+
+pub use activations::{Activations, Columns};
+pub use packed::PackedMatrix;
+pub use product::{Epilogue, Out, Place, Product, Weights, matmul};

@@ -1,0 +1,275 @@
+//! Weight matrices, packed into panels of 16 rows when they are first multiplied.
+//!
+//! Until then, and for encodings without a form (see [`super::table`]), a matrix is the bytes of its file, used in
+//! place: an embedding table that is only looked up is never copied. Packing copies the bytes as they are, so the file's
+//! pages are not needed afterwards, except for look-ups; the system may drop them.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use super::arena::Arena;
+use super::kernel::ROWS;
+use super::rows;
+use super::table::{FLOAT, FORMS, FormRow, Input};
+use crate::cpu::{Isa, Pool};
+use crate::{Error, MatrixData};
+
+/// A matrix `[n_out, n_in]`, or those of all experts.
+pub struct PackedMatrix {
+    isa: Isa,
+    n_out: usize,
+    n_in: usize,
+    n_expert: usize,
+    /// The parts of expert 0, then those of expert 1, ...; each expert has as many.
+    segments: Vec<Segment>,
+    arena: OnceLock<Arena>,
+    packing: Mutex<()>,
+}
+
+/// Rows of one encoding.
+pub(super) struct Segment {
+    pub data: MatrixData,
+    /// First row in its expert.
+    pub first: usize,
+    /// `None`: decoded to [`FLOAT`] when used.
+    form: Option<&'static FormRow>,
+    /// Where its panels start in the arena.
+    at: usize,
+    packed: AtomicBool,
+}
+
+/// One panel, found by [`PackedMatrix::panel`].
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    pub segment: &'a Segment,
+    /// First row in the segment.
+    pub row: usize,
+    /// Rows, at most 16.
+    pub n: usize,
+}
+
+impl PackedMatrix {
+    /// The matrices `parts` stacked along rows. Copies nothing yet.
+    ///
+    /// # Errors
+    /// If the parts disagree in `n_in` or are damaged, an encoding is not known, or the machine lacks `isa`.
+    pub fn new(parts: &[MatrixData], isa: Isa) -> Result<PackedMatrix, Error> {
+        let mut first = 0;
+        let mut stacked = Vec::with_capacity(parts.len());
+        for part in parts {
+            stacked.push((part, first));
+            first += part.n_out;
+        }
+        PackedMatrix::build(&stacked, [1, first], isa)
+    }
+
+    /// The matrices of experts (or heads), which all have one shape. Copies nothing yet.
+    ///
+    /// # Errors
+    /// Like [`PackedMatrix::new`].
+    pub fn experts(experts: &[MatrixData], isa: Isa) -> Result<PackedMatrix, Error> {
+        let n_out = experts.first().map_or(0, |e| e.n_out);
+        for expert in experts {
+            same(expert, "rows", expert.n_out, n_out)?;
+        }
+        let parts: Vec<_> = experts.iter().map(|e| (e, 0)).collect();
+        PackedMatrix::build(&parts, [experts.len(), n_out], isa)
+    }
+
+    fn build(parts: &[(&MatrixData, usize)], [n_expert, n_out]: [usize; 2], isa: Isa) -> Result<PackedMatrix, Error> {
+        if !isa.available() {
+            let message = format!("this machine cannot run `{isa}`; choose another instruction set");
+            return Err(Error::Device { backend: "cpu", message });
+        }
+        let n_in = parts.first().map_or(0, |(p, _)| p.n_in);
+        let (mut segments, mut at) = (Vec::with_capacity(parts.len()), 0);
+        for &(data, first) in parts {
+            same(data, "columns", data.n_in, n_in)?;
+            rows::check(data)?;
+            let form = std::iter::once(&FLOAT).chain(&FORMS).find(|f| (f.takes)(data));
+            segments.push(Segment { data: data.clone(), first, form, at, packed: AtomicBool::new(false) });
+            let bytes = form.map_or(0, |f| f.panel_bytes(n_in) * data.n_out.div_ceil(ROWS));
+            at += bytes.next_multiple_of(64);
+        }
+        let (arena, packing) = (OnceLock::new(), Mutex::new(()));
+        Ok(PackedMatrix { isa, n_out, n_in, n_expert, segments, arena, packing })
+    }
+
+    /// Rows of one expert.
+    pub fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    /// Columns.
+    pub fn n_in(&self) -> usize {
+        self.n_in
+    }
+
+    /// Experts; 1 for [`PackedMatrix::new`].
+    pub fn n_expert(&self) -> usize {
+        self.n_expert
+    }
+
+    /// The instruction set that it was made for.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Bytes of the file's matrices.
+    pub fn bytes(&self) -> usize {
+        self.segments.iter().map(|s| s.data.bytes()).sum()
+    }
+
+    /// Whether a panel of 16 rows starts at `row`, so that rows may be multiplied from there on.
+    pub fn starts_panel(&self, row: usize) -> bool {
+        let starts =
+            |s: &Segment| row >= s.first && row < s.first + s.data.n_out && (row - s.first).is_multiple_of(ROWS);
+        row == self.n_out || self.expert(0).iter().any(starts)
+    }
+
+    /// Rows `ids`, decoded: `out` `[ids.len(), n_in]`.
+    ///
+    /// # Errors
+    /// If the computation failed in a thread.
+    ///
+    /// # Panics
+    /// If an id is not below `n_out`.
+    pub fn embed(&self, pool: &Pool, ids: &[u32], out: &mut [f32]) -> Result<(), Error> {
+        assert_eq!(out.len(), ids.len() * self.n_in, "embed: the output does not fit the ids");
+        let out = super::quantize::Target::new(bytemuck::cast_slice_mut(out));
+        let row_bytes = self.n_in * 4;
+        let row = |i: usize| {
+            let id = ids[i] as usize;
+            let segment = self.expert(0).iter().find(|s| (s.first..s.first + s.data.n_out).contains(&id));
+            let segment = segment.unwrap_or_else(|| panic!("embed: row {id} of {}", self.n_out));
+            // SAFETY: each item writes its own row.
+            let out = unsafe { out.slice(i * row_bytes, row_bytes) };
+            rows::decode(&segment.data, id - segment.first, bytemuck::cast_slice_mut(out));
+        };
+        if ids.len() < 4 {
+            (0..ids.len()).for_each(row);
+            return Ok(());
+        }
+        pool.run(ids.len(), |_, i| row(i))
+    }
+
+    /// Packs what has a form and is not packed yet. Products do so by themselves when they first use a matrix.
+    ///
+    /// # Errors
+    /// If there is no memory, or the computation failed in a thread.
+    pub fn pack(&self, pool: &Pool) -> Result<(), Error> {
+        (0..self.n_expert).try_for_each(|e| self.pack_expert(pool, e))
+    }
+
+    /// Packs one expert, if need be.
+    pub(super) fn pack_expert(&self, pool: &Pool, expert: usize) -> Result<(), Error> {
+        let done = |s: &Segment| s.form.is_none() || s.packed.load(Ordering::Acquire);
+        if self.expert(expert).iter().all(done) {
+            return Ok(());
+        }
+        let _turn = self.packing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.arena.get().is_none() {
+            let last = self.segments.iter().map(|s| s.at + s.panels_bytes().next_multiple_of(64)).max();
+            let arena = Arena::new(last.unwrap_or(0))?;
+            self.arena.get_or_init(|| arena);
+        }
+        let arena = self.arena.get().expect("set above");
+        for segment in self.expert(expert).iter().filter(|s| !done(s)) {
+            segment.pack(pool, arena)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn expert(&self, expert: usize) -> &[Segment] {
+        assert!(expert < self.n_expert, "expert {expert} of {}", self.n_expert);
+        let n = self.segments.len() / self.n_expert;
+        &self.segments[expert * n..][..n]
+    }
+
+    /// Whether kernels of this matrix read tiles of this kind.
+    pub(super) fn needs(&self, input: Input) -> bool {
+        self.segments.iter().any(|s| s.form.unwrap_or(&FLOAT).input == input)
+    }
+
+    /// Panels of an expert.
+    pub(super) fn n_panel(&self) -> usize {
+        if self.n_expert == 0 {
+            return 0;
+        }
+        self.expert(0).iter().map(|s| s.data.n_out.div_ceil(ROWS)).sum()
+    }
+
+    /// The panel that starts at `row` of an expert; `None` if none does.
+    pub(super) fn panel_of_row(&self, row: usize) -> Option<usize> {
+        let mut panels = 0;
+        for s in self.expert(0) {
+            if (s.first..s.first + s.data.n_out).contains(&row) {
+                return (row - s.first).is_multiple_of(ROWS).then(|| panels + (row - s.first) / ROWS);
+            }
+            panels += s.data.n_out.div_ceil(ROWS);
+        }
+        (row == self.n_out).then_some(panels)
+    }
+
+    /// Panel `index` of an expert.
+    pub(super) fn panel(&self, expert: usize, mut index: usize) -> Panel<'_> {
+        for segment in self.expert(expert) {
+            let n = segment.data.n_out.div_ceil(ROWS);
+            if index < n {
+                let row = index * ROWS;
+                return Panel { segment, row, n: ROWS.min(segment.data.n_out - row) };
+            }
+            index -= n;
+        }
+        panic!("a panel beyond the matrix");
+    }
+
+    /// The panel's form and its bytes, decoded into `scratch` `[n_in, 16]` if it has no form of its own.
+    pub(super) fn resolve(&self, panel: Panel<'_>, scratch: &mut [f32]) -> (&'static FormRow, *const u8) {
+        let segment = panel.segment;
+        let Some(form) = segment.form else {
+            rows::panel(&segment.data, panel.row, panel.n, scratch);
+            return (&FLOAT, scratch.as_ptr().cast());
+        };
+        assert!(segment.packed.load(Ordering::Acquire), "a product packs its matrices first");
+        let arena = self.arena.get().expect("set before anything is packed");
+        (form, arena.at(segment.at + panel.row / ROWS * form.panel_bytes(self.n_in)))
+    }
+}
+
+impl Segment {
+    fn panels_bytes(&self) -> usize {
+        self.form.map_or(0, |f| f.panel_bytes(self.data.n_in) * self.data.n_out.div_ceil(ROWS))
+    }
+
+    /// Whether a panel must be decoded before use.
+    pub(super) fn in_place(&self) -> bool {
+        self.form.is_none()
+    }
+
+    fn pack(&self, pool: &Pool, arena: &Arena) -> Result<(), Error> {
+        let Some(form) = self.form else { return Ok(()) };
+        let panel_bytes = form.panel_bytes(self.data.n_in);
+        pool.run(self.data.n_out.div_ceil(ROWS), |_, panel| {
+            let range: Range<usize> = panel * ROWS..self.data.n_out.min((panel + 1) * ROWS);
+            // SAFETY: each item writes its own panel, once: `packed` is set under `PackedMatrix::packing`, and nothing
+            // reads the panels before it is.
+            let out = unsafe { arena.part(self.at + panel * panel_bytes, panel_bytes) };
+            (form.pack)(&self.data, range.start, range.len(), out);
+        })?;
+        self.packed.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+fn same(part: &MatrixData, what: &str, found: usize, expected: usize) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        tensor: part.name.clone(),
+        found: format!("{found} {what}"),
+        expected: format!("{expected} like the matrices it is joined with"),
+    })
+}

@@ -1,0 +1,314 @@
+//! The loop over panels and tiles, and what becomes of the results.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::activations::{Activations, Tile};
+use super::kernel::{Args, BLOCK, ROWS};
+use super::packed::{PackedMatrix, Panel};
+use super::table::Input;
+use crate::Error;
+use crate::cpu::Pool;
+use crate::cpu::pool::Worker;
+
+/// Most columns of a tile of any instruction set.
+const COLUMNS: usize = 16;
+/// Most panels of an item of work, which share the tiles they read.
+const PANELS: usize = 4;
+/// Items that each thread should get at least, so that a late thread can be helped.
+const ITEMS_A_THREAD: usize = 8;
+
+/// Rows of a matrix: `scale * (W x) + bias`.
+#[derive(Clone)]
+pub struct Weights<'a> {
+    /// The matrix.
+    pub matrix: &'a PackedMatrix,
+    /// Which expert's; 0 for a plain matrix.
+    pub expert: usize,
+    /// Which rows; the first must start a panel ([`PackedMatrix::starts_panel`]), and so must the end, unless it is
+    /// the end of the matrix.
+    pub rows: Range<usize>,
+    /// Factor on the products.
+    pub scale: f32,
+    /// `[rows.len()]`.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// What becomes of a result `y`.
+#[derive(Clone, Copy)]
+pub enum Epilogue<'a> {
+    /// `out = y`.
+    Store,
+    /// `out += factor * y`.
+    Add(f32),
+    /// `y` and the results `u` of `up` for the same columns and as many rows are given to `combine(y, u)`, which
+    /// overwrites `y`, and `out = y`. It is called for pieces of any length.
+    Gate {
+        /// The other matrix. Its panels must start at the same rows (relative to the first).
+        up: &'a Weights<'a>,
+        /// Usually `y = act(y) * u`.
+        combine: &'a (dyn Fn(&mut [f32], &[f32]) + Sync),
+    },
+}
+
+/// Where results go: column `c` of the group and row `r` to `out.data[(row + c) * out.stride + col + r]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Which output.
+    pub out: usize,
+    /// Row of the group's first column.
+    pub row: usize,
+    /// Column of the first row of the weights.
+    pub col: usize,
+}
+
+/// A product of weights with a group of columns.
+pub struct Product<'a> {
+    /// The weights.
+    pub weights: Weights<'a>,
+    /// The group of columns, see [`super::Columns`].
+    pub group: usize,
+    /// What becomes of the results.
+    pub epilogue: Epilogue<'a>,
+    /// Where they go.
+    pub place: Place,
+}
+
+/// An output `[n_row, stride]`.
+pub struct Out<'a> {
+    /// The numbers, row after row.
+    pub data: &'a mut [f32],
+    /// Numbers of a row.
+    pub stride: usize,
+}
+
+impl<'a> Weights<'a> {
+    /// All rows of a plain matrix.
+    pub fn all(matrix: &'a PackedMatrix) -> Weights<'a> {
+        Weights { matrix, expert: 0, rows: 0..matrix.n_out(), scale: 1.0, bias: None }
+    }
+
+    /// Whether panels start at the same rows of both, as [`Epilogue::Gate`] needs.
+    pub fn pairs_with(&self, other: &Weights<'_>) -> bool {
+        let (Some(a), Some(b)) = (self.panels(), other.panels()) else { return false };
+        let starts = |w: &Weights<'_>, panel: usize| w.row_of(w.matrix.panel(w.expert, panel));
+        self.rows.len() == other.rows.len()
+            && a.len() == b.len()
+            && a.zip(b).all(|(a, b)| starts(self, a) == starts(other, b))
+    }
+
+    /// The panels of the rows, or `None` if the rows do not start or end with a panel.
+    fn panels(&self) -> Option<Range<usize>> {
+        let (from, to) = (self.matrix.panel_of_row(self.rows.start)?, self.matrix.panel_of_row(self.rows.end)?);
+        Some(from..to)
+    }
+
+    /// First row of a panel, relative to the rows.
+    fn row_of(&self, panel: Panel<'_>) -> usize {
+        panel.segment.first + panel.row - self.rows.start
+    }
+}
+
+/// Computes all products in one job.
+///
+/// # Errors
+/// If there is no memory to pack a matrix that is used for the first time, or the computation failed in a thread.
+///
+/// # Panics
+/// If shapes do not fit each other, or two products write to the same place.
+pub fn matmul(pool: &Pool, x: &Activations, products: &[Product<'_>], outs: &mut [Out<'_>]) -> Result<(), Error> {
+    check(x, products, outs);
+    for p in products {
+        p.weights.matrix.pack_expert(pool, p.weights.expert)?;
+        if let Epilogue::Gate { up, .. } = p.epilogue {
+            up.matrix.pack_expert(pool, up.expert)?;
+        }
+    }
+    let per_item = panels_per_item(pool, x, products);
+    let n_items = products.iter().map(|p| n_panel(p).div_ceil(per_item)).sum();
+    let job = Job { x, products, outs: Outs(outs.as_mut_ptr(), PhantomData), per_item };
+    pool.run(n_items, |worker, item| job.item(worker, item))
+}
+
+fn n_panel(p: &Product<'_>) -> usize {
+    p.weights.panels().expect("checked by `check`").len()
+}
+
+/// As many panels as still give every thread enough items; one for matrices that are decoded into a thread's memory.
+fn panels_per_item(pool: &Pool, x: &Activations, products: &[Product<'_>]) -> usize {
+    let one_tile = products.iter().all(|p| x.group(p.group).tiles.len() < 2);
+    let decoded = |w: &Weights<'_>| w.matrix.expert(w.expert).iter().any(|s| s.in_place());
+    let any_decoded = products.iter().any(|p| match p.epilogue {
+        Epilogue::Gate { up, .. } => decoded(&p.weights) || decoded(up),
+        _ => decoded(&p.weights),
+    });
+    if one_tile || any_decoded {
+        return 1;
+    }
+    let total: usize = products.iter().map(n_panel).sum();
+    (total / (pool.n_threads() * ITEMS_A_THREAD)).clamp(1, PANELS)
+}
+
+/// Asserts what [`matmul`] says about shapes and places.
+fn check(x: &Activations, products: &[Product<'_>], outs: &[Out<'_>]) {
+    for (i, p) in products.iter().enumerate() {
+        let fits = |w: &Weights<'_>| {
+            let matrix = w.matrix;
+            assert_eq!((matrix.n_in(), matrix.isa()), (x.n_in(), x.isa()), "matmul: a matrix does not fit the input");
+            assert!(w.panels().is_some(), "matmul: rows {:?} do not start and end with panels", w.rows);
+            assert!(w.bias.is_none_or(|b| b.len() == w.rows.len()), "matmul: a bias does not fit its rows");
+        };
+        fits(&p.weights);
+        if let Epilogue::Gate { up, .. } = p.epilogue {
+            fits(up);
+            assert!(p.weights.pairs_with(up), "matmul: gate and up differ in panels");
+        }
+        let (rows, cols) = area(x, p);
+        let out = &outs[p.place.out];
+        assert!(
+            cols.end <= out.stride && rows.end * out.stride <= out.data.len(),
+            "matmul: a result leaves its output"
+        );
+        for other in &products[..i] {
+            let (other_rows, other_cols) = area(x, other);
+            let apart = other.place.out != p.place.out || disjoint(&rows, &other_rows) || disjoint(&cols, &other_cols);
+            assert!(apart, "matmul: two products write to one place");
+        }
+    }
+}
+
+/// Rows and columns of the output that a product writes.
+fn area(x: &Activations, p: &Product<'_>) -> (Range<usize>, Range<usize>) {
+    let Place { row, col, .. } = p.place;
+    (row..row + x.n_col(p.group), col..col + p.weights.rows.len())
+}
+
+fn disjoint(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.is_empty() || b.is_empty() || a.end <= b.start || b.end <= a.start
+}
+
+struct Outs<'a, 'o>(*mut Out<'o>, PhantomData<&'a mut Out<'o>>);
+
+// SAFETY: products write to separate areas (`check`), and items to separate panels of them.
+unsafe impl Sync for Outs<'_, '_> {}
+
+struct Job<'a, 'p, 'o> {
+    x: &'a Activations,
+    products: &'a [Product<'p>],
+    outs: Outs<'a, 'o>,
+    per_item: usize,
+}
+
+/// Results of a panel and a tile, column after column.
+#[repr(align(64))]
+struct Results([f32; COLUMNS * ROWS]);
+
+impl Job<'_, '_, '_> {
+    fn item(&self, worker: &Worker<'_>, mut item: usize) {
+        for p in self.products {
+            let n = n_panel(p).div_ceil(self.per_item);
+            if item < n {
+                return self.panels(worker, p, item * self.per_item);
+            }
+            item -= n;
+        }
+    }
+
+    /// Panels `first .. first + per_item` of a product, all tiles.
+    fn panels(&self, worker: &Worker<'_>, p: &Product<'_>, first: usize) {
+        let n = self.per_item.min(n_panel(p) - first);
+        let decoded = |w: &Weights<'_>| {
+            if w.matrix.expert(w.expert).iter().any(|s| s.in_place()) { w.matrix.n_in() * ROWS } else { 0 }
+        };
+        let up = if let Epilogue::Gate { up, combine } = p.epilogue { Some((up, combine)) } else { None };
+        let (size, size_up) = (decoded(&p.weights), up.map_or(0, |(up, _)| decoded(up)));
+        worker.scratch(size + size_up, |scratch| {
+            let (scratch, scratch_up) = scratch.split_at_mut(size);
+            let gate = Strip::new(&p.weights, first, n, scratch);
+            let up = up.map(|(up, combine)| (Strip::new(up, first, n, scratch_up), combine));
+            for t in self.x.group(p.group).tiles.clone() {
+                let tile = self.x.tile(t);
+                for i in 0..n {
+                    let (mut y, mut u) = (Results([0.0; COLUMNS * ROWS]), Results([0.0; COLUMNS * ROWS]));
+                    gate.compute(i, self.x, tile, &mut y);
+                    if let Some((up, combine)) = &up {
+                        up.compute(i, self.x, tile, &mut u);
+                        combine(&mut y.0[..tile.n * ROWS], &u.0[..tile.n * ROWS]);
+                    }
+                    self.store(p, &gate.panels[i].expect("i < n"), tile, &y);
+                }
+            }
+        });
+    }
+
+    /// Writes results to their place.
+    fn store(&self, p: &Product<'_>, panel: &Found<'_>, tile: Tile, y: &Results) {
+        let column = tile.first - self.x.group(p.group).columns.start;
+        // SAFETY: `place.out` was checked; only `data` and `stride` are read here, which nobody writes.
+        let (data, stride, len) = unsafe {
+            let out = &raw mut *self.outs.0.add(p.place.out);
+            ((&raw mut *(*out).data).cast::<f32>(), (*out).stride, (&(*out).data).len())
+        };
+        for j in 0..tile.n {
+            let at = (p.place.row + column + j) * stride + p.place.col + panel.row;
+            assert!(at + panel.n <= len, "checked by `check`");
+            // SAFETY: within the output, and no other item writes there.
+            let out = unsafe { std::slice::from_raw_parts_mut(data.add(at), panel.n) };
+            let y = &y.0[j * ROWS..][..panel.n];
+            match p.epilogue {
+                Epilogue::Add(factor) => out.iter_mut().zip(y).for_each(|(out, y)| *out += factor * y),
+                Epilogue::Store | Epilogue::Gate { .. } => out.copy_from_slice(y),
+            }
+        }
+    }
+}
+
+/// A panel ready for its kernel.
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    form: &'static super::table::FormRow,
+    data: *const u8,
+    /// First row, relative to the rows of the weights.
+    row: usize,
+    n: usize,
+    bias: Option<&'a [f32]>,
+}
+
+/// Consecutive panels.
+struct Strip<'a> {
+    panels: [Option<Found<'a>>; PANELS],
+    isa: crate::cpu::Isa,
+    n_in: usize,
+    scale: f32,
+}
+
+impl<'a> Strip<'a> {
+    fn new(w: &Weights<'a>, first: usize, n: usize, scratch: &mut [f32]) -> Strip<'a> {
+        let start = w.panels().expect("checked by `check`").start + first;
+        let mut panels = [None; PANELS];
+        for (i, found) in panels.iter_mut().enumerate().take(n) {
+            let panel = w.matrix.panel(w.expert, start + i);
+            let (form, data) = w.matrix.resolve(panel, scratch);
+            let row = w.row_of(panel);
+            *found = Some(Found { form, data, row, n: panel.n, bias: w.bias.map(|b| &b[row..][..panel.n]) });
+        }
+        Strip { panels, isa: w.matrix.isa(), n_in: w.matrix.n_in(), scale: w.scale }
+    }
+
+    /// `scale * product + bias` of panel `i` and a tile.
+    fn compute(&self, i: usize, x: &Activations, tile: Tile, y: &mut Results) {
+        let panel = self.panels[i].expect("i < n");
+        let input = panel.form.input;
+        let n = if input == Input::Int8 { self.n_in / BLOCK } else { self.n_in };
+        let args = Args { panel: panel.data, n, tile: x.numbers(tile, input).as_ptr(), out: y.0.as_mut_ptr() };
+        // SAFETY: the machine has the instruction set (`PackedMatrix::build`), panel and tile are as large as `n_in`
+        // asks for, and `y` has room for the most columns of any tile.
+        unsafe { panel.form.kernel(self.isa, tile.n)(&args) };
+        let columns = y.0.as_chunks_mut::<ROWS>().0.iter_mut().take(tile.n);
+        if self.scale != 1.0 || panel.bias.is_some() {
+            let mut bias = [0.0; ROWS];
+            bias[..panel.n].copy_from_slice(panel.bias.unwrap_or(&[0.0; ROWS][..panel.n]));
+            columns.for_each(|column| column.iter_mut().zip(&bias).for_each(|(y, b)| *y = self.scale * *y + b));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Activations to the tiles that kernels read.
+//!
+//! int8 with a scale per 32 inputs and column: `scale = max|x| / 127`, `q = round(x / scale)`, ties to even. The error
+//! of an input is at most `scale / 2`, that is 1/254 of the largest of its 32. A NaN or infinity makes the scale one.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::kernel::{BLOCK, Record};
+use crate::cpu::Isa;
+
+/// Bytes that several threads write to separate parts of.
+pub(super) struct Target<'a> {
+    bytes: *mut u8,
+    len: usize,
+    of: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: whoever calls `slice` keeps to parts of its own.
+unsafe impl Sync for Target<'_> {}
+
+impl<'a> Target<'a> {
+    pub fn new(bytes: &'a mut [u8]) -> Target<'a> {
+        Target { bytes: bytes.as_mut_ptr(), len: bytes.len(), of: PhantomData }
+    }
+
+    /// A part.
+    ///
+    /// # Safety
+    /// No other slice of this part is alive.
+    #[allow(clippy::mut_from_ref)] // that is what the type is for
+    pub unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [u8] {
+        assert!(start <= self.len && len <= self.len - start, "a part beyond the end");
+        // SAFETY: within the bytes, which are borrowed for 'a; the caller rules out aliases.
+        unsafe { std::slice::from_raw_parts_mut(self.bytes.add(start), len) }
+    }
+}
+
+/// Writes the records of inputs `range` of the columns that start at `starts`.
+pub(super) fn int8(isa: Isa, x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [u8]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: whoever chose the instruction set has made sure that the machine has it (`PackedMatrix::new`).
+        Isa::Avx512Vnni => unsafe { int8_avx512(x, starts, range, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise.
+        Isa::Avx2 => unsafe { int8_avx2(x, starts, range, out) },
+        _ => int8_body(x, starts, range, out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+fn int8_avx512(x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [u8]) {
+    int8_body(x, starts, range, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn int8_avx2(x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [u8]) {
+    int8_body(x, starts, range, out);
+}
+
+#[inline(always)]
+fn int8_body(x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [u8]) {
+    let n = starts.len();
+    for (j, &start) in starts.iter().enumerate() {
+        let column = x[start..][range.clone()].as_chunks::<BLOCK>().0;
+        for (x, record) in column.iter().zip(out.chunks_exact_mut(Record::bytes(n))) {
+            block(x, j, n, record);
+        }
+    }
+}
+
+/// Quantizes 32 inputs into column `j` of a record of `n` columns.
+#[inline(always)]
+fn block(x: &[f32; BLOCK], j: usize, n: usize, record: &mut [u8]) {
+    // As integers, magnitudes compare as floats do, and NaN is above all.
+    let largest = x.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(largest);
+    let scale = largest / 127.0;
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    // Below 2^22, adding 1.5 * 2^23 leaves the rounded integer in the low bits.
+    let q: [i32; BLOCK] = std::array::from_fn(|i| (x[i] * inverse + 12_582_912.0).to_bits() as i32 - 0x4b40_0000);
+    let low: i32 = q[..16].iter().map(|&q| i32::from(q as i8)).sum();
+    let high: i32 = q[16..].iter().map(|&q| i32::from(q as i8)).sum();
+    let bytes: [u8; BLOCK] = std::array::from_fn(|i| q[i] as u8);
+    for (g, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
+        record[4 * (g * n + j)..][..4].copy_from_slice(four);
+    }
+    let mut put = |at: usize, bytes: [u8; 4]| record[at + 4 * j..][..4].copy_from_slice(&bytes);
+    put(Record::scale(n), scale.to_le_bytes());
+    put(Record::sum(n), (scale * (low + high) as f32).to_le_bytes());
+    put(Record::c8(n), (-8 * (low + high)).to_le_bytes());
+    put(Record::c128(n), (-128 * (low + high)).to_le_bytes());
+    put(Record::c128h(n), (-128 * low).to_le_bytes());
+    put(Record::c128h(n) + 4 * n, (-128 * high).to_le_bytes());
+    put(Record::sumh(n), (scale * low as f32).to_le_bytes());
+    put(Record::sumh(n) + 4 * n, (scale * high as f32).to_le_bytes());
+}
+
+/// Writes `[range, n]`: input `k` of all columns side by side.
+pub(super) fn floats(x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [f32]) {
+    let n = starts.len();
+    if let [start] = starts {
+        return out.copy_from_slice(&x[*start..][range]);
+    }
+    for (j, &start) in starts.iter().enumerate() {
+        for (line, x) in out.chunks_exact_mut(n).zip(&x[start..][range.clone()]) {
+            line[j] = *x;
+        }
+    }
+}

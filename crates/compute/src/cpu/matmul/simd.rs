@@ -1,0 +1,79 @@
+//! The vector operations that the kernels are written in, once for all instruction sets.
+//!
+//! A kernel's body is generic over [`Simd`] and `#[inline(always)]`; each instruction set wraps it in a function that
+//! enables the features (`avx512.rs`, `avx2.rs`, `neon.rs`), into which body and operations are inlined.
+
+/// How large the codes of a weight are, which decides how products may be summed in 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Codes {
+    /// 0..=15.
+    U4,
+    /// 0..=31.
+    U5,
+    /// -128..=127; prepared by [`Simd::signed`].
+    I8,
+}
+
+/// Vectors of `LANES` numbers, a lane a row of the panel.
+///
+/// # Safety
+/// Every function needs the features of the instruction set. Pointers are valid for what the function reads or writes
+/// and need no alignment.
+pub(super) trait Simd: Copy {
+    /// Lanes of 32 bits; divides 16.
+    const LANES: usize;
+    /// Most columns of a kernel's tile.
+    const COLUMNS: usize;
+    /// Whether products of signed codes are computed with 128 added to the codes.
+    const SIGNED_BIAS: bool;
+    /// `4 * LANES` bytes.
+    type Bytes: Copy;
+    /// `LANES` i32.
+    type Ints: Copy;
+    /// `LANES` f32.
+    type Floats: Copy;
+
+    unsafe fn load(p: *const u8) -> Self::Bytes;
+    /// `a & mask` in every byte.
+    unsafe fn and(a: Self::Bytes, mask: u8) -> Self::Bytes;
+    unsafe fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Shifts the bytes right; the upper `N` bits of a byte hold anything afterwards.
+    unsafe fn shr<const N: u32>(a: Self::Bytes) -> Self::Bytes;
+    /// Shifts the bytes left; the lower `N` bits of a byte hold anything afterwards.
+    unsafe fn shl<const N: u32>(a: Self::Bytes) -> Self::Bytes;
+    /// Adds `b` to every byte, wrapping.
+    unsafe fn add(a: Self::Bytes, b: i8) -> Self::Bytes;
+    /// `table[a]` in every byte; `a < 16`.
+    unsafe fn lookup(table: &[i8; 16], a: Self::Bytes) -> Self::Bytes;
+    /// Makes signed codes into what `dot` takes for [`Codes::I8`].
+    unsafe fn signed(a: Self::Bytes) -> Self::Bytes;
+
+    /// `acc[l] + sum over g, i of w[g][4 l + i] * a[g * stride + i]`.
+    unsafe fn dot<const G: usize>(
+        codes: Codes,
+        acc: Self::Ints,
+        w: &[Self::Bytes; G],
+        a: *const i8,
+        stride: usize,
+    ) -> Self::Ints;
+    unsafe fn int_zero() -> Self::Ints;
+    unsafe fn int_splat(p: *const i32) -> Self::Ints;
+    unsafe fn to_float(a: Self::Ints) -> Self::Floats;
+
+    unsafe fn zero() -> Self::Floats;
+    unsafe fn splat(p: *const f32) -> Self::Floats;
+    unsafe fn load_f32(p: *const u8) -> Self::Floats;
+    unsafe fn load_f16(p: *const u8) -> Self::Floats;
+    unsafe fn load_bf16(p: *const u8) -> Self::Floats;
+    unsafe fn load_u8(p: *const u8) -> Self::Floats;
+    unsafe fn load_i8(p: *const u8) -> Self::Floats;
+    unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    unsafe fn fsum(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b + c`.
+    unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// `c - a * b`.
+    unsafe fn fnma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    unsafe fn store(p: *mut f32, a: Self::Floats);
+    /// Asks for the cache line at `p`, which may lie outside any allocation.
+    unsafe fn prefetch(p: *const u8);
+}

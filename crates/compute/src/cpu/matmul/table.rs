@@ -1,0 +1,172 @@
+//! The forms of packed weights, one row of [`FORMS`] each, and their kernels for every instruction set.
+
+use super::forms;
+use super::kernel::{self, BLOCK, FloatForm, Form, Kernel, ROWS};
+use super::pack;
+use super::scalar::Plain;
+use super::simd::Simd;
+use crate::cpu::Isa;
+use crate::quant::*;
+use crate::{DType, Encoding, MatrixData};
+
+/// What of a tile a kernel reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Records of int8.
+    Int8,
+    /// Floats.
+    Float,
+}
+
+/// One form of packed weights.
+pub(super) struct FormRow {
+    /// What the kernels take.
+    pub input: Input,
+    /// Weights of a row in a group.
+    pub weights: usize,
+    /// Bytes of a group of 16 rows.
+    pub bytes: usize,
+    /// Packs rows `first .. first + n <= first + 16` of a matrix into a zeroed panel.
+    pub pack: fn(&MatrixData, usize, usize, &mut [u8]),
+    /// Whether a matrix can be packed so.
+    pub takes: fn(&MatrixData) -> bool,
+    scalar: &'static [Kernel],
+    #[cfg(target_arch = "x86_64")]
+    avx2: &'static [Kernel],
+    #[cfg(target_arch = "x86_64")]
+    avx512: &'static [Kernel],
+    #[cfg(target_arch = "aarch64")]
+    neon: &'static [Kernel],
+    #[cfg(target_arch = "aarch64")]
+    dotprod: &'static [Kernel],
+}
+
+impl FormRow {
+    /// The kernel for `n` columns, `1 <= n <= columns(isa)`.
+    pub fn kernel(&self, isa: Isa, n: usize) -> Kernel {
+        let kernels = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => self.avx2,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => self.avx512,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => self.neon,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::NeonI8mm => self.dotprod,
+            _ => self.scalar,
+        };
+        kernels[n - 1]
+    }
+
+    /// Bytes of a panel of rows of `n_in` weights.
+    pub fn panel_bytes(&self, n_in: usize) -> usize {
+        n_in / self.weights * self.bytes
+    }
+}
+
+/// Most columns of a tile.
+pub(super) fn columns(isa: Isa) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => super::avx2::Avx2::COLUMNS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => super::avx512::Avx512::COLUMNS,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => super::neon::Neon::COLUMNS,
+        _ => Plain::COLUMNS,
+    }
+}
+
+/// The kernels of an instruction set, which differ in nothing but vectors, features and the number of columns.
+macro_rules! isa {
+    ($name:ident, $simd:ty, [$($n:literal)*] $(, $features:literal)?) => {
+        mod $name {
+            use super::*;
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn run_int<F: Form, const N: usize>(args: &kernel::Args) {
+                // SAFETY: passed on to the caller; the features are enabled here.
+                unsafe { kernel::int::<$simd, F, N>(args) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn run_float<F: FloatForm, const N: usize>(args: &kernel::Args) {
+                // SAFETY: passed on to the caller; the features are enabled here.
+                unsafe { kernel::float::<$simd, F, N>(args) }
+            }
+
+            pub(super) const fn int<F: Form>() -> &'static [Kernel] {
+                &[$(run_int::<F, $n>),*]
+            }
+
+            pub(super) const fn float<F: FloatForm>() -> &'static [Kernel] {
+                &[$(run_float::<F, $n>),*]
+            }
+        }
+    };
+}
+
+isa!(scalar, Plain, [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+isa!(avx2, crate::cpu::matmul::avx2::Avx2, [1 2 3 4], "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+isa!(
+    avx512,
+    crate::cpu::matmul::avx512::Avx512,
+    [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16],
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"
+);
+#[cfg(target_arch = "aarch64")]
+isa!(neon, crate::cpu::matmul::neon::Neon, [1 2 3 4 5 6 7 8], "neon");
+#[cfg(target_arch = "aarch64")]
+isa!(dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 3 4 5 6 7 8], "neon,dotprod");
+
+const fn int<F: Form, B: pack::Pack>() -> FormRow {
+    assert!(F::BYTES == ROWS * size_of::<B>() && F::BLOCKS * BLOCK == B::DTYPE.block());
+    FormRow {
+        input: Input::Int8,
+        weights: F::BLOCKS * BLOCK,
+        bytes: F::BYTES,
+        pack: pack::blocks::<B>,
+        takes: pack::takes::<B>,
+        scalar: scalar::int::<F>(),
+        #[cfg(target_arch = "x86_64")]
+        avx2: avx2::int::<F>(),
+        #[cfg(target_arch = "x86_64")]
+        avx512: avx512::int::<F>(),
+        #[cfg(target_arch = "aarch64")]
+        neon: neon::int::<F>(),
+        #[cfg(target_arch = "aarch64")]
+        dotprod: dotprod::int::<F>(),
+    }
+}
+
+const fn float<F: FloatForm, const SIZE: usize>(takes: fn(&MatrixData) -> bool) -> FormRow {
+    assert!(F::BYTES == SIZE);
+    FormRow {
+        input: Input::Float,
+        weights: 1,
+        bytes: ROWS * SIZE,
+        pack: pack::numbers::<SIZE>,
+        takes,
+        scalar: scalar::float::<F>(),
+        #[cfg(target_arch = "x86_64")]
+        avx2: avx2::float::<F>(),
+        #[cfg(target_arch = "x86_64")]
+        avx512: avx512::float::<F>(),
+        #[cfg(target_arch = "aarch64")]
+        neon: neon::float::<F>(),
+        #[cfg(target_arch = "aarch64")]
+        dotprod: dotprod::float::<F>(),
+    }
+}
+
+/// Floats; also the form into which encodings that have none are decoded, panel by panel, when used.
+pub(super) static FLOAT: FormRow = float::<forms::F32, 4>(|m| m.encoding == Encoding::Blocks(DType::F32));
+
+/// Every form besides [`FLOAT`].
+pub(super) static FORMS: [FormRow; 3] = [
+    float::<forms::F16, 2>(|m| m.encoding == Encoding::Blocks(DType::F16)),
+    float::<forms::BF16, 2>(|m| m.encoding == Encoding::Blocks(DType::BF16)),
+    int::<forms::Q4_0, BlockQ4_0>(),
+];
