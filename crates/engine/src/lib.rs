@@ -1,5 +1,25 @@
 //! Who runs next and which page dies. Ids only: no tensor, no text.
+//!
+//! ```text
+//! engine    the handle: submit, cancel, stats        step      the loop: events, plan, compute, sample, tell
+//! request   what a client asks and hears             client    one request inside the loop
+//! schedule  which tokens a step computes             sampler/  a token from logits
+//! pages     free, in use, cached                     prefix    which page holds which prefix
+//! runner    the contract with a model
+//! ```
+//! GLOSSARY: a *sequence* is a request's tokens; a *step* computes a *batch* of *rows*, one a sequence; a *page* holds the
+//! keys and values of 16 tokens; a *prefix* is whole pages of tokens from a sequence's start.
 
+mod client;
+pub mod engine;
+pub mod pages;
+mod prefix;
+pub mod request;
 pub mod runner;
+pub mod sampler;
+pub mod schedule;
+mod step;
 
+pub use engine::{Config, Engine, SpawnError, Ticket};
+pub use request::{FinishReason, Logprob, Request, Sink, Stats, SubmitError, TokenEvent, Usage};
 pub use runner::{Batch, Outputs, PageId, Row, RunError, Runner, RunnerInfo, SeqId, StateId, TokenId, Want};

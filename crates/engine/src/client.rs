@@ -1,0 +1,127 @@
+//! One request inside the engine: its sampler, its counts, its sink.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
+use crate::sampler::{SampleError, Sampler, Scratch, logprobs};
+use crate::{Logprob, TokenId};
+
+/// A request whose sink hears `Finished` exactly once, even if the client is only dropped.
+pub(crate) struct Client {
+    sampler: Sampler,
+    /// `None` when it has heard `Finished`.
+    sink: Option<Sink>,
+    max_tokens: usize,
+    stop_tokens: Vec<TokenId>,
+    logprobs: Option<usize>,
+    usage: Usage,
+    times: Times,
+}
+
+struct Times {
+    arrived: Duration,
+    started: Option<Duration>,
+    first_token: Option<Duration>,
+}
+
+/// What sampling made of a sequence's logits.
+#[derive(Debug)]
+pub(crate) struct Sampled {
+    pub token: TokenId,
+    pub logprob: Option<f32>,
+    pub top: Vec<Logprob>,
+}
+
+impl Client {
+    pub fn new(request: &Request, sampler: Sampler, sink: Sink, arrived: Duration) -> Client {
+        Client {
+            sampler,
+            sink: Some(sink),
+            max_tokens: request.max_tokens,
+            stop_tokens: request.stop_tokens.clone(),
+            logprobs: request.logprobs,
+            usage: Usage { n_prompt: request.tokens.len(), ..Usage::default() },
+            times: Times { arrived, started: None, first_token: None },
+        }
+    }
+
+    /// Notes that a step computes something of the sequence. Returns whether it is the first.
+    pub fn start(&mut self, n_cached: usize, now: Duration) -> bool {
+        let is_first = self.times.started.is_none();
+        if is_first {
+            self.times.started = Some(now);
+            self.usage.n_cached = n_cached;
+        }
+        is_first
+    }
+
+    pub fn n_prompt(&self) -> usize {
+        self.usage.n_prompt
+    }
+
+    pub fn has_started(&self) -> bool {
+        self.times.started.is_some()
+    }
+
+    /// Whether only the prompt was to be read.
+    pub fn wants_tokens(&self) -> bool {
+        self.max_tokens > 0
+    }
+
+    /// Chooses the token after `history`.
+    pub fn sample(
+        &mut self,
+        scratch: &mut Scratch,
+        logits: &[f32],
+        history: &[TokenId],
+    ) -> Result<Sampled, SampleError> {
+        let token = self.sampler.sample(scratch, logits, history, None)?;
+        let asked = self.logprobs.map(|n_top| logprobs(scratch, logits, token, n_top));
+        let (logprob, top) = asked.map_or((None, Vec::new()), |(chosen, top)| (Some(chosen), top));
+        Ok(Sampled { token, logprob, top })
+    }
+
+    /// Tells the sink of a token, unless it is a stop token. Returns why the sequence ends, if it does.
+    pub fn take(&mut self, sampled: Sampled, now: Duration) -> Option<FinishReason> {
+        let Sampled { token, logprob, top } = sampled;
+        self.times.first_token.get_or_insert(now);
+        self.usage.n_generated += 1;
+        if self.stop_tokens.contains(&token) {
+            return Some(FinishReason::Stop(token));
+        }
+        if let Some(sink) = &mut self.sink {
+            sink(TokenEvent::Token { token, logprob, top });
+        }
+        (self.usage.n_generated >= self.max_tokens).then_some(FinishReason::Length)
+    }
+
+    /// Tells the sink that the sequence ended.
+    pub fn finish(mut self, reason: FinishReason, now: Duration) {
+        let started = self.times.started.unwrap_or(now);
+        let first = self.times.first_token.unwrap_or(now);
+        self.usage.queue = started.saturating_sub(self.times.arrived);
+        self.usage.prefill = first.saturating_sub(started);
+        self.usage.decode = now.saturating_sub(first);
+        self.tell(reason);
+    }
+
+    /// Drops the client without telling its sink.
+    pub fn forget(mut self) {
+        self.sink = None;
+    }
+
+    fn tell(&mut self, reason: FinishReason) {
+        if let Some(mut sink) = self.sink.take() {
+            let usage = self.usage;
+            // A sink that panics must not take other sequences with it, nor abort while the engine unwinds.
+            drop(catch_unwind(AssertUnwindSafe(move || sink(TokenEvent::Finished { reason, usage }))));
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.tell(FinishReason::Error("the model stopped running".into()));
+    }
+}

@@ -1,0 +1,298 @@
+//! The handle to a running engine, and how it starts and ends.
+//!
+//! One thread owns the model and reads a closed [`Event`]. A model that fails or panics takes its requests with it, never
+//! the process: every sink hears `Finished`, and later requests are refused as [`SubmitError::Dead`].
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::request::{Request, Sink, Stats, SubmitError};
+use crate::runner::PAGE_TOKENS;
+use crate::sampler::Sampler;
+use crate::step::Steps;
+use crate::{Runner, RunnerInfo, SeqId};
+
+/// Most tokens of [`Request::logprobs`].
+pub const MAX_TOP_LOGPROBS: usize = 128;
+/// Most of [`Request::stop_tokens`].
+pub const MAX_STOP_TOKENS: usize = 256;
+
+/// Limits of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Most tokens that a step computes, of all sequences.
+    pub step_tokens: usize,
+    /// Most sequences at once; the model's slots may allow fewer.
+    pub max_running: usize,
+    /// Most requests that wait.
+    pub max_queue: usize,
+    /// Most tokens of a sequence; the model and its arena may allow fewer.
+    pub max_context: usize,
+    /// Seeds of requests that name none are drawn from this.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { step_tokens: 512, max_running: 32, max_queue: 256, max_context: usize::MAX, seed: 0 }
+    }
+}
+
+/// Why an engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// A limit is out of range.
+    #[error("engine limit `{field}` is {found}, expected {expected}")]
+    Limit {
+        /// Which.
+        field: &'static str,
+        /// Found.
+        found: usize,
+        /// Expected.
+        expected: String,
+    },
+    /// The system gave no thread.
+    #[error("the engine's thread did not start: {0}")]
+    Thread(std::io::Error),
+}
+
+/// What the engine's thread is told.
+pub(crate) enum Event {
+    Submit(SeqId, Box<(Request, Client)>),
+    Cancel(SeqId),
+    Shutdown,
+}
+
+/// What the engine's thread and its handles share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    stats: Mutex<Stats>,
+    dead: Mutex<Option<String>>,
+    /// Requests submitted of which no step has computed anything yet.
+    pub n_queued: AtomicUsize,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    pub fn set_stats(&self, stats: Stats) {
+        *lock(&self.stats) = stats;
+    }
+}
+
+/// A running engine. Clones are handles to the same one; it ends when the last handle and ticket are gone.
+#[derive(Clone)]
+pub struct Engine {
+    events: Sender<Event>,
+    shared: Arc<Shared>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    info: RunnerInfo,
+    config: Config,
+    n_ctx: usize,
+    clock: Clock,
+}
+
+/// The time since some moment.
+pub(crate) type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+impl Engine {
+    /// Starts a thread that runs the model.
+    ///
+    /// # Errors
+    /// If a limit is out of range or the system gives no thread.
+    pub fn spawn(runner: Box<dyn Runner>, config: Config) -> Result<Engine, SpawnError> {
+        let start = Instant::now();
+        Engine::spawn_with_clock(runner, config, Arc::new(move || start.elapsed()))
+    }
+
+    /// As [`Engine::spawn`], with a clock of the caller's.
+    ///
+    /// # Errors
+    /// If a limit is out of range or the system gives no thread.
+    pub fn spawn_with_clock(
+        runner: Box<dyn Runner>,
+        mut config: Config,
+        clock: Arc<dyn Fn() -> Duration + Send + Sync>,
+    ) -> Result<Engine, SpawnError> {
+        let info = runner.info();
+        config.max_running = config.max_running.min(info.n_slot).min(info.n_page);
+        check(&config, &info)?;
+        let n_ctx = config.max_context.min(info.n_ctx).min(info.n_page * PAGE_TOKENS);
+        let (events, inbox) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let mut steps = Steps::new(runner, &config, n_ctx, shared.clone(), clock.clone());
+        shared.set_stats(steps.stats());
+        let body = {
+            let shared = shared.clone();
+            move || {
+                let end = catch_unwind(AssertUnwindSafe(|| steps.run(&inbox)));
+                let message = match end {
+                    Ok(Ok(())) => "it was shut down".to_owned(),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(panic) => format!("it panicked: {}", panic_text(panic.as_ref())),
+                };
+                *lock(&shared.dead) = Some(message.clone());
+                // Dropping the inbox drops requests that are still in it, and their clients hear of it.
+                drop(catch_unwind(AssertUnwindSafe(move || steps.fail(&message))));
+            }
+        };
+        let thread = std::thread::Builder::new().name("engine".into()).spawn(body).map_err(SpawnError::Thread)?;
+        let thread = Arc::new(Mutex::new(Some(thread)));
+        Ok(Engine { events, shared, thread, info, config, n_ctx, clock })
+    }
+
+    /// What the engine knows of its model.
+    #[must_use]
+    pub fn info(&self) -> &RunnerInfo {
+        &self.info
+    }
+
+    /// Most tokens of a sequence.
+    #[must_use]
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// What the engine did by its last step.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        *lock(&self.shared.stats)
+    }
+
+    /// Why the engine has stopped, or `None` while it runs.
+    #[must_use]
+    pub fn dead(&self) -> Option<String> {
+        lock(&self.shared.dead).clone()
+    }
+
+    /// Continues a sequence; `sink` hears of it. Dropping the ticket cancels the sequence.
+    ///
+    /// # Errors
+    /// If the request breaks a limit, the queue is full or the engine has stopped. Then `sink` hears nothing.
+    pub fn submit(&self, request: Request, sink: Sink) -> Result<Ticket, SubmitError> {
+        self.check_request(&request)?;
+        if let Some(reason) = self.dead() {
+            return Err(SubmitError::Dead(reason));
+        }
+        let limit = self.config.max_queue;
+        let take = |n: usize| (n < limit).then_some(n + 1);
+        let queued = self.shared.n_queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, take);
+        queued.map_err(|_| SubmitError::QueueFull { limit })?;
+        let id = SeqId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
+        let sampler = Sampler::new(request.params.clone(), self.config.seed.wrapping_add(id.0.wrapping_mul(SEED_STEP)));
+        let client = Client::new(&request, sampler, sink, (self.clock)());
+        match self.events.send(Event::Submit(id, Box::new((request, client)))) {
+            Ok(()) => Ok(Ticket { id, events: self.events.clone() }),
+            Err(mpsc::SendError(event)) => {
+                if let Event::Submit(_, submitted) = event {
+                    submitted.1.forget();
+                }
+                Err(SubmitError::Dead(self.dead().unwrap_or_else(|| "its thread has ended".into())))
+            }
+        }
+    }
+
+    /// Ends the engine: its sequences are cancelled, and the model is freed when this returns.
+    pub fn shutdown(&self) {
+        // An engine that has ended already hears nothing, which is as good.
+        let _ = self.events.send(Event::Shutdown);
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
+            // The body catches panics, so that joining cannot fail.
+            let _ = thread.join();
+        }
+    }
+
+    fn check_request(&self, request: &Request) -> Result<(), SubmitError> {
+        request.params.check()?;
+        let limits = [
+            ("logprobs", request.logprobs.unwrap_or(0), MAX_TOP_LOGPROBS),
+            ("stop_tokens", request.stop_tokens.len(), MAX_STOP_TOKENS),
+        ];
+        if let Some((field, found, limit)) = limits.into_iter().find(|(_, found, limit)| found > limit) {
+            return Err(SubmitError::Limit { field, found, limit });
+        }
+        if request.tokens.is_empty() {
+            return Err(SubmitError::Empty);
+        }
+        if request.tokens.len() > self.n_ctx {
+            return Err(SubmitError::TooLong { found: request.tokens.len(), limit: self.n_ctx });
+        }
+        let n_vocab = self.info.n_vocab;
+        let prompt = request.tokens.iter().map(|token| ("tokens", *token));
+        let bias = request.params.logit_bias.iter().map(|(token, _)| ("logit_bias", *token));
+        match prompt.chain(bias).find(|(_, token)| *token as usize >= n_vocab) {
+            Some((field, token)) => Err(SubmitError::Token { field, token, n_vocab }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An odd number far from others, so that seeds of neighbouring requests share no bits.
+const SEED_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A submitted request. Dropping it cancels the sequence, if that has not ended.
+#[derive(Debug)]
+pub struct Ticket {
+    id: SeqId,
+    events: Sender<Event>,
+}
+
+impl Ticket {
+    /// Ends the sequence; its sink hears `Finished` soon.
+    pub fn cancel(&self) {
+        // An engine that has ended has finished the sequence already.
+        let _ = self.events.send(Event::Cancel(self.id));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Event::Submit(id, ..) => write!(f, "Submit({id:?})"),
+            Event::Cancel(id) => write!(f, "Cancel({id:?})"),
+            Event::Shutdown => write!(f, "Shutdown"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("info", &self.info).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+fn check(config: &Config, info: &RunnerInfo) -> Result<(), SpawnError> {
+    let rows = [
+        ("max_running", config.max_running, 1),
+        ("step_tokens", config.step_tokens, config.max_running),
+        ("max_queue", config.max_queue, 1),
+        ("max_context", config.max_context, 1),
+        ("n_ctx", info.n_ctx, 1),
+        ("n_page", info.n_page, 1),
+    ];
+    match rows.into_iter().find(|(_, found, low)| found < low) {
+        Some((field, found, low)) => Err(SpawnError::Limit { field, found, expected: format!("at least {low}") }),
+        None => Ok(()),
+    }
+}
+
+/// Locks; what these locks hold is whole at all times, so that a panic elsewhere does not matter.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for an unknown reason")
+}

@@ -1,0 +1,119 @@
+//! Choosing a token from logits.
+//!
+//! ```text
+//! logits -> bias, mask -> penalties -> dry -> top_n_sigma -> top_k -> typ_p -> top_p -> min_p -> xtc -> temperature -> draw
+//! ```
+//! The order is [`Params::order`]. Nothing sorts the vocabulary: see [`pool`].
+
+mod logprobs;
+mod mask;
+mod mirostat;
+mod params;
+mod penalties;
+mod pool;
+mod rng;
+mod scan;
+mod stages;
+
+pub use logprobs::logprobs;
+pub use mask::Mask;
+pub use params::{
+    Dry, MAX_BREAKER_TOKENS, MAX_BREAKERS, MAX_LOGIT_BIAS, Mirostat, MirostatVersion, ParamError, Params, Stage,
+};
+pub use pool::Scratch;
+pub use rng::Rng;
+
+use crate::TokenId;
+use penalties::{DryState, Window};
+use pool::Pool;
+
+/// Why no token could be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    /// The model's largest logit is not a number or infinite.
+    #[error("the model computed no usable logits (the largest is NaN or infinite): its file may be damaged")]
+    NotFinite,
+    /// Bias or mask forbid every token.
+    #[error("every token is forbidden by the logit bias or the constraint")]
+    NothingAllowed,
+}
+
+/// Chooses the tokens of one sequence.
+#[derive(Debug)]
+pub struct Sampler {
+    params: Params,
+    rng: Rng,
+    window: Window,
+    dry: DryState,
+    mu: f64,
+}
+
+impl Sampler {
+    /// A sampler for checked parameters. `seed` counts where [`Params::seed`] is `None`.
+    #[must_use]
+    pub fn new(params: Params, seed: u64) -> Sampler {
+        let rng = Rng::new(params.seed.unwrap_or(seed));
+        let mu = 2.0 * f64::from(params.mirostat.tau);
+        Sampler { params, rng, window: Window::default(), dry: DryState::default(), mu }
+    }
+
+    /// Chooses the next token.
+    ///
+    /// | argument  | shape       | meaning                                                                   |
+    /// |-----------|-------------|---------------------------------------------------------------------------|
+    /// | `logits`  | `[n_vocab]` | the model's, after the last token of `history`                            |
+    /// | `history` | tokens      | the whole sequence, prompt included; it continues that of the last call   |
+    /// | `mask`    | `[n_vocab]` | tokens that may come next; `None` for all                                 |
+    ///
+    /// # Errors
+    /// If the logits are unusable or no token is allowed.
+    pub fn sample(
+        &mut self,
+        scratch: &mut Scratch,
+        logits: &[f32],
+        history: &[TokenId],
+        mask: Option<&Mask>,
+    ) -> Result<TokenId, SampleError> {
+        let mut pool = Pool::new(logits, scratch);
+        let params = &self.params;
+        if !params.logit_bias.is_empty() {
+            // One token may have several entries: they add up.
+            for (token, bias) in &params.logit_bias {
+                pool.edit(std::iter::once(*token), |_, logit| logit + bias);
+            }
+        }
+        if let Some(mask) = mask {
+            pool.keep_only(mask.tokens().take_while(|token| (*token as usize) < logits.len()));
+        }
+        let token = self.choose(&mut pool, logits.len(), history);
+        token.ok_or_else(|| {
+            let finite = Pool::new(logits, scratch).best().is_some_and(|best| best.logit.is_finite());
+            if finite { SampleError::NothingAllowed } else { SampleError::NotFinite }
+        })
+    }
+
+    fn choose(&mut self, pool: &mut Pool, n_vocab: usize, history: &[TokenId]) -> Option<TokenId> {
+        let params = &self.params;
+        let is_greedy = params.temperature <= 0.0 && params.temperature_range <= 0.0;
+        let is_mirostat = params.mirostat.version != MirostatVersion::Off;
+        self.window.advance(history, params.repeat_last_n);
+        for stage in &params.order {
+            match stage {
+                Stage::Penalties => self.window.penalize(pool, params),
+                Stage::Dry => self.dry.penalize(pool, &params.dry, history),
+                _ if is_greedy => {}
+                Stage::Temperature => stages::apply(*stage, pool, params, &mut self.rng),
+                _ if is_mirostat => {}
+                _ => stages::apply(*stage, pool, params, &mut self.rng),
+            }
+        }
+        let best = pool.best().filter(|best| best.logit.is_finite())?;
+        if is_greedy {
+            Some(best.id)
+        } else if is_mirostat {
+            mirostat::draw(pool, params.mirostat, n_vocab, &mut self.mu, &mut self.rng)
+        } else {
+            pool.draw(self.rng.next_unit()).map(|(token, _)| token)
+        }
+    }
+}
