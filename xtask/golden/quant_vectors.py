@@ -108,6 +108,185 @@ def gguf_cases():
         cases.write()
 
 
+# ---- Encodings of several parts ----------------------------------------------------------------------------------
+# Scales: 0 f32, 1 f16, 2 bf16.
+
+
+def as_scale(kind, x):
+    """`x` rounded to the scale's type: its bytes, its f32 values."""
+    import ml_dtypes
+
+    dtype = [np.float32, np.float16, ml_dtypes.bfloat16][kind]
+    stored = np.asarray(x, dtype=np.float32).astype(dtype)
+    return stored.view([np.uint32, np.uint16, np.uint16][kind]), stored.astype(np.float32)
+
+
+def bit_stream(codes, bits):
+    """Rows of codes as rows of little-endian u32 words, one code after another."""
+    codes = np.asarray(codes, dtype=np.uint8)
+    stream = np.unpackbits(codes[..., None], axis=-1, bitorder="little")[..., :bits].reshape(len(codes), -1)
+    return np.packbits(stream, axis=-1, bitorder="little").view("<u4")
+
+
+def mlx_affine_cases():
+    """Parameters: bits, group, scale."""
+    import mlx.core as mx
+
+    cases = Cases("mlx_affine")
+    for bits in (2, 3, 4, 5, 6, 8):
+        for group in (32, 64, 128):
+            for kind in (0, 1, 2) if group == 64 else (1,):
+                n_out, n_in = 3, 2 * group
+                words = rng.integers(0, 2**32, (n_out, n_in * bits // 32), dtype=np.uint32)
+                scales, scale = as_scale(kind, rng.standard_normal((n_out, 2)) * 0.05)
+                biases, bias = as_scale(kind, rng.standard_normal((n_out, 2)) * 0.3)
+                args = dict(group_size=group, bits=bits, mode="affine")
+                weights = mx.dequantize(mx.array(words), mx.array(scale), mx.array(bias), **args)
+                cases.add([bits, group, kind], [words, scales, biases], np.array(weights))
+    cases.write()
+
+
+def mlx_float_cases():
+    """Parameters: 0 mxfp4, 1 mxfp8, 2 nvfp4. Every code meets ordinary and extreme scales.
+
+    Without the NaN of e4m3, 0x7f and 0xff: MLX reads them as 480, MLXR as NaN, and no encoder writes them.
+    """
+    import mlx.core as mx
+
+    cases = Cases("mlx_float")
+    for kind, (mode, bits, group) in enumerate([("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]):
+        n_out, n_in = 8, 4 * group
+        words = rng.integers(0, 2**32, (n_out, n_in * bits // 32), dtype=np.uint32)
+        if bits == 8:
+            codes = words.view(np.uint8)
+            codes[(codes & 0x7F) == 0x7F] ^= 1
+        scales = rng.integers(100, 140, (n_out, 4)).astype(np.uint8)
+        scales[0] = [1, 2, 120, 127] if group == 32 else [0, 1, 0x7E, 0x38]
+        if group == 16:
+            scales[1:] = rng.integers(0, 0x7F, (n_out - 1, 4))
+        args = dict(group_size=group, bits=bits, mode=mode, dtype=mx.float32)
+        weights = mx.dequantize(mx.array(words), mx.array(scales), **args)
+        cases.add([kind], [words, scales], np.array(weights))
+    cases.write()
+
+
+def gptq_cases():
+    """Parameters: bits, group, zero_plus_one, scale. Parts as `Encoding::Gptq`.
+
+    w[out][in] = scale[g][out] * (q - zero[g][out]) in f32, g = g_idx[in]; a stored zero of a "v1" file is
+    zero - 1 modulo 2^bits.
+    """
+    cases = Cases("gptq")
+    for bits in (2, 3, 4, 8):
+        for group, act_order, v1, kind in [(32, 0, 1, 1), (16, 1, 1, 2), (48, 0, 0, 0), (10**9, 0, 1, 1)]:
+            n_out, n_in = (160, 32) if (bits, group) == (4, 32) else (32, 96)
+            n_group = -(-n_in // group)
+            codes = rng.integers(0, 2**bits, (n_out, n_in), dtype=np.uint8)
+            zeros = rng.integers(0, 2**bits, (n_group, n_out), dtype=np.uint8)
+            scales, scale = as_scale(kind, np.abs(rng.standard_normal((n_group, n_out))) * 0.02)
+            g_idx = np.arange(n_in, dtype=np.int32) // group
+            if act_order:
+                g_idx = rng.permutation(g_idx).astype(np.int32)
+            weights = np.zeros((n_out, n_in), dtype=np.float32)
+            for i in range(n_in):
+                g = g_idx[i]
+                weights[:, i] = scale[g] * (codes[:, i].astype(np.float32) - zeros[g].astype(np.float32))
+            stored = (zeros - v1) & (2**bits - 1)
+            qweight = bit_stream(codes, bits).T
+            parts = [qweight, bit_stream(stored, bits), scales, g_idx if act_order or group == 32 else g_idx[:0]]
+            cases.add([bits, min(group, 2**32 - 1), v1, kind], parts, weights)
+    cases.write()
+
+
+def awq_cases():
+    """Parameters: group, scale. Nibble n of a word holds output [0, 2, 4, 6, 1, 3, 5, 7][n] of its eight."""
+
+    def pack(codes):
+        words = np.zeros((codes.shape[0], codes.shape[1] // 8), dtype=np.uint32)
+        for n, output in enumerate([0, 2, 4, 6, 1, 3, 5, 7]):
+            words |= codes[:, output::8].astype(np.uint32) << np.uint32(4 * n)
+        return words
+
+    cases = Cases("awq")
+    for n_out, n_in, group, kind in [(264, 32, 32, 1), (40, 128, 64, 2), (8, 256, 128, 0), (24, 136, 100, 1)]:
+        n_group = -(-n_in // group)
+        codes = rng.integers(0, 16, (n_in, n_out), dtype=np.uint8)
+        zeros = rng.integers(0, 16, (n_group, n_out), dtype=np.uint8)
+        scales, scale = as_scale(kind, rng.standard_normal((n_group, n_out)) * 0.02)
+        weights = np.zeros((n_out, n_in), dtype=np.float32)
+        for i in range(n_in):
+            g = i // group
+            weights[:, i] = scale[g] * (codes[i].astype(np.float32) - zeros[g].astype(np.float32))
+        cases.add([group, kind], [pack(codes), pack(zeros), scales], weights)
+    cases.write()
+
+
+# The values of bitsandbytes' data types, `bitsandbytes/functional.py`.
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # fmt: skip
+FP4 = [0.0, 0.0052083333, 0.6666667, 1.0, 0.33333333, 0.5, 0.16666667, 0.25]
+
+
+def bnb_cases():
+    """Parameters: block, nested_block, bits of the f32 nested_offset. Parts as `Encoding::Bnb4`."""
+    cases = Cases("bnb")
+    fp4 = np.array(FP4 + [-x for x in FP4], dtype=np.float32)
+    for shape, block, nested, values in [
+        ((4, 256), 64, 0, NF4), ((4, 256), 64, 0, fp4), ((6, 320), 128, 4, NF4), ((3, 96), 64, 2, fp4),
+        ((5, 33), 64, 0, NF4), ((40, 448), 64, 256, NF4),
+    ]:  # fmt: skip
+        n = shape[0] * shape[1]
+        n_block = -(-n // block)
+        codes = rng.integers(0, 16, n + n % 2, dtype=np.uint8)
+        values = np.array(values, dtype=np.float32)
+        offset = np.float32(0.0625 if nested else 0)
+        if nested:
+            stored = rng.integers(0, 256, n_block, dtype=np.uint8)
+            nested_map = np.sort(rng.uniform(-1, 1, 256)).astype(np.float32)
+            nested_absmax = rng.uniform(0.01, 0.1, -(-n_block // nested)).astype(np.float32)
+            absmax = np.array([nested_map[c] * nested_absmax[k // nested] for k, c in enumerate(stored)]) + offset
+        else:
+            stored = absmax = rng.uniform(0.01, 0.1, n_block).astype(np.float32)
+            nested_map = nested_absmax = np.zeros(0, dtype=np.float32)
+        weights = np.array([values[codes[i]] * absmax[i // block] for i in range(n)], dtype=np.float32)
+        packed = codes[0::2] << 4 | codes[1::2]
+        params = [block, nested, int(offset.view(np.uint32))]
+        cases.add(params, [packed, stored, values, nested_absmax, nested_map], weights.reshape(shape))
+    cases.write()
+
+
+def fp8_cases():
+    """Parameters: 0 e4m3 or 1 e5m2, rows, cols, scale (3: e8m0). All 256 codes, NaN and infinities included."""
+    import ml_dtypes
+
+    cases = Cases("fp8")
+    everything = 2**32 - 1
+    for dtype, rows, cols, kind in [
+        (0, everything, everything, 0), (1, everything, everything, 2), (0, 1, everything, 0), (1, 1, everything, 1),
+        (0, 4, 64, 0), (0, 4, 64, 2), (1, 5, 50, 0), (0, 4, 32, 3),
+    ]:  # fmt: skip
+        n_out, n_in = 9, 176
+        codes = rng.integers(0, 256, (n_out, n_in), dtype=np.uint8)
+        codes.reshape(-1)[:256] = np.arange(256)
+        values = codes.view([ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2][dtype]).astype(np.float32)
+        n_scale = (-(-n_out // rows), -(-n_in // cols))
+        if kind == 3:
+            scales = rng.integers(110, 130, n_scale).astype(np.uint8)
+            scale = scales.view(ml_dtypes.float8_e8m0fnu).astype(np.float32)
+        else:
+            scales, scale = as_scale(kind, rng.uniform(1e-3, 0.1, n_scale))
+        weights = np.zeros((n_out, n_in), dtype=np.float32)
+        for j in range(n_out):
+            for i in range(n_in):
+                weights[j, i] = values[j, i] * scale[j // rows, i // cols]
+        cases.add([dtype, rows, cols, kind], [codes, scales], weights)
+    cases.write()
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    gguf_cases()
+    for make in (gguf_cases, mlx_affine_cases, mlx_float_cases, gptq_cases, awq_cases, bnb_cases, fp8_cases):
+        make()

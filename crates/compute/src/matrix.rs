@@ -133,21 +133,6 @@ impl MatrixData {
     /// # Errors
     /// Names the tensor and the part, with the size found and the size needed.
     pub fn check(&self) -> Result<(), Error> {
-        let Encoding::Blocks(dtype) = self.encoding else { return Ok(()) };
-        let row = dtype.bytes_of(self.n_in).ok_or_else(|| Error::Shape {
-            tensor: self.name.clone(),
-            found: format!("rows of {} weights of type {}", self.n_in, dtype.name()),
-            expected: format!("a multiple of {}", dtype.block()),
-        })?;
-        let expected = row.saturating_mul(self.n_out);
-        match self.parts.as_slice() {
-            [bytes] if bytes.len() == expected => Ok(()),
-            parts => Err(Error::Size {
-                tensor: self.name.clone(),
-                part: "weights",
-                found: parts.iter().map(|p| p.len()).sum(),
-                expected,
-            }),
-        }
+        crate::quant::parts::check(self)
     }
 }

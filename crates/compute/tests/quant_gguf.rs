@@ -25,7 +25,8 @@ fn blocks_decode_at_odd_addresses() {
         let bytes: Vec<u8> = (0..row.bytes * 3 + 1).map(|i| (i * 37 + 11) as u8 & 0x3f).collect();
         let [mut odd, mut even] = [vec![0.0; row.block * 3], vec![1.0; row.block * 3]];
         quant::decode(row.dtype, &bytes[1..], &mut odd);
-        quant::decode(row.dtype, &bytes[1..].to_vec(), &mut even);
+        let copy = bytes[1..].to_vec();
+        quant::decode(row.dtype, &copy, &mut even);
         assert_same(&odd, &even, row.name);
     }
 }

@@ -10,25 +10,34 @@
 //! | [`iq4`] | IQ4_NL IQ4_XS MXFP4 NVFP4 |
 //! | [`ternary`] | TQ1_0 TQ2_0 |
 //! | [`grids`] | codebooks of the IQ types |
+//! | `parts` | which parts an encoding has, and how large: [`MatrixData::check`] |
+//! | `mlx` `gptq` `awq` `bnb` `fp8` | encodings of several parts: [`MatrixData::decode_rows`] |
 //!
 //! GGUF blocks are structs of bytes (alignment 1), so a mapped file is cast in place with
 //! `bytemuck::cast_slice::<u8, BlockQ4_K>`. Their decoders equal ggml bit for bit, multiplication order and all.
 
 #![allow(non_camel_case_types)] // block structs are named as the formats are
 
+mod awq;
+mod bnb;
 pub mod float;
+mod fp8;
+mod gptq;
 pub mod grids;
 pub mod iq1;
 pub mod iq2;
 pub mod iq4;
 pub mod k;
 pub mod legacy;
+mod mlx;
+pub(crate) mod parts;
 mod plain;
 pub mod ternary;
+mod transposed;
 
 use bytemuck::Pod;
 
-use crate::DType;
+use crate::{DType, Encoding, MatrixData};
 
 pub use iq1::{BlockIQ1_M, BlockIQ1_S};
 pub use iq2::{BlockIQ2_S, BlockIQ2_XS, BlockIQ2_XXS, BlockIQ3_S, BlockIQ3_XXS};
@@ -125,4 +134,37 @@ const _: () = {
 pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(Some(bytes.len()), dtype.bytes_of(out.len()), "bytes of {} weights of {}", out.len(), dtype.name());
     (ROWS[dtype as usize].decode)(bytes, out);
+}
+
+impl MatrixData {
+    /// Decodes rows `first_row..first_row + n_rows` into `out` `[n_rows, n_in]`: the meaning of every encoding.
+    ///
+    /// GPTQ and AWQ lie transposed; they decode some times faster by bands of 64 rows or more.
+    ///
+    /// # Panics
+    /// If the rows are not within the matrix, `out` has another size, or [`MatrixData::check`] would fail.
+    pub fn decode_rows(&self, first_row: usize, n_rows: usize, out: &mut [f32]) {
+        assert!(first_row <= self.n_out && n_rows <= self.n_out - first_row, "{}: rows are outside", self.name);
+        assert_eq!(out.len(), n_rows * self.n_in, "{}: size of the output", self.name);
+        match self.encoding {
+            Encoding::Blocks(dtype) => {
+                let row = dtype.bytes_of(self.n_in).expect("`check` has found whole blocks in a row");
+                decode(dtype, &self.parts[0][first_row * row..][..n_rows * row], out);
+            }
+            Encoding::MlxAffine { bits, group, scale } => {
+                mlx::affine(self, mlx::Affine { bits, group, scale }, first_row, out);
+            }
+            Encoding::MlxFloat(kind) => mlx::floats(self, kind, first_row, out),
+            Encoding::Gptq { bits, group, zero_plus_one, scale } => {
+                gptq::decode(self, gptq::Gptq { bits, group, zero_plus_one, scale }, first_row, out);
+            }
+            Encoding::Awq { group, scale } => awq::decode(self, group, scale, first_row, out),
+            Encoding::Bnb4 { block, nested_block, nested_offset } => {
+                bnb::decode(self, bnb::Bnb4 { block, nested_block, nested_offset }, first_row, out);
+            }
+            Encoding::Fp8 { dtype, rows, cols, scale } => {
+                fp8::decode(self, fp8::Fp8 { dtype, rows, cols, scale }, first_row, out);
+            }
+        }
+    }
 }
