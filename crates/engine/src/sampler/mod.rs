@@ -117,3 +117,6 @@ impl Sampler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,391 @@
+//! The engine on a model that can be checked: its next token depends on every token it finds in the sequence's pages, so a
+//! page that is lost, shared wrongly or overwritten changes the text.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use mlxr_engine::runner::PAGE_TOKENS;
+use mlxr_engine::sampler::{Params, Rng};
+use mlxr_engine::{
+    Batch, Config, Engine, FinishReason, Outputs, PageId, Request, RunError, Runner, RunnerInfo, SeqId, StateId,
+    SubmitError, Ticket, TokenEvent, TokenId, Usage, Want,
+};
+
+const N_VOCAB: usize = 50;
+
+/// What the fake does wrong, and in which step.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    Error(usize),
+    Panic(usize),
+    NotANumber(usize),
+    TooFewLogits(usize),
+}
+
+struct Fake {
+    info: RunnerInfo,
+    arena: Vec<[TokenId; PAGE_TOKENS]>,
+    /// Recurrent state of a slot: the tokens seen.
+    slots: HashMap<usize, (SeqId, Vec<TokenId>)>,
+    logits: Vec<f32>,
+    n_step: usize,
+    fault: Fault,
+    /// Each step waits for a word, so that a test decides when it ends; `None` never waits.
+    gate: Option<Receiver<()>>,
+}
+
+/// The token after `tokens`, by a hash of all of them.
+fn next_token(tokens: &[TokenId]) -> TokenId {
+    let seed = tokens.iter().fold(7u64, |hash, token| hash.wrapping_mul(31).wrapping_add(u64::from(*token) + 1));
+    (Rng::new(seed).next_u64() % N_VOCAB as u64) as TokenId
+}
+
+/// `n` tokens after a prompt.
+fn continuation(prompt: &[TokenId], n: usize) -> Vec<TokenId> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..n {
+        tokens.push(next_token(&tokens));
+    }
+    tokens.split_off(prompt.len())
+}
+
+impl Fake {
+    fn new(n_page: usize) -> Fake {
+        let info = RunnerInfo {
+            n_vocab: N_VOCAB,
+            d_model: 1,
+            n_ctx: 4096,
+            n_page,
+            n_slot: usize::MAX,
+            page_bytes: 64,
+            recurrent: false,
+        };
+        let arena = vec![[TokenId::MAX; PAGE_TOKENS]; n_page];
+        Fake { info, arena, slots: HashMap::new(), logits: vec![], n_step: 0, fault: Fault::None, gate: None }
+    }
+
+    fn recurrent(n_page: usize, n_slot: usize) -> Fake {
+        let mut fake = Fake::new(n_page);
+        (fake.info.recurrent, fake.info.n_slot) = (true, n_slot);
+        fake
+    }
+}
+
+impl Runner for Fake {
+    fn info(&self) -> RunnerInfo {
+        self.info.clone()
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
+        self.n_step += 1;
+        match self.fault {
+            Fault::Error(step) if step == self.n_step => return Err(RunError::Backend("the device is gone".into())),
+            Fault::Panic(step) if step == self.n_step => panic!("index out of bounds"),
+            _ => {}
+        }
+        self.logits.clear();
+        for row in &batch.rows {
+            let new = &batch.tokens[row.tokens.0..row.tokens.1];
+            let pages = &batch.pages[row.pages.0..row.pages.1];
+            for (at, token) in (row.start..).zip(new) {
+                self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS] = *token;
+            }
+            let n = row.start + new.len();
+            let mut tokens: Vec<TokenId> =
+                (0..n).map(|at| self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS]).collect();
+            if self.info.recurrent {
+                assert!(row.slot < self.info.n_slot);
+                let state = self.slots.entry(row.slot).or_insert((row.seq, vec![]));
+                if row.start == 0 {
+                    *state = (row.seq, vec![]);
+                }
+                assert_eq!((state.0, state.1.len()), (row.seq, row.start), "the slot holds another state");
+                state.1.extend(new);
+                tokens.clone_from(&state.1);
+            }
+            if row.want == Want::Last {
+                let first = self.logits.len();
+                self.logits.resize(first + N_VOCAB, 0.0);
+                self.logits[first + next_token(&tokens) as usize] = 5.0;
+            }
+        }
+        match self.fault {
+            Fault::NotANumber(step) if step == self.n_step => self.logits.fill(f32::NAN),
+            Fault::TooFewLogits(step) if step == self.n_step => self.logits.clear(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
+        if let Some(gate) = &self.gate {
+            gate.recv().expect("the test holds the other end");
+        }
+        Ok(Outputs { data: &self.logits, n_vocab: N_VOCAB, d_model: 1 })
+    }
+
+    fn copy_page(&mut self, _: PageId, _: PageId) {}
+    fn export_page(&self, _: PageId, _: &mut Vec<u8>) {}
+    fn import_page(&mut self, _: PageId, _: &[u8]) -> Result<(), RunError> {
+        Ok(())
+    }
+    fn save_state(&mut self, _: usize) -> Option<StateId> {
+        None
+    }
+    fn restore_state(&mut self, _: usize, _: StateId) {}
+    fn drop_state(&mut self, _: StateId) {}
+}
+
+fn spawn(fake: Fake, config: Config) -> Engine {
+    Engine::spawn(Box::new(fake), config).expect("valid limits")
+}
+
+fn greedy(tokens: Vec<TokenId>, max_tokens: usize) -> Request {
+    Request { params: Params::greedy(), ..Request::new(tokens, max_tokens) }
+}
+
+fn submit(engine: &Engine, request: Request) -> (Ticket, Receiver<TokenEvent>) {
+    let (sender, events) = mpsc::channel();
+    let sink = Box::new(move |event| drop(sender.send(event)));
+    (engine.submit(request, sink).expect("a valid request"), events)
+}
+
+/// Everything that a sink hears until it is dropped, which must end in `Finished`.
+fn collect(events: &Receiver<TokenEvent>) -> (Vec<TokenId>, FinishReason, Usage) {
+    let mut tokens = Vec::new();
+    let mut end = None;
+    for event in events.iter() {
+        assert_eq!(end, None, "an event after the end: {event:?}");
+        match event {
+            TokenEvent::Token { token, .. } => tokens.push(token),
+            TokenEvent::Finished { reason, usage } => end = Some((reason, usage)),
+        }
+    }
+    let (reason, usage) = end.expect("a sink hears how it ended");
+    (tokens, reason, usage)
+}
+
+#[test]
+fn every_request_gets_its_own_text_however_they_share_the_arena() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let mut rng = Rng::new(seed);
+        let mut below = |n: usize| (rng.next_u64() % n as u64) as usize;
+        let config = Config { step_tokens: 8 + below(40), max_running: 1 + below(8), ..Config::default() };
+        let (n_page, n_slot) = (10 + below(20), 1 + below(6));
+        let fake = if below(3) == 0 { Fake::recurrent(n_page, n_slot) } else { Fake::new(n_page) };
+        let engine = spawn(fake, config);
+        let mut requests = Vec::new();
+        for _ in 0..30 {
+            let family = below(3) as TokenId;
+            let prompt: Vec<TokenId> = (0..1 + below(70)).map(|at| (family + at as TokenId * 3) % 50).collect();
+            let n = 1 + below(60);
+            requests.push((prompt.clone(), n, submit(&engine, greedy(prompt, n))));
+        }
+        for (prompt, n, (_ticket, events)) in requests {
+            let (tokens, reason, usage) = collect(&events);
+            assert_eq!((tokens, reason), (continuation(&prompt, n), FinishReason::Length));
+            assert_eq!((usage.n_prompt, usage.n_generated), (prompt.len(), n));
+        }
+        engine.shutdown();
+        let stats = engine.stats();
+        assert_eq!((stats.running, stats.waiting, stats.pages_used), (0, 0, 0), "{stats:?}");
+        assert_eq!(stats.pages_free + stats.pages_cached, n_page);
+    }
+}
+
+#[test]
+fn a_stop_token_ends_a_sequence_and_is_not_reported() {
+    let engine = spawn(Fake::new(32), Config::default());
+    let prompt = vec![1, 2, 3];
+    let text = continuation(&prompt, 20);
+    let at = (1..20).find(|i| !text[..*i].contains(&text[*i])).expect("a token that is new");
+    let (_ticket, events) = submit(&engine, Request { stop_tokens: vec![text[at]], ..greedy(prompt, 100) });
+    let (tokens, reason, usage) = collect(&events);
+    assert_eq!((tokens.as_slice(), reason), (&text[..at], FinishReason::Stop(text[at])));
+    assert_eq!(usage.n_generated, at + 1);
+}
+
+#[test]
+fn the_context_ends_a_sequence() {
+    let engine = spawn(Fake::new(32), Config { max_context: 40, ..Config::default() });
+    let (_ticket, events) = submit(&engine, greedy(vec![5; 30], 1000));
+    let (tokens, reason, _) = collect(&events);
+    assert_eq!((tokens.len(), reason), (11, FinishReason::Length), "the last token need not be stored");
+}
+
+#[test]
+fn a_conversation_does_not_read_its_past_again() {
+    let engine = spawn(Fake::new(64), Config::default());
+    let mut history: Vec<TokenId> = (0..40).collect();
+    let (_ticket, events) = submit(&engine, greedy(history.clone(), 30));
+    history.extend(collect(&events).0);
+    history.extend([1, 2, 3]);
+    let (_ticket, events) = submit(&engine, greedy(history.clone(), 5));
+    let (tokens, _, usage) = collect(&events);
+    // 69 of 70 tokens were stored, in four whole pages.
+    assert_eq!((usage.n_cached, usage.n_prompt), (64, 73));
+    assert_eq!(tokens, continuation(&history, 5));
+}
+
+#[test]
+fn logprobs_come_when_asked_for() {
+    let engine = spawn(Fake::new(32), Config::default());
+    let (_ticket, events) = submit(&engine, Request { logprobs: Some(3), ..greedy(vec![1], 2) });
+    let want = 5.0 - (5f32.exp() + 49.0).ln();
+    let TokenEvent::Token { token, logprob, top } = events.recv().expect("a token") else { panic!("no token") };
+    assert!((logprob.expect("asked for") - want).abs() < 1e-5);
+    assert_eq!((top.len(), top[0].token), (3, token));
+}
+
+/// An engine whose steps wait for the test.
+fn gated(mut fake: Fake, config: Config) -> (Engine, Sender<()>) {
+    let (open, gate) = mpsc::channel();
+    fake.gate = Some(gate);
+    (spawn(fake, config), open)
+}
+
+#[test]
+fn cancelling_and_dropping_a_ticket_free_the_sequence() {
+    let (engine, open) = gated(Fake::new(32), Config::default());
+    let (first, first_events) = submit(&engine, greedy(vec![1; 20], 1000));
+    let (second, second_events) = submit(&engine, greedy(vec![2; 20], 1000));
+    open.send(()).expect("it waits");
+    first_events.recv().expect("a token");
+    first.cancel();
+    drop(second);
+    for _ in 0..3 {
+        let _ = open.send(());
+    }
+    assert_eq!(collect(&first_events).1, FinishReason::Cancelled);
+    assert_eq!(collect(&second_events).1, FinishReason::Cancelled);
+    drop(open);
+    engine.shutdown();
+    assert_eq!((engine.stats().running, engine.stats().pages_used), (0, 0));
+}
+
+#[test]
+fn a_queue_has_a_limit_and_cancelling_makes_room() {
+    let config = Config { max_running: 1, step_tokens: 8, max_queue: 2, ..Config::default() };
+    let (engine, open) = gated(Fake::new(32), config);
+    let (_running, events) = submit(&engine, greedy(vec![1], 2));
+    open.send(()).expect("it waits");
+    events.recv().expect("a token: the first request has started");
+    let (_a, _a_events) = submit(&engine, greedy(vec![2], 1));
+    let (b, b_events) = submit(&engine, greedy(vec![3], 1));
+    let refused = engine.submit(greedy(vec![4], 1), Box::new(|_| panic!("a refused request hears nothing")));
+    assert_eq!(refused.expect_err("the queue is full"), SubmitError::QueueFull { limit: 2 });
+    b.cancel();
+    open.send(()).expect("it waits");
+    collect(&b_events);
+    submit(&engine, greedy(vec![4], 1));
+    for _ in 0..20 {
+        let _ = open.send(());
+    }
+}
+
+#[test]
+fn a_broken_model_fails_its_requests_and_refuses_others() {
+    let cases = [
+        (Fault::Error(2), "the device is gone"),
+        (Fault::Panic(2), "it panicked: index out of bounds"),
+        (Fault::TooFewLogits(2), "the model returned fewer logits than were asked for"),
+    ];
+    for (fault, want) in cases {
+        let mut fake = Fake::new(32);
+        fake.fault = fault;
+        let config = Config { max_running: 2, ..Config::default() };
+        let engine = spawn(fake, config);
+        let sinks: Vec<_> = (0..4).map(|i| submit(&engine, greedy(vec![i], 50))).collect();
+        for (_ticket, events) in &sinks {
+            // A request that was still on its way when the engine stopped hears the same, or that the engine stopped.
+            let reason = collect(events).1;
+            let FinishReason::Error(text) = reason else { panic!("{reason:?}") };
+            assert!(text == want || text == "the model stopped running", "{text}");
+        }
+        let refused = engine.submit(greedy(vec![1], 1), Box::new(|_| ())).expect_err("dead");
+        assert_eq!(refused, SubmitError::Dead(want.into()));
+        engine.shutdown();
+    }
+}
+
+#[test]
+fn logits_that_are_no_numbers_end_the_sequence_and_not_the_engine() {
+    let mut fake = Fake::new(32);
+    fake.fault = Fault::NotANumber(2);
+    let engine = spawn(fake, Config::default());
+    let (_ticket, events) = submit(&engine, greedy(vec![1], 9));
+    let (tokens, reason, _) = collect(&events);
+    assert_eq!(tokens.len(), 1);
+    let FinishReason::Error(text) = reason else { panic!("{reason:?}") };
+    assert!(text.starts_with("the model computed no usable logits"), "{text}");
+    let (_ticket, events) = submit(&engine, greedy(vec![1], 9));
+    assert_eq!(collect(&events).0, continuation(&[1], 9));
+}
+
+#[test]
+fn a_request_out_of_bounds_is_refused_with_its_reason() {
+    let engine = spawn(Fake::new(2), Config::default());
+    let cases: [(Request, &str); 6] = [
+        (greedy(vec![], 1), "the prompt has no tokens: give at least one, such as the beginning-of-sequence token"),
+        (
+            greedy(vec![1; 33], 1),
+            "the prompt has 33 tokens and the context 32: shorten the prompt or raise the context",
+        ),
+        (greedy(vec![50], 1), "`tokens` has token 50, and the vocabulary 50 tokens"),
+        (
+            Request { params: Params { logit_bias: vec![(99, 1.0)], ..Params::greedy() }, ..greedy(vec![1], 1) },
+            "`logit_bias` has token 99, and the vocabulary 50 tokens",
+        ),
+        (Request { logprobs: Some(500), ..greedy(vec![1], 1) }, "`logprobs` is 500, the limit 128"),
+        (
+            Request { params: Params { top_p: 2.0, ..Params::greedy() }, ..greedy(vec![1], 1) },
+            "`top_p` is 2, expected a number from 0 to 1",
+        ),
+    ];
+    for (request, want) in cases {
+        let error = engine.submit(request, Box::new(|_| ())).expect_err(want);
+        assert_eq!(error.to_string(), want);
+    }
+    let error = Engine::spawn(Box::new(Fake::new(9)), Config { step_tokens: 0, ..Config::default() }).expect_err("0");
+    assert_eq!(error.to_string(), "engine limit `step_tokens` is 0, expected at least 9");
+}
+
+#[test]
+fn a_request_without_tokens_to_generate_only_reads_its_prompt() {
+    let engine = spawn(Fake::new(32), Config::default());
+    let (_ticket, events) = submit(&engine, greedy(vec![1; 20], 0));
+    let (tokens, reason, usage) = collect(&events);
+    assert_eq!((tokens.len(), reason, usage.n_generated), (0, FinishReason::Length, 0));
+    assert_eq!(engine.stats().pages_cached, 1);
+}
+
+#[test]
+fn usage_tells_where_the_time_went() {
+    let now = Arc::new(AtomicU64::new(0));
+    let clock = {
+        let now = now.clone();
+        Arc::new(move || Duration::from_millis(now.load(Ordering::SeqCst)))
+    };
+    let (open, gate) = mpsc::channel();
+    let mut fake = Fake::new(32);
+    fake.gate = Some(gate);
+    let engine = Engine::spawn_with_clock(Box::new(fake), Config::default(), clock).expect("valid limits");
+    let (sender, events) = mpsc::channel();
+    // The sink moves the clock: 5 ms after each token.
+    let sink = {
+        let now = now.clone();
+        move |event| {
+            now.fetch_add(5, Ordering::SeqCst);
+            drop(sender.send(event));
+        }
+    };
+    let _ticket = engine.submit(greedy(vec![1], 3), Box::new(sink)).expect("a valid request");
+    (0..3).for_each(|_| open.send(()).expect("it waits"));
+    let usage = collect(&events).2;
+    assert_eq!([usage.queue, usage.prefill, usage.decode], [0, 0, 15].map(Duration::from_millis));
+}
