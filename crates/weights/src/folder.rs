@@ -1,9 +1,7 @@
 //! A folder as Hugging Face or mlx-lm write it: `config.json`, safetensors, tokenizer files.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mlxr_compute::Bytes;
 use serde_json::Value;
@@ -13,8 +11,9 @@ use crate::error::{DAMAGED, printable};
 use crate::fields::{Fields, describe};
 use crate::gguf::{self, Metadata};
 use crate::quantization::{self, Quantization, Scheme};
+use crate::store::Store;
 use crate::tensors::Tensors;
-use crate::{Limits, OpenError, map, safetensors};
+use crate::{Limits, OpenError, safetensors};
 
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
@@ -22,7 +21,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The side files of a folder.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    path: PathBuf,
+    store: Store,
     /// Names of its files, sorted.
     pub files: Vec<String>,
     /// `config.json`.
@@ -37,26 +36,13 @@ impl Folder {
         if self.files.iter().all(|f| f != name) {
             return Ok(None);
         }
-        read_limited(&self.path.join(name), &self.limits).map(|bytes| Some(Bytes::from(bytes)))
+        self.store.read(name, &self.limits).map(Some)
     }
 
     /// The same, as JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>, OpenError> {
-        self.file(name)?.map(|bytes| parse_json(&self.path.join(name), &bytes)).transpose()
+        self.file(name)?.map(|bytes| parse_json(&self.store.path(name), &bytes)).transpose()
     }
-}
-
-/// Reads a whole side file.
-fn read_limited(path: &Path, limits: &Limits) -> Result<Vec<u8>, OpenError> {
-    let file = fs::File::open(path).map_err(OpenError::io(path, "open"))?;
-    let mut bytes = Vec::new();
-    let max = limits.max_side_file;
-    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(OpenError::io(path, "read"))?;
-    if bytes.len() as u64 > max {
-        let size = fs::metadata(path).map_or(bytes.len() as u64, |m| m.len());
-        return Err(OpenError::limit(path, "size of the file", size, "max_side_file", max));
-    }
-    Ok(bytes)
 }
 
 /// Parses a side file. A byte order mark is allowed.
@@ -67,25 +53,25 @@ pub(crate) fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value, OpenError> 
 }
 
 /// Opens a folder: safetensors with `config.json`, or else the only GGUF file or set in it.
-pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> {
-    let files = list(path, limits)?;
+pub(crate) fn open(store: Store, limits: &Limits) -> Result<Checkpoint, OpenError> {
+    let files = store.list(limits)?;
     let has = |name: &str| files.iter().any(|f| f == name);
     if has(CONFIG) && files.iter().any(|f| f.ends_with(".safetensors")) {
-        return open_safetensors(path, files, limits);
+        return open_safetensors(store, files, limits);
     }
     let ggufs: Vec<&str> = files.iter().map(String::as_str).filter(|f| is_model_gguf(f)).collect();
     let first = match ggufs[..] {
-        [] => return Err(nothing_here(path, &files)),
+        [] => return Err(nothing_here(store.folder(), &files)),
         [one] => one,
         [first, ..] => match gguf::shard_number(first) {
             Some((prefix, 0, count)) if is_set(&ggufs, prefix, count) => first,
             _ => {
                 let hint = "give the path of the one to open";
-                return Err(OpenError::file(path, several(&ggufs), "one GGUF model", hint));
+                return Err(OpenError::file(store.folder(), several(&ggufs), "one GGUF model", hint));
             }
         },
     };
-    crate::open_gguf(&path.join(first), limits)
+    crate::open_gguf(&store, Path::new(first), limits)
 }
 
 /// Whether a file is a GGUF model; `mmproj` files are the vision part of another one.
@@ -96,24 +82,6 @@ fn is_model_gguf(name: &str) -> bool {
 /// Whether all files are of the one set.
 fn is_set(names: &[&str], prefix: &str, count: usize) -> bool {
     names.iter().all(|n| gguf::shard_number(n).is_some_and(|(p, _, c)| p == prefix && c == count))
-}
-
-fn list(path: &Path, limits: &Limits) -> Result<Vec<String>, OpenError> {
-    let max = limits.max_tensors; // a folder of more files than that is no model
-    let mut names = Vec::new();
-    for entry in fs::read_dir(path).map_err(OpenError::io(path, "list"))? {
-        let entry = entry.map_err(OpenError::io(path, "list"))?;
-        // Links count as what they point to: the Hugging Face cache consists of links.
-        let is_file = fs::metadata(entry.path()).is_ok_and(|m| m.is_file());
-        if let (true, Some(name)) = (is_file, entry.file_name().to_str()) {
-            names.push(name.to_owned());
-        }
-        if names.len() as u64 > max {
-            return Err(OpenError::limit(path, "number of files", names.len() as u64, "max_tensors", max));
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 /// `a, b, c and 7 more`.
@@ -137,31 +105,33 @@ fn nothing_here(path: &Path, files: &[String]) -> OpenError {
     OpenError::file(path, found, "config.json with .safetensors files, or one .gguf file", hint)
 }
 
-fn open_safetensors(path: &Path, files: Vec<String>, limits: &Limits) -> Result<Checkpoint, OpenError> {
-    let config_path = path.join(CONFIG);
-    let config = parse_json(&config_path, &read_limited(&config_path, limits)?)?;
+fn open_safetensors(store: Store, files: Vec<String>, limits: &Limits) -> Result<Checkpoint, OpenError> {
+    let path = store.folder().to_owned();
+    let config_path = store.path(CONFIG);
+    let config = parse_json(&config_path, &store.read(CONFIG, limits)?)?;
     let quantization = quantization::parse(&config_path, &config)?;
     let mut tensors = Tensors::default();
     let mut mlx = matches!(quantization.scheme, Scheme::Mlx(_));
-    let (shards, index) = shards(path, &files, limits)?;
+    let (shards, index) = shards(&store, &files, limits)?;
     for name in shards {
-        let shard = path.join(name);
-        let bytes = map::map(&shard)?;
+        let shard = store.path(&name);
+        let bytes = store.map(&name)?;
         let header = safetensors::parse(&shard, &bytes, limits)?;
         mlx |= header.metadata.iter().any(|(k, v)| k == "format" && v == "mlx");
         tensors.add(&shard, bytes, header.tensors, limits)?;
     }
     for (tensor, file) in &index {
         let there = tensors.get(tensor).map(|t| tensors.path(t));
-        if there != Some(path.join(file).as_path()) {
+        if there != Some(store.path(file).as_path()) {
             let found = [format!("no such tensor in {}", printable(file.as_bytes())), "the tensor".to_owned()];
-            return Err(OpenError::key(&path.join(INDEX), &printable(tensor.as_bytes()), found, DAMAGED));
+            return Err(OpenError::key(&store.path(INDEX), &printable(tensor.as_bytes()), found, DAMAGED));
         }
     }
     let kind = if mlx { Kind::Mlx } else { Kind::HuggingFace };
     let limits = limits.clone();
-    let folder = Some(Folder { path: path.to_owned(), files, config, quantization, limits: limits.clone() });
-    Ok(Checkpoint { kind, path: path.to_owned(), meta: Metadata::new(path), tensors, folder, limits })
+    let meta = Metadata::new(&path);
+    let folder = Some(Folder { store, files, config, quantization, limits: limits.clone() });
+    Ok(Checkpoint { kind, path, meta, tensors, folder, limits })
 }
 
 /// Tensor name to file name.
@@ -169,11 +139,12 @@ type Index = BTreeMap<String, String>;
 
 /// The safetensors files of a folder, and the index if there is one. Without an index these are all `model*`, as
 /// mlx-lm reads them, or the only one.
-fn shards(path: &Path, files: &[String], limits: &Limits) -> Result<(Vec<String>, Index), OpenError> {
+fn shards(store: &Store, files: &[String], limits: &Limits) -> Result<(Vec<String>, Index), OpenError> {
+    let path = store.folder();
     let all: Vec<&str> = files.iter().map(String::as_str).filter(|f| f.ends_with(".safetensors")).collect();
     let (mut shards, index) = if files.iter().any(|f| f == INDEX) {
-        let index_path = path.join(INDEX);
-        let document = parse_json(&index_path, &read_limited(&index_path, limits)?)?;
+        let index_path = store.path(INDEX);
+        let document = parse_json(&index_path, &store.read(INDEX, limits)?)?;
         let index = parse_index(&index_path, &document)?;
         (index.values().cloned().collect(), index)
     } else {

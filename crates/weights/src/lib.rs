@@ -13,7 +13,8 @@
 //! | `folder` | `config.json`, index, side files |
 //! | `quantization` | what `config.json` says about quantization |
 //! | `join` | the parts of a quantized encoding to a matrix |
-//! | `map` | the only `unsafe` |
+//! | `store` `map` | files on the disk, mapped (the only `unsafe`), or in memory |
+//! | `atomic` | files that appear whole or not at all |
 //!
 //! GLOSSARY. *Stem*: name of a tensor without `.weight`, which the parts of a quantized encoding share. *Folder*: a
 //! directory with a model. *Shard*: one of several files of a model. *Side file*: a file of a folder that has no
@@ -30,9 +31,12 @@ pub mod limits;
 mod map;
 mod quantization;
 pub mod safetensors;
+mod store;
 mod tensors;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use mlxr_compute::Bytes;
 
 pub use checkpoint::{Checkpoint, Kind, Vector};
 pub use error::OpenError;
@@ -40,6 +44,8 @@ pub use fields::Fields;
 pub use gguf::Metadata;
 pub use limits::Limits;
 pub use tensors::TensorInfo;
+
+use store::Store;
 
 /// Opens a model: a .gguf file, any file of a split set of them, or a folder.
 ///
@@ -56,10 +62,24 @@ pub fn open(path: &Path) -> Result<Checkpoint, OpenError> {
 /// As [`open`].
 pub fn open_with(path: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> {
     let stat = std::fs::metadata(path).map_err(OpenError::io(path, "open"))?;
-    if stat.is_dir() { folder::open(path, limits) } else { open_gguf(path, limits) }
+    if stat.is_dir() {
+        return folder::open(Store::Disk(path.to_owned()), limits);
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let name = path.file_name().map_or(path, Path::new);
+    open_gguf(&Store::Disk(folder.to_owned()), name, limits)
 }
 
-fn open_gguf(path: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> {
-    let (meta, tensors) = gguf::open_set(path, limits)?;
-    Ok(Checkpoint { kind: Kind::Gguf, path: path.to_owned(), meta, tensors, folder: None, limits: limits.clone() })
+/// Opens a folder whose files are in memory, each with its name.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_memory(files: Vec<(String, Bytes)>, limits: &Limits) -> Result<Checkpoint, OpenError> {
+    let files = files.into_iter().map(|(name, bytes)| (PathBuf::from(name), bytes)).collect();
+    folder::open(Store::Memory(files), limits)
+}
+
+fn open_gguf(store: &Store, name: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> {
+    let (meta, tensors) = gguf::open_set(store, name, limits)?;
+    Ok(Checkpoint { kind: Kind::Gguf, path: store.path(name), meta, tensors, folder: None, limits: limits.clone() })
 }

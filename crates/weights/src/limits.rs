@@ -23,6 +23,8 @@ pub struct Limits {
     pub max_side_file: u64,
     /// Elements of a tensor that is asked for as a vector of f32.
     pub max_vector: u64,
+    /// Files of a folder.
+    pub max_files: u64,
     /// Files that a checkpoint is split in.
     pub max_shards: u64,
 }
@@ -39,6 +41,7 @@ impl Default for Limits {
             max_nesting: 4,
             max_side_file: 256 << 20,
             max_vector: 1 << 28,
+            max_files: 1 << 16,
             max_shards: 4096,
         }
     }

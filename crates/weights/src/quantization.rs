@@ -155,8 +155,8 @@ fn mlx_mode(block: &Fields<'_>) -> Result<MlxMode, OpenError> {
     let (bits, group) = (block.u64("bits")?, block.u64("group_size")?);
     if let Some((_, kind, bits_of, group_of)) = FLOATS.iter().find(|f| f.0 == mode) {
         for (key, found, expected) in [("bits", bits, bits_of), ("group_size", group, group_of)] {
-            if found.is_some_and(|n| n != *expected) {
-                return Err(block.error(key, format!("{found:?}"), format!("{expected} for mode {mode}")));
+            if let Some(found) = found.filter(|n| n != expected) {
+                return Err(block.error(key, found.to_string(), format!("{expected} for mode {mode}")));
             }
         }
         return Ok(MlxMode::Float(*kind));

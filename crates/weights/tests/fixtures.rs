@@ -79,3 +79,43 @@ fn every_vocabulary_opens() {
         assert!(tokens.len() > 1000, "{}", path.display());
     }
 }
+
+#[test]
+fn the_same_model_in_three_formats() {
+    let Some(root) = fixtures() else { return };
+    let root = root.join("stories260k");
+    let gguf = open(&root.join("stories260K-f32.gguf")).unwrap();
+    let hf = open(&root.join("hf")).unwrap();
+    let mlx = open(&root.join("mlx-4bit")).unwrap();
+    assert_eq!([gguf.kind, hf.kind, mlx.kind], [Kind::Gguf, Kind::HuggingFace, Kind::Mlx]);
+    read_all(&gguf);
+    read_all(&hf);
+    let decoded = |model: &Checkpoint, stem: &str| {
+        let matrix = model.matrix(stem).unwrap().unwrap();
+        let mut out = vec![0.0; matrix.n_out * matrix.n_in];
+        matrix.decode_rows(0, matrix.n_out, &mut out);
+        (matrix, out)
+    };
+    let mut n_packed = 0;
+    for (name, hf_name) in [("attn_v", "self_attn.v_proj"), ("ffn_down", "mlp.down_proj"), ("ffn_up", "mlp.up_proj")] {
+        for layer in 0..5 {
+            let stem = format!("model.layers.{layer}.{hf_name}");
+            let (_, exact) = decoded(&hf, &stem);
+            assert_eq!(decoded(&gguf, &format!("blk.{layer}.{name}")).1, exact, "{stem}");
+            let (matrix, packed) = decoded(&mlx, &stem);
+            n_packed += usize::from(matrix.parts.len() == 3);
+            let error: f32 = exact.iter().zip(&packed).map(|(a, b)| (a - b) * (a - b)).sum();
+            let power: f32 = exact.iter().map(|a| a * a).sum();
+            let tolerance = if matrix.parts.len() == 3 { 0.02 } else { 0.0 };
+            assert!(error <= tolerance * power, "{stem}: relative error {} of {}", error / power, matrix.encoding);
+        }
+    }
+    assert!((1..15).contains(&n_packed), "some layers are packed and some are not: {n_packed} of 15");
+    assert_eq!(hf.vector("model.norm.weight").unwrap(), gguf.vector("output_norm.weight").unwrap());
+    assert_eq!(hf.config().unwrap()["model_type"], "llama");
+    assert!(hf.file("tokenizer.json").unwrap().unwrap().starts_with(b"{"));
+    assert!(mlx.json("tokenizer_config.json").unwrap().unwrap().is_object());
+    assert!(hf.file("chat_template.jinja").unwrap().is_none());
+    assert!(hf.file("../hf/config.json").unwrap().is_none());
+    assert!(gguf.file("config.json").unwrap().is_none());
+}

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use super::metadata::Metadata;
 use super::read::{Header, parse};
 use crate::error::DAMAGED;
+use crate::store::Store;
 use crate::tensors::Tensors;
-use crate::{Limits, OpenError, map};
+use crate::{Limits, OpenError};
 
 /// `PREFIX-00002-of-00003.gguf` as (`PREFIX`, 1, 3), counting from 0.
 pub(crate) fn shard_number(file_name: &str) -> Option<(&str, usize, usize)> {
@@ -24,8 +25,9 @@ pub fn shard_path(folder: &Path, prefix: &str, no: usize, count: usize) -> PathB
 }
 
 /// Opens a GGUF file and, if it is one of a set, all others. The metadata is that of the first.
-pub(crate) fn open_set(path: &Path, limits: &Limits) -> Result<(Metadata, Tensors), OpenError> {
-    let bytes = map::map(path)?;
+pub(crate) fn open_set(store: &Store, name: &Path, limits: &Limits) -> Result<(Metadata, Tensors), OpenError> {
+    let path = &store.path(name);
+    let bytes = store.map(name)?;
     let header = parse(path, &bytes, limits)?;
     let count = header.metadata.get::<u64>("split.count")?.unwrap_or(1);
     let mut tensors = Tensors::default();
@@ -37,7 +39,7 @@ pub(crate) fn open_set(path: &Path, limits: &Limits) -> Result<(Metadata, Tensor
         return Err(OpenError::limit(path, "`split.count`", count, "max_shards", limits.max_shards));
     }
     let count = count as usize;
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let name = name.to_str().unwrap_or_default();
     let Some((prefix, _, _)) = shard_number(name).filter(|&(_, _, named)| named == count) else {
         let expected = format!("a name like PREFIX-00001-of-{count:05}.gguf");
         let hint = "give the files of the set the names that they were published with";
@@ -48,11 +50,11 @@ pub(crate) fn open_set(path: &Path, limits: &Limits) -> Result<(Metadata, Tensor
             hint,
         ));
     };
-    let folder = path.parent().unwrap_or(Path::new(""));
     let mut metadata = None;
     for no in 0..count {
-        let path = shard_path(folder, prefix, no, count);
-        let bytes = map::map(&path)?;
+        let name = shard_path(Path::new(""), prefix, no, count);
+        let path = store.path(&name);
+        let bytes = store.map(&name)?;
         let header = parse(&path, &bytes, limits)?;
         check_shard(&header, no, count)?;
         tensors.add(&path, bytes, header.tensors, limits)?;

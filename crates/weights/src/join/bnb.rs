@@ -59,9 +59,9 @@ pub(super) fn join(stem: &Stem<'_>, weight: &TensorInfo) -> Result<Joined, OpenE
 }
 
 fn block(state: &Fields<'_>, key: &str) -> Result<u32, OpenError> {
-    let found = state.u64(key)?;
-    let block = found.and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
-    block.ok_or_else(|| state.error(key, format!("{found:?}"), "at least 1"))
+    let found = state.u64(key)?.unwrap_or(0);
+    let block = u32::try_from(found).ok().filter(|&n| n > 0);
+    block.ok_or_else(|| state.error(key, found.to_string(), "1 to 4294967295"))
 }
 
 /// `[n_out, n_in]`. Stacks are not read: a block may hold the end of one matrix and the start of the next.
