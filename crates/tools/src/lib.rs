@@ -1,1 +1,14 @@
-//! Placeholder table of contents; see ARCHITECTURE.md.
+//! Offline jobs on a model: logits for comparison, speed for the record. Ids only, over [`mlxr_engine::Runner`].
+//!
+//! | module      | what                                                                  |
+//! |-------------|-----------------------------------------------------------------------|
+//! | `logits`    | logits after every token of a prompt, in the format of the fixtures    |
+//! | `bench`     | tokens a second of prompts and of (batched) decoding                   |
+//! | `bandwidth` | bytes a second that this machine reads from memory                     |
+
+pub mod bandwidth;
+pub mod bench;
+mod error;
+pub mod logits;
+
+pub use error::ToolError;

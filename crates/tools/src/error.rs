@@ -1,0 +1,41 @@
+//! Why an offline job stopped.
+
+use mlxr_engine::RunError;
+
+/// Why an offline job stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The model failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// More tokens than the model's context or arena holds.
+    #[error("{found} tokens are needed and the model holds {limit}: ask for fewer, or raise --ctx")]
+    TooLong {
+        /// Needed.
+        found: usize,
+        /// Held.
+        limit: usize,
+    },
+    /// Too many sequences at once.
+    #[error("{found} sequences at once are needed and the model holds {limit}: ask for fewer columns")]
+    TooWide {
+        /// Needed.
+        found: usize,
+        /// Held.
+        limit: usize,
+    },
+    /// A token outside the vocabulary.
+    #[error("token {token} is not in the vocabulary of {n_vocab}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        n_vocab: usize,
+    },
+    /// Nothing to do.
+    #[error("no tokens: give at least one")]
+    Empty,
+    /// The result could not be written.
+    #[error("cannot write the result: {0}")]
+    Write(#[from] std::io::Error),
+}
