@@ -64,6 +64,8 @@ pub enum Act {
     Tanh,
     /// `ln(1 + exp(x))`.
     Softplus,
+    /// `min(max(x, -limit), limit)` (OLMo's and DBRX's clipped q, k, v).
+    Clamp(f32),
     /// gpt-oss: gate `g = min(gate, limit)`, up `u = clamp(up, -limit, limit)`, result
     /// `g * sigmoid(alpha g) * (u + 1)`. Only valid where a gate and an up are at hand.
     SwigluOai {

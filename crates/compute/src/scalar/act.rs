@@ -21,6 +21,7 @@ impl Act {
             Act::Sigmoid => sigmoid(x),
             Act::Tanh => x.tanh(),
             Act::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+            Act::Clamp(limit) => x.clamp(-f64::from(limit), f64::from(limit)),
             Act::SwigluOai { .. } => panic!("SwigluOai is no function of one number: use it with a gate and an up"),
         };
         y as f32

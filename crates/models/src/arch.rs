@@ -1,0 +1,173 @@
+//! Architectures: what cannot be read from a checkpoint's tensors and configuration.
+//!
+//! A decoder is described by its tensors (is there a gate? a q norm? a bias?), by its configuration (heads, widths,
+//! epsilons) and by a row of [`crate::table::ARCHS`]: the conventions that only the model's code knows.
+
+use mlxr_compute::op::{Act, Gating, NormKind, RopePairs};
+
+/// The conventions of an architecture. The base of every row is [`LLAMA`].
+#[derive(Debug, Clone, Copy)]
+pub struct Arch {
+    /// Values of `general.architecture` in GGUF.
+    pub gguf: &'static [&'static str],
+    /// Class names in `config.json`'s `architectures`.
+    pub hf: &'static [&'static str],
+    /// Which dimensions rotate together, in GGUF and in Hugging Face files (converters permute some).
+    pub pairs: [RopePairs; 2],
+    /// Layers without rotation.
+    pub no_rope: NoRope,
+    /// How layers with a window rotate.
+    pub window_rope: WindowRope,
+    /// Which layers have a window, where the configuration does not list them.
+    pub window: WindowLayers,
+    /// Kind of all norms.
+    pub norm: NormKind,
+    /// Whether Hugging Face files store norm weights less one.
+    pub norm_plus_one: bool,
+    /// Where norms stand.
+    pub norms: Norms,
+    /// Whether q and k are normed after the rotation instead of before.
+    pub qk_norm_late: bool,
+    /// Whether q and k are divided by their root mean square where no weight says so (Llama 4), on rotated layers.
+    pub qk_norm_plain: bool,
+    /// Whether attention and feed-forward read the same residual.
+    pub parallel: Parallel,
+    /// How a fused q, k, v matrix is laid out in Hugging Face files.
+    pub qkv: Fused,
+    /// Whether Hugging Face files store matrices as `[n_in, n_out]` (GPT-2's Conv1D).
+    pub transposed: bool,
+    /// Activation of the feed-forward, where the configuration does not name it.
+    pub act: Act,
+    /// Factor on embeddings.
+    pub embed_scale: EmbedScale,
+    /// How `logit_scale` of the configuration applies.
+    pub logit_scale: LogitScale,
+    /// Router: how logits become probabilities, where the configuration does not say.
+    pub gating: Gating,
+    /// Router: whether weights are divided by their sum, where the configuration does not say.
+    pub normalize: bool,
+    /// Router: whether weights multiply the input.
+    pub weight_input: bool,
+    /// Number of layers at which queries are scaled by `sqrt(d_model / n_head)` (Gemma 27B); 0 for none.
+    pub wide_query_layers: usize,
+    /// Whether soft caps of the configuration apply: to attention scores, to logits. Files may carry unused ones.
+    pub softcaps: [bool; 2],
+    /// Whether `.scale` tensors of the feed-forward apply to types other than NVFP4.
+    pub ffn_scales: bool,
+    /// Whether attention is causal. Encoders are not.
+    pub causal: bool,
+}
+
+/// Layers without rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRope {
+    /// All layers rotate.
+    Never,
+    /// No layer rotates.
+    Always,
+    /// Every n-th layer does not.
+    Every(usize),
+    /// Layers without a window do not.
+    Full,
+}
+
+/// How layers with a window rotate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WindowRope {
+    /// As the others.
+    Same,
+    /// Without scaling, and with this base where the configuration names none (0: the base of the others).
+    Plain(f32),
+}
+
+/// Which layers have a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowLayers {
+    /// None, whatever the configuration says.
+    None,
+    /// All.
+    All,
+    /// All but every n-th.
+    Period(usize),
+    /// All but every n-th, in chunks instead of a sliding window.
+    Chunked(usize),
+}
+
+/// Where norms stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// Before attention and before the feed-forward.
+    Pre,
+    /// Before and after each.
+    Sandwich,
+    /// After each only.
+    Post,
+}
+
+/// Whether attention and feed-forward read the same residual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parallel {
+    /// The feed-forward reads what attention wrote.
+    No,
+    /// Both read the same.
+    Yes,
+    /// Both read the same when the layer has no norm of its own for the feed-forward.
+    WithoutFfnNorm,
+    /// `use_parallel_residual` in the configuration, true if absent.
+    Config,
+}
+
+/// How a fused q, k, v matrix is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fused {
+    /// All of q, then all of k, then all of v.
+    Stacked,
+    /// For each key-value head: its q heads, its k, its v.
+    Grouped,
+}
+
+/// Factor on embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmbedScale {
+    /// The configuration's, or 1.
+    Config,
+    /// `sqrt(d_model)`.
+    SqrtWidth,
+}
+
+/// How `logit_scale` of the configuration applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogitScale {
+    /// Logits are multiplied by it.
+    Multiply,
+    /// Logits are divided by it.
+    Divide,
+}
+
+/// The base of every row. Source: `modeling_llama.py`; GGUF pairs are interleaved by the converter.
+pub const LLAMA: Arch = Arch {
+    gguf: &["llama"],
+    hf: &["LlamaForCausalLM"],
+    pairs: [RopePairs::Interleaved, RopePairs::HalfSplit],
+    no_rope: NoRope::Never,
+    window_rope: WindowRope::Same,
+    window: WindowLayers::None,
+    norm: NormKind::Rms,
+    norm_plus_one: false,
+    norms: Norms::Pre,
+    qk_norm_late: false,
+    qk_norm_plain: false,
+    parallel: Parallel::No,
+    qkv: Fused::Stacked,
+    transposed: false,
+    act: Act::Silu,
+    embed_scale: EmbedScale::Config,
+    logit_scale: LogitScale::Multiply,
+    gating: Gating::Softmax,
+    normalize: true,
+    weight_input: false,
+    wide_query_layers: 0,
+    softcaps: [false; 2],
+    ffn_scales: true,
+    causal: true,
+};

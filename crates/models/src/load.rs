@@ -1,0 +1,271 @@
+//! From a checkpoint to a [`Decoder`]: reads every tensor through the name table, checks its shape, hands it to the
+//! backend.
+
+use std::ops::Range;
+
+use mlxr_compute::op::{Experts, Linear, Norm};
+use mlxr_compute::{Backend, DType, Encoding, MatrixData};
+use mlxr_weights::{Checkpoint, Kind};
+
+use crate::LoadError;
+use crate::arch::{Arch, Norms};
+use crate::config::{self, Config};
+use crate::decoder::Decoder;
+use crate::hyper::Hyper;
+use crate::layer::Layer;
+use crate::names::{Names, Role};
+
+/// Reads tensors for one backend.
+pub(crate) struct Loader<'a, B: Backend> {
+    pub checkpoint: &'a Checkpoint,
+    pub names: Names,
+    pub arch: &'a Arch,
+    pub arch_name: String,
+    pub hyper: Hyper,
+    pub backend: &'a mut B,
+    pub config: Config<'a>,
+}
+
+/// A matrix of the file with the bias and scale that go with it, before a backend takes it.
+pub(crate) struct Raw {
+    pub matrix: MatrixData,
+    pub bias: Option<Vec<f32>>,
+    pub scale: f32,
+}
+
+impl<'a, B: Backend> Loader<'a, B> {
+    /// Everything but the KV store.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or has a shape that the configuration contradicts.
+    pub fn decoder(mut self, progress: &mut dyn FnMut(f32)) -> Result<(Decoder<B>, Hyper), LoadError> {
+        // gpt-oss calls the norm before its feed-forward after what it follows.
+        let gguf = self.checkpoint.kind == Kind::Gguf;
+        let has = |role| self.names.find(role, 0).is_some();
+        if gguf && self.arch.norms == Norms::Pre && !has(Role::FfnNorm) && has(Role::PostAttnNorm) {
+            self.names.renames.push((Role::FfnNorm, Role::PostAttnNorm));
+        }
+        let embed = self.raw(Role::Embed, 0)?.matrix;
+        let n_vocab = embed.n_out;
+        self.expect(&embed, [n_vocab, self.hyper.d_model])?;
+        let output = match self.optional(Role::Output, 0)? {
+            Some(raw) if self.config.flag(config::TIED) != Some(true) => raw,
+            _ => Raw { matrix: embed.clone(), bias: None, scale: 1.0 },
+        };
+        self.expect(&output.matrix, [n_vocab, self.hyper.d_model])?;
+        self.divisors()?;
+        let embed = self.backend.matrix(std::slice::from_ref(&embed))?;
+        let positions = self.optional(Role::PosEmbed, 0)?;
+        if let Some(raw) = &positions {
+            self.hyper.n_ctx = self.hyper.n_ctx.min(raw.matrix.n_out);
+        }
+        let positions = positions.map(|raw| self.backend.matrix(&[raw.matrix])).transpose()?;
+        let embed_norm = self.norm(Role::EmbedNorm, 0)?;
+        let n_layer = self.hyper.n_layer;
+        let mut layers: Vec<Layer<B>> = Vec::with_capacity(n_layer);
+        for i in 0..n_layer {
+            progress(i as f32 / n_layer as f32);
+            layers.push(self.layer(i)?);
+        }
+        let output_norm = match self.norm(Role::OutputNorm, 0)? {
+            Some(norm) => norm,
+            None => self.plain_norm(Role::OutputNorm, 0)?,
+        };
+        let output = self.linear(output)?;
+        progress(1.0);
+        let decoder = Decoder { embed, positions, embed_norm, layers, output_norm, output, n_vocab };
+        Ok((decoder, self.hyper))
+    }
+
+    /// GGUF keeps llama3's and longrope's divisors as tensors.
+    fn divisors(&mut self) -> Result<(), LoadError> {
+        let long = self.hyper.n_ctx > self.hyper.rope.original;
+        for role in [Role::RopeFreqs, if long { Role::RopeLong } else { Role::RopeShort }] {
+            let Some((stem, numbers)) = self.vector(role, 0, "")? else { continue };
+            if numbers.len() != self.hyper.rope.n_rot / 2 {
+                let found = format!("{} numbers", numbers.len());
+                return Err(self.shape_error(&stem, found, format!("{} numbers", self.hyper.rope.n_rot / 2)));
+            }
+            self.hyper.rope.divisors = numbers;
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// The matrix of a role that must be there.
+    pub fn raw(&self, role: Role, i: usize) -> Result<Raw, LoadError> {
+        self.optional(role, i)?.ok_or_else(|| self.missing(role, i))
+    }
+
+    /// The matrix of a role.
+    pub fn optional(&self, role: Role, i: usize) -> Result<Option<Raw>, LoadError> {
+        let Some(stem) = self.names.find(role, i) else { return Ok(None) };
+        let Some(mut matrix) = self.checkpoint.matrix(&stem)? else { return Ok(None) };
+        if self.arch.transposed && self.checkpoint.kind == Kind::HuggingFace && stem.contains("c_") {
+            matrix = transpose(&matrix)?;
+        }
+        let bias = self.checkpoint.vector(&format!("{stem}.bias"))?.map(|(_, b)| b);
+        let scale = self.scale(&stem, role, &matrix)?;
+        // Where a file has both, the scale multiplies the biased product (the feed-forward only).
+        let ffn = matches!(role, Role::FfnGate | Role::FfnUp | Role::FfnDown);
+        let bias = bias.map(|b| if ffn { b.into_iter().map(|x| x * scale).collect() } else { b });
+        Ok(Some(Raw { matrix, bias, scale }))
+    }
+
+    fn scale(&self, stem: &str, role: Role, matrix: &MatrixData) -> Result<f32, LoadError> {
+        let ffn = matches!(
+            role,
+            Role::FfnGate | Role::FfnUp | Role::FfnDown | Role::ShGate | Role::ShUp | Role::ShDown
+        );
+        let applies = !ffn || self.arch.ffn_scales || matrix.encoding == Encoding::Blocks(DType::NVFP4);
+        if !applies || self.checkpoint.kind != Kind::Gguf {
+            return Ok(1.0);
+        }
+        Ok(self.checkpoint.vector(&format!("{stem}.scale"))?.and_then(|(_, s)| s.first().copied()).unwrap_or(1.0))
+    }
+
+    /// A small parameter: stem + `suffix`.
+    pub fn vector(&self, role: Role, i: usize, suffix: &str) -> Result<Option<(String, Vec<f32>)>, LoadError> {
+        let Some(stem) = self.names.find(role, i) else { return Ok(None) };
+        let found = self.checkpoint.vector(&format!("{stem}{suffix}"))?;
+        Ok(found.map(|(_, numbers)| (stem, numbers)))
+    }
+
+    /// Gives a matrix to the backend.
+    pub fn linear(&mut self, raw: Raw) -> Result<Linear<B>, LoadError> {
+        if let Some(bias) = &raw.bias
+            && bias.len() != raw.matrix.n_out
+        {
+            let found = format!("{} numbers", bias.len());
+            return Err(self.shape_error(&format!("{}.bias", raw.matrix.name), found, raw.matrix.n_out.to_string()));
+        }
+        let bias = raw.bias.map(|b| self.backend.tensor([1, b.len()], &b));
+        Ok(Linear { matrix: self.backend.matrix(&[raw.matrix])?, bias, scale: raw.scale })
+    }
+
+    /// A matrix of a role, of this shape, given to the backend.
+    pub fn need(&mut self, role: Role, i: usize, shape: [usize; 2]) -> Result<Linear<B>, LoadError> {
+        let raw = self.raw(role, i)?;
+        self.expect(&raw.matrix, shape)?;
+        self.linear(raw)
+    }
+
+    /// Rows of a matrix, with their biases.
+    pub fn take(&self, raw: &Raw, ranges: &[Range<usize>]) -> Result<Raw, LoadError> {
+        let matrix = raw.matrix.take_rows(&ranges.iter().cloned().flatten().collect::<Vec<_>>())?;
+        let bias = raw.bias.as_ref().map(|b| ranges.iter().flat_map(|r| b[r.clone()].iter().copied()).collect());
+        Ok(Raw { matrix, bias, scale: raw.scale })
+    }
+
+    /// A norm, or `None` when the checkpoint has none of that role.
+    pub fn norm(&mut self, role: Role, i: usize) -> Result<Option<Norm<B>>, LoadError> {
+        let Some((stem, mut weight)) = self.vector(role, i, ".weight")? else { return Ok(None) };
+        if self.arch.norm_plus_one && self.checkpoint.kind != Kind::Gguf {
+            weight.iter_mut().for_each(|w| *w += 1.0);
+        }
+        let bias = self.checkpoint.vector(&format!("{stem}.bias"))?.map(|(_, b)| b);
+        if bias.as_ref().is_some_and(|b| b.len() != weight.len()) {
+            return Err(self.shape_error(&format!("{stem}.bias"), "another length".into(), weight.len().to_string()));
+        }
+        Ok(Some(self.make_norm(&weight, bias.as_deref())))
+    }
+
+    /// A norm of `n` numbers that must be there.
+    pub fn need_norm(&mut self, role: Role, i: usize, n: usize) -> Result<Norm<B>, LoadError> {
+        let norm = self.norm(role, i)?.ok_or_else(|| self.missing(role, i))?;
+        let found = norm.weight.as_ref().map_or(0, |w| self.backend.shape(w)[1]);
+        if found != n {
+            return Err(self.shape_error(&format!("{role:?} of layer {i}"), found.to_string(), n.to_string()));
+        }
+        Ok(norm)
+    }
+
+    /// A norm from numbers. Norms of phimoe have biases, so they are layer norms but for the name of their epsilon.
+    pub fn make_norm(&mut self, weight: &[f32], bias: Option<&[f32]>) -> Norm<B> {
+        Norm {
+            kind: self.arch.norm,
+            weight: Some(self.backend.tensor([1, weight.len()], weight)),
+            bias: bias.map(|b| self.backend.tensor([1, b.len()], b)),
+            eps: self.hyper.eps,
+        }
+    }
+
+    /// The experts of a role, stacked or one tensor each, with their biases and scales.
+    pub fn experts(&mut self, role: Role, i: usize, shape: [usize; 2]) -> Result<Option<Experts<B>>, LoadError> {
+        let Some(stem) = self.names.find(role, i) else { return Ok(None) };
+        let n_expert = self.hyper.moe.n_expert;
+        let matrices = if stem.contains("{e}") {
+            let one = |e: usize| {
+                let stem = stem.replace("{e}", &e.to_string());
+                self.checkpoint.matrix(&stem)?.ok_or_else(|| self.missing(role, i))
+            };
+            (0..n_expert).map(one).collect::<Result<Vec<_>, _>>()?
+        } else {
+            self.checkpoint.experts(&stem)?.ok_or_else(|| self.missing(role, i))?
+        };
+        if matrices.len() != n_expert {
+            return Err(self.shape_error(&stem, format!("{} experts", matrices.len()), format!("{n_expert} experts")));
+        }
+        for matrix in &matrices {
+            self.expect(matrix, shape)?;
+        }
+        let nvfp4 = matrices[0].encoding == Encoding::Blocks(DType::NVFP4);
+        let scale = match self.checkpoint.vector(&format!("{stem}.scale"))? {
+            Some((_, s)) if s.len() == n_expert && (self.arch.ffn_scales || nvfp4) => s,
+            _ => Vec::new(),
+        };
+        let bias = self.expert_bias(&stem, [n_expert, shape[0]])?;
+        Ok(Some(Experts { matrix: self.backend.experts(&matrices)?, bias, scale }))
+    }
+
+    fn expert_bias(&mut self, stem: &str, [n_expert, n_out]: [usize; 2]) -> Result<Option<B::Tensor>, LoadError> {
+        for name in [format!("{stem}.bias"), format!("{stem}_bias")] {
+            let Some((_, bias)) = self.checkpoint.vector(&name)? else { continue };
+            if bias.len() != n_expert * n_out {
+                return Err(self.shape_error(&name, format!("{} numbers", bias.len()), format!("{n_expert}x{n_out}")));
+            }
+            return Ok(Some(self.backend.tensor([n_expert, n_out], &bias)));
+        }
+        Ok(None)
+    }
+
+    /// An error unless the matrix has this shape.
+    pub fn expect(&self, matrix: &MatrixData, [n_out, n_in]: [usize; 2]) -> Result<(), LoadError> {
+        if [matrix.n_out, matrix.n_in] == [n_out, n_in] {
+            return Ok(());
+        }
+        let found = format!("{}x{}", matrix.n_out, matrix.n_in);
+        Err(self.shape_error(&matrix.name, found, format!("{n_out}x{n_in}")))
+    }
+
+    pub fn shape_error(&self, tensor: &str, found: String, expected: String) -> LoadError {
+        LoadError::Shape { path: self.path(), tensor: tensor.to_owned(), found, expected }
+    }
+
+    pub fn missing(&self, role: Role, i: usize) -> LoadError {
+        LoadError::Missing {
+            path: self.path(),
+            role: format!("{role:?} of layer {i}"),
+            tried: self.names.candidates(role, i).join(", "),
+            arch: self.arch_name.clone(),
+        }
+    }
+
+    fn path(&self) -> String {
+        self.checkpoint.path().display().to_string()
+    }
+}
+
+/// A matrix stored `[n_in, n_out]` as `[n_out, n_in]` f32.
+pub(crate) fn transpose(matrix: &MatrixData) -> Result<MatrixData, LoadError> {
+    let (rows, cols) = (matrix.n_out, matrix.n_in);
+    let mut source = vec![0.0f32; rows * cols];
+    matrix.decode_rows(0, rows, &mut source);
+    let mut bytes = Vec::with_capacity(rows * cols * 4);
+    for c in 0..cols {
+        for r in 0..rows {
+            bytes.extend_from_slice(&source[r * cols + c].to_le_bytes());
+        }
+    }
+    Ok(MatrixData::blocks(&matrix.name, [cols, rows], DType::F32, bytes.into())?)
+}

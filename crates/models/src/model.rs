@@ -1,0 +1,230 @@
+//! A loaded model as the engine sees it: batches in, logits out.
+
+use mlxr_compute::Backend;
+use mlxr_compute::op::{KvSpec, KvType, LayerState, SeqRow, Seqs};
+use mlxr_engine::runner::{Batch, Outputs, PAGE_TOKENS, PageId, RunError, Runner, RunnerInfo, StateId, Want};
+
+use crate::LoadError;
+use crate::decoder::{Decoder, Pass};
+use crate::hyper::Hyper;
+use crate::layer::Mixer;
+
+/// How much of the past a model can keep.
+#[derive(Debug, Clone, Copy)]
+pub struct KvOptions {
+    /// Pages in the arena.
+    pub n_page: usize,
+    /// Sequences at once, for models with recurrent states.
+    pub n_slot: usize,
+    /// Saved recurrent states.
+    pub n_saved: usize,
+    /// How keys and values are stored.
+    pub dtype: KvType,
+}
+
+/// A model with its weights, its KV arena and its backend.
+pub struct Model<B: Backend> {
+    backend: B,
+    decoder: Decoder<B>,
+    hyper: Hyper,
+    kv: B::Kv,
+    options: KvOptions,
+    info: RunnerInfo,
+    scratch: Scratch,
+    free_states: Vec<StateId>,
+}
+
+/// Memory that is reused from step to step.
+#[derive(Default)]
+struct Scratch {
+    rows: Vec<SeqRow>,
+    pages: Vec<u32>,
+    positions: Vec<i32>,
+    parents: Vec<i32>,
+    wanted: Vec<usize>,
+    output: Vec<f32>,
+}
+
+impl<B: Backend> Model<B> {
+    /// A model from its parts.
+    ///
+    /// # Errors
+    /// If the KV arena cannot be had.
+    pub fn new(mut backend: B, decoder: Decoder<B>, hyper: Hyper, options: KvOptions) -> Result<Model<B>, LoadError> {
+        let layers = states(&decoder, &hyper);
+        let recurrent = layers.iter().any(|l| matches!(l, LayerState::Recurrent { .. }));
+        let n_slot = if recurrent { options.n_slot + options.n_saved } else { 0 };
+        let spec = KvSpec { layers, page_tokens: PAGE_TOKENS, n_page: options.n_page, n_slot, dtype: options.dtype };
+        let page_bytes = page_bytes(&spec);
+        let kv = backend.kv(&spec)?;
+        let info = RunnerInfo {
+            n_vocab: decoder.n_vocab,
+            d_model: hyper.d_model,
+            n_ctx: hyper.n_ctx,
+            n_page: options.n_page,
+            n_slot: if recurrent { options.n_slot } else { usize::MAX },
+            page_bytes,
+            recurrent,
+        };
+        let saved = if recurrent { options.n_slot..options.n_slot + options.n_saved } else { 0..0 };
+        let free_states = saved.rev().map(|i| StateId(i as u32)).collect();
+        Ok(Model { backend, decoder, hyper, kv, options, info, scratch: Scratch::default(), free_states })
+    }
+
+    /// How the past is kept.
+    pub fn options(&self) -> KvOptions {
+        self.options
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), RunError> {
+        let n_vocab = self.info.n_vocab;
+        if let Some(&token) = batch.tokens.iter().find(|&&t| t as usize >= n_vocab) {
+            return Err(RunError::Token { token, n_vocab });
+        }
+        for row in &batch.rows {
+            let n_token = row.start + row.tokens.1.saturating_sub(row.tokens.0);
+            let n_page = row.pages.1.saturating_sub(row.pages.0);
+            let pages = batch.pages.get(row.pages.0..row.pages.1).unwrap_or_default();
+            let outside = pages.iter().any(|p| p.0 as usize >= self.info.n_page) || row.slot >= self.info.n_slot;
+            let pageless = self.info.page_bytes == 0;
+            if outside || row.tokens.1 > batch.tokens.len() || (!pageless && n_page * PAGE_TOKENS < n_token) {
+                return Err(RunError::Pages { n_token, n_page });
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&mut self, batch: &Batch) {
+        let s = &mut self.scratch;
+        s.rows.clear();
+        s.positions.clear();
+        s.parents.clear();
+        s.wanted.clear();
+        s.pages.clear();
+        s.pages.extend(batch.pages.iter().map(|p| p.0));
+        let trees = batch.rows.iter().any(|r| r.parents.is_some());
+        for row in &batch.rows {
+            let (first, n_tok) = (s.positions.len(), row.tokens.1 - row.tokens.0);
+            let parents = row.parents.map(|(from, to)| &batch.parents[from..to]);
+            for i in 0..n_tok {
+                // In a tree a token stands one position after its parent.
+                let position = match parents {
+                    Some(parents) if parents[i] >= 0 => s.positions[first + parents[i] as usize] + 1,
+                    Some(_) => row.start as i32,
+                    None => (row.start + i) as i32,
+                };
+                s.positions.push(position);
+                if trees {
+                    s.parents.push(parents.map_or(-1, |p| p[i]));
+                }
+            }
+            match row.want {
+                Want::Nothing => {}
+                Want::Last => s.wanted.push(first + n_tok - 1),
+                Want::All | Want::Hidden => s.wanted.extend(first..first + n_tok),
+            }
+            let tree = parents.is_some();
+            s.rows.push(SeqRow { first, n_tok, start: row.start, pages: row.pages, slot: row.slot, tree });
+        }
+    }
+
+    fn run(&mut self, batch: &Batch) -> Result<(), RunError> {
+        let scratch = &mut self.scratch;
+        scratch.output.clear();
+        let Scratch { rows, pages, positions, parents, wanted, output } = scratch;
+        let seqs = Seqs { rows, pages, positions, parents };
+        let mut pass = Pass { backend: &mut self.backend, kv: &mut self.kv, hyper: &self.hyper, seqs };
+        let some = (wanted.len() < batch.tokens.len()).then_some(wanted.as_slice());
+        let hidden = self.decoder.hidden(&mut pass, &batch.tokens, some);
+        let result = if wanted.is_empty() {
+            Ok(())
+        } else if batch.rows.iter().all(|r| !matches!(r.want, Want::Hidden)) {
+            let logits = self.decoder.logits(&mut pass, &hidden);
+            pass.backend.read(&logits, output)
+        } else {
+            self.decoder.mixed(&mut pass, &hidden, batch, output)
+        };
+        result.map_err(|e| RunError::Backend(e.to_string()))
+    }
+}
+
+/// What each layer keeps.
+fn states<B: Backend>(decoder: &Decoder<B>, hyper: &Hyper) -> Vec<LayerState> {
+    let state = |(i, layer): (usize, &crate::layer::Layer<B>)| match &layer.mixer {
+        Mixer::Attention(attn) => {
+            LayerState::Kv { n_kv_head: attn.n_kv_head, d_k: hyper.d_k, d_v: hyper.d_v, d_latent: 0 }
+        }
+        Mixer::Latent(_) => {
+            let mla = hyper.mla.expect("latent layers are built only with their widths");
+            LayerState::Kv { n_kv_head: 1, d_k: mla.kv_rank + mla.d_rope, d_v: 0, d_latent: mla.kv_rank }
+        }
+        Mixer::Ssm(m) => {
+            let shape = hyper.ssm.unwrap_or_else(|| panic!("layer {i} is built only with its widths"));
+            let n_channel = m.d_inner + 2 * shape.n_group * shape.d_state;
+            LayerState::Recurrent { conv: n_channel * (shape.n_conv - 1), ssm: m.d_inner * shape.d_state }
+        }
+    };
+    decoder.layers.iter().enumerate().map(state).collect()
+}
+
+/// Bytes of keys and values of a page, all layers.
+pub fn page_bytes(spec: &KvSpec) -> usize {
+    let width = |n_kv_head: usize, d: usize| match spec.dtype {
+        KvType::F32 => n_kv_head * d * 4,
+        KvType::F16 | KvType::BF16 => n_kv_head * d * 2,
+        KvType::Q8 if d == 0 => 0,
+        KvType::Q8 => n_kv_head * (d + 4),
+    };
+    let layer = |l: &LayerState| match *l {
+        LayerState::Kv { n_kv_head, d_k, d_v, .. } => width(n_kv_head, d_k) + width(n_kv_head, d_v),
+        _ => 0,
+    };
+    spec.layers.iter().map(layer).sum::<usize>() * spec.page_tokens
+}
+
+impl<B: Backend + Send> Runner for Model<B>
+where
+    B::Tensor: Send,
+    B::Matrix: Send,
+    B::Kv: Send,
+{
+    fn info(&self) -> RunnerInfo {
+        self.info.clone()
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
+        self.check(batch)?;
+        self.plan(batch);
+        self.run(batch)
+    }
+
+    fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
+        Ok(Outputs { data: &self.scratch.output, n_vocab: self.info.n_vocab, d_model: self.info.d_model })
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) {
+        self.backend.copy_page(&mut self.kv, from.0, to.0);
+    }
+
+    fn export_page(&self, page: PageId, out: &mut Vec<u8>) {
+        self.backend.export_page(&self.kv, page.0, out);
+    }
+
+    fn import_page(&mut self, page: PageId, bytes: &[u8]) -> Result<(), RunError> {
+        self.backend.import_page(&mut self.kv, page.0, bytes).map_err(|e| RunError::Backend(e.to_string()))
+    }
+
+    fn save_state(&mut self, slot: usize) -> Option<StateId> {
+        let state = self.free_states.pop()?;
+        self.backend.copy_slot(&mut self.kv, slot, state.0 as usize);
+        Some(state)
+    }
+
+    fn restore_state(&mut self, slot: usize, state: StateId) {
+        self.backend.copy_slot(&mut self.kv, state.0 as usize, slot);
+    }
+
+    fn drop_state(&mut self, state: StateId) {
+        self.free_states.push(state);
+    }
+}

@@ -1,0 +1,94 @@
+//! From a checkpoint to a model that runs.
+
+use mlxr_compute::Backend;
+use mlxr_compute::op::KvType;
+use mlxr_engine::runner::PAGE_TOKENS;
+use mlxr_weights::{Checkpoint, Kind};
+
+use crate::arch::Arch;
+use crate::config::Config;
+use crate::hyper::Hyper;
+use crate::load::Loader;
+use crate::names::{Names, Role};
+use crate::{KvOptions, LoadError, Model, table};
+
+/// How to load a model.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// Tokens of the longest sequence; the model's own context if `None`.
+    pub n_ctx: Option<usize>,
+    /// Tokens that all sequences together may keep; `None`: those of one longest sequence.
+    pub kv_tokens: Option<usize>,
+    /// Sequences at once, where the model keeps a recurrent state for each.
+    pub n_slot: usize,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
+}
+
+impl Default for LoadOptions {
+    fn default() -> LoadOptions {
+        LoadOptions { n_ctx: None, kv_tokens: None, n_slot: 16, kv_type: KvType::default() }
+    }
+}
+
+/// What a checkpoint calls its architecture.
+pub fn architecture(checkpoint: &Checkpoint) -> String {
+    let gguf = || checkpoint.meta().get::<&str>("general.architecture").ok().flatten().map(str::to_owned);
+    let hf = || {
+        let classes = checkpoint.config()?.get("architectures")?;
+        classes.get(0)?.as_str().map(str::to_owned)
+    };
+    let kind = || Some(checkpoint.config()?.get("model_type")?.as_str()?.to_owned());
+    gguf().or_else(hf).or_else(kind).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Loads a checkpoint onto a backend. `progress` hears of the fraction done.
+///
+/// # Errors
+/// If the architecture is not known and the tensors fit no known pattern, a tensor is missing or has the wrong shape,
+/// the configuration is invalid, or the backend refuses.
+pub fn load<B: Backend>(
+    checkpoint: &Checkpoint,
+    mut backend: B,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Model<B>, LoadError> {
+    let arch_name = architecture(checkpoint);
+    let names = Names::new(checkpoint);
+    let arch = match (checkpoint.kind, table::by_gguf(&arch_name), table::by_hf(&arch_name)) {
+        (Kind::Gguf, Some(arch), _) | (Kind::HuggingFace | Kind::Mlx, _, Some(arch)) => arch,
+        _ => generic(checkpoint, &names, &arch_name)?,
+    };
+    let config = Config::new(checkpoint, &arch_name);
+    let hyper = Hyper::read(&config, arch, options.n_ctx)?;
+    let loader = Loader { checkpoint, names, arch, arch_name, hyper, backend: &mut backend, config };
+    let (decoder, hyper) = loader.decoder(progress)?;
+    let tokens = options.kv_tokens.unwrap_or(hyper.n_ctx).max(1);
+    let n_page = tokens.div_ceil(PAGE_TOKENS);
+    let kv = KvOptions { n_page, n_slot: options.n_slot, n_saved: options.n_slot, dtype: options.kv_type };
+    Model::new(backend, decoder, hyper, kv)
+}
+
+/// The row for a decoder of an unknown name, if its tensors look like one of LLaMA's descendants.
+fn generic(checkpoint: &Checkpoint, names: &Names, arch: &str) -> Result<&'static Arch, LoadError> {
+    let one_of = [
+        (vec![Role::Embed], "embeddings"),
+        (vec![Role::OutputNorm], "a final norm"),
+        (vec![Role::AttnNorm], "a norm before attention"),
+        (vec![Role::AttnQ, Role::AttnQkv], "a query projection"),
+        (vec![Role::AttnOut], "an attention output"),
+        (vec![Role::FfnUp, Role::FfnGateUp, Role::Router], "a feed-forward"),
+    ];
+    let absent = one_of.iter().filter(|(roles, _)| roles.iter().all(|r| names.find(*r, 0).is_none()));
+    let missing: Vec<&str> = absent.map(|(_, what)| *what).collect();
+    if missing.is_empty() {
+        return Ok(table::GENERIC);
+    }
+    let known = table::ARCHS.iter().flat_map(|a| if checkpoint.kind == Kind::Gguf { a.gguf } else { a.hf });
+    Err(LoadError::Architecture {
+        path: checkpoint.path().display().to_string(),
+        arch: arch.to_owned(),
+        missing: format!("no {}", missing.join(", no ")),
+        known: known.copied().collect::<Vec<_>>().join(", "),
+    })
+}
