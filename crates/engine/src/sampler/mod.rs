@@ -3,7 +3,7 @@
 //! ```text
 //! logits -> bias, mask -> penalties -> dry -> top_n_sigma -> top_k -> typ_p -> top_p -> min_p -> xtc -> temperature -> draw
 //! ```
-//! The order is [`Params::order`]. Nothing sorts the vocabulary: see [`pool`].
+//! The order is [`Params::order`]. Nothing sorts the vocabulary: a stage finds its border by partial selection.
 
 mod logprobs;
 mod mask;
@@ -54,7 +54,8 @@ impl Sampler {
     pub fn new(params: Params, seed: u64) -> Sampler {
         let rng = Rng::new(params.seed.unwrap_or(seed));
         let mu = 2.0 * f64::from(params.mirostat.tau);
-        Sampler { params, rng, window: Window::default(), dry: DryState::default(), mu }
+        let dry = DryState::new(&params.dry);
+        Sampler { params, rng, window: Window::default(), dry, mu }
     }
 
     /// Chooses the next token.

@@ -4,8 +4,8 @@ use crate::TokenId;
 
 /// Most entries of [`Params::logit_bias`].
 pub const MAX_LOGIT_BIAS: usize = 4096;
-/// Most sequence breakers of [`Dry`], and most tokens of one.
-pub const MAX_BREAKERS: usize = 256;
+/// Most sequence breakers of [`Dry`]. Text such as `:` is in many tokens, each of which is one.
+pub const MAX_BREAKERS: usize = 65_536;
 /// Most tokens of one sequence breaker.
 pub const MAX_BREAKER_TOKENS: usize = 32;
 

@@ -58,11 +58,24 @@ impl Window {
 /// Memory of the DRY sampler.
 #[derive(Debug, Default)]
 pub struct DryState {
+    /// By their last token: the breakers. A breaker of one token is so found without looking further.
+    breakers: HashMap<TokenId, Vec<Vec<TokenId>>>,
     matches: Vec<usize>,
     longest: HashMap<TokenId, usize>,
 }
 
 impl DryState {
+    /// A state for these settings.
+    pub fn new(dry: &Dry) -> DryState {
+        let mut breakers: HashMap<TokenId, Vec<Vec<TokenId>>> = HashMap::new();
+        for breaker in &dry.breakers {
+            if let Some(last) = breaker.last() {
+                breakers.entry(*last).or_default().push(breaker.clone());
+            }
+        }
+        DryState { breakers, ..DryState::default() }
+    }
+
     /// Subtracts `multiplier * base^(n - allowed_length)` from each token that followed an earlier occurrence of the
     /// history's last `n` tokens, for the largest such `n`, if that is at least `allowed_length`. The `n` tokens do not
     /// reach back over a sequence breaker. Only the last `last_n` tokens are looked at; linear in their number.
@@ -71,7 +84,7 @@ impl DryState {
         if dry.multiplier == 0.0 || history.len() <= dry.allowed_length {
             return;
         }
-        let limit = tokens_since_breaker(history, &dry.breakers);
+        let limit = self.tokens_since_breaker(history);
         if limit < dry.allowed_length.max(1) {
             return;
         }
@@ -92,13 +105,16 @@ impl DryState {
             logit - (dry.multiplier * dry.base.powf(over)).min(f32::MAX)
         });
     }
-}
 
-/// How many tokens follow the last sequence breaker, the whole history's length if there is none.
-fn tokens_since_breaker(history: &[TokenId], breakers: &[Vec<TokenId>]) -> usize {
-    let ends = |end: &usize| breakers.iter().any(|breaker| history[..*end].ends_with(breaker));
-    let end = (1..=history.len()).rev().find(ends);
-    history.len() - end.unwrap_or(0)
+    /// How many tokens follow the last sequence breaker, the whole history's length if there is none.
+    fn tokens_since_breaker(&self, history: &[TokenId]) -> usize {
+        let ends = |end: &usize| {
+            let breakers = self.breakers.get(&history[*end - 1]);
+            breakers.is_some_and(|list| list.iter().any(|breaker| history[..*end].ends_with(breaker)))
+        };
+        let end = (1..=history.len()).rev().find(ends);
+        history.len() - end.unwrap_or(0)
+    }
 }
 
 /// Overwrites `out[i]`, `i < history.len() - 1`, with the number of tokens for which `history[..=i]` and `history` end
@@ -165,11 +181,11 @@ mod tests {
 
     #[test]
     fn a_breaker_ends_a_repetition() {
-        let breakers = [vec![9], vec![7, 8]];
+        let state = DryState::new(&Dry { breakers: vec![vec![9], vec![7, 8]], ..Dry::default() });
         let rows: &[(&[TokenId], usize)] =
             &[(&[1, 2, 3], 3), (&[1, 9, 3], 1), (&[9], 0), (&[7, 8, 1, 2], 2), (&[8, 7, 1], 3), (&[9, 7, 8], 0)];
         for (history, want) in rows {
-            assert_eq!(tokens_since_breaker(history, &breakers), *want, "{history:?}");
+            assert_eq!(state.tokens_since_breaker(history), *want, "{history:?}");
         }
     }
 }

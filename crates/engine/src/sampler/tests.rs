@@ -302,7 +302,7 @@ fn dry_matches_its_definition() {
         let last_n = if below(2) == 0 { usize::MAX } else { below(50) };
         let dry = Dry { multiplier: 0.8, base: 1.75, allowed_length: 1 + below(3), last_n, breakers };
         let logits = vec![0.0; n_vocab];
-        let (mut scratch, mut state) = (Scratch::default(), super::penalties::DryState::default());
+        let (mut scratch, mut state) = (Scratch::default(), super::penalties::DryState::new(&dry));
         let mut pool = Pool::new(&logits, &mut scratch);
         state.penalize(&mut pool, &dry, &history);
         let got: Vec<f32> = pool.picks().iter().map(|c| -c.logit).collect();
