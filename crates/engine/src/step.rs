@@ -89,8 +89,7 @@ impl Steps {
                 Err(TryRecvError::Empty) => return Next::Step,
                 Err(TryRecvError::Disconnected) => return if is_idle { Next::Stop } else { Next::Step },
             }
-            self.stats = self.stats();
-            self.shared.set_stats(self.stats);
+            self.publish();
         }
     }
 
@@ -109,8 +108,7 @@ impl Steps {
             self.take(id, outcome, now);
         }
         self.sampled = sampled;
-        self.stats = self.stats();
-        self.shared.set_stats(self.stats);
+        self.publish();
         Ok(())
     }
 
@@ -166,8 +164,15 @@ impl Steps {
             if !client.has_started() {
                 self.shared.n_queued.fetch_sub(1, Ordering::AcqRel);
             }
+            // Whoever hears of the end finds it in the statistics.
+            self.publish();
             client.finish(reason, (self.clock)());
         }
+    }
+
+    fn publish(&mut self) {
+        self.stats = self.stats();
+        self.shared.set_stats(self.stats);
     }
 
     pub fn stats(&self) -> Stats {
