@@ -1,3 +1,70 @@
-//! Development tasks.
+//! Development tasks: `cargo xtask --help`.
 
-fn main() {}
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of MLXR.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Checks what compilers do not: dependency list, file and function sizes, where `unsafe` stands.
+    Tidy,
+    /// Makes golden files anew with Python and an independent implementation; lists the recipes without a name.
+    Golden {
+        /// A recipe of xtask/golden, without `.py`.
+        recipe: Option<String>,
+        /// Python interpreter that has what the recipe's header names.
+        #[arg(long, default_value = "python3")]
+        python: PathBuf,
+        /// Passed to the recipe.
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
+    let result = match Args::parse().task {
+        Task::Tidy => tidy::run(root),
+        Task::Golden { recipe, python, args } => golden(root, recipe.as_deref(), &python, &args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn golden(root: &Path, recipe: Option<&str>, python: &Path, args: &[String]) -> Result<(), String> {
+    let folder = root.join("xtask/golden");
+    let Some(recipe) = recipe else {
+        let entries = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let mut names: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+        names.retain(|p| p.extension().is_some_and(|e| e == "py"));
+        names.sort();
+        for path in names {
+            let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+            let title = text.lines().next().unwrap_or_default().trim_matches('"');
+            println!("{:20} {title}", path.file_stem().unwrap_or_default().to_string_lossy());
+        }
+        return Ok(());
+    };
+    let script = folder.join(format!("{recipe}.py"));
+    let status = Command::new(python).arg(&script).args(args).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{}: {status}", script.display())),
+        Err(e) => Err(format!("{}: {e}; give an interpreter with --python", python.display())),
+    }
+}
