@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mlxr_text::chat::parse::FORMATS;
-use mlxr_text::chat::{ChatTemplate, Conversation, Limits, Message, OutputParser, Specials};
+use mlxr_text::chat::{ChatTemplate, Conversation, Limits, Message, OutputParser, Reads, Specials};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(source) = std::str::from_utf8(data) else { return };
@@ -14,7 +14,8 @@ fuzz_target!(|data: &[u8]| {
     talk.tools.push(serde_json::json!({"type": "function", "function": {"name": "f", "parameters": {}}}));
     if let Ok(text) = template.render(&talk) {
         for format in FORMATS {
-            let mut parser = OutputParser::new(format, true, true, source);
+            let reads = Reads { calls: true, reasoning: true, in_reasoning: format.begins_in_reasoning(source) };
+            let mut parser = OutputParser::new(format, reads);
             let mut out = Vec::new();
             parser.push(&text, &mut out);
             parser.finish(&mut out);

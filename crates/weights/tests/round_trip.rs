@@ -110,8 +110,11 @@ fn metadata(r: &mut Random, path: &Path) -> Metadata {
     metadata
 }
 
-/// Names, types, shapes and bytes of random tensors of the types that `has` admits.
-fn tensors(r: &mut Random, has: fn(DType) -> bool) -> Vec<(String, DType, Vec<usize>, Vec<u8>)> {
+/// Name, type, shape, bytes.
+type Tensor = (String, DType, Vec<usize>, Vec<u8>);
+
+/// Random tensors of the types that `has` admits.
+fn tensors(r: &mut Random, has: fn(DType) -> bool) -> Vec<Tensor> {
     let types: Vec<DType> = TYPES.iter().map(|t| t.dtype).filter(|&t| has(t)).collect();
     let one = |r: &mut Random| {
         let dtype = types[r.below(types.len())];
@@ -125,10 +128,10 @@ fn tensors(r: &mut Random, has: fn(DType) -> bool) -> Vec<(String, DType, Vec<us
 }
 
 /// Writes a random GGUF; returns what it holds.
-fn write_gguf(r: &mut Random, path: &Path) -> (Metadata, Vec<(String, DType, Vec<usize>, Vec<u8>)>) {
+fn write_gguf(r: &mut Random, path: &Path) -> (Metadata, Vec<Tensor>) {
     let metadata = metadata(r, path);
     let tensors = tensors(r, |t| t.row().ggml.is_some());
-    let entry = |(name, dtype, shape, _): &(String, DType, Vec<usize>, Vec<u8>)| gguf::Entry {
+    let entry = |(name, dtype, shape, _): &Tensor| gguf::Entry {
         name: name.clone(),
         dtype: *dtype,
         shape: shape.clone(),
@@ -171,7 +174,7 @@ fn safetensors_files() {
     for seed in 0..200 {
         let r = &mut Random(seed);
         let tensors = tensors(r, |t| t.block() == 1);
-        let entry = |(name, dtype, shape, _): &(String, DType, Vec<usize>, Vec<u8>)| safetensors::Entry {
+        let entry = |(name, dtype, shape, _): &Tensor| safetensors::Entry {
             name: name.clone(),
             dtype: *dtype,
             shape: shape.clone(),
