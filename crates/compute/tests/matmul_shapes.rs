@@ -70,7 +70,9 @@ fn fix_scales(dtype: DType, block: &mut [u8], rng: &mut Rng) {
 
 /// The encodings whose kernels take int8 inputs.
 fn is_int8(dtype: DType) -> bool {
-    matches!(dtype, DType::Q4_0)
+    let float = dtype.block() == 1;
+    let decoded = dtype.name().starts_with("iq1") || dtype.name().starts_with("iq2") || dtype.name().starts_with("iq3");
+    !(float || decoded || matches!(dtype, DType::TQ1_0 | DType::TQ2_0 | DType::Q8_K))
 }
 
 /// Inputs as the kernels see them: rounded to int8 with a scale per 32, if `int8`.

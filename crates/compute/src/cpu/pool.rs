@@ -405,10 +405,10 @@ mod tests {
     #[test]
     fn every_item_runs_once() {
         for n_threads in [1, 2, 3, 7] {
-            let pool = Pool::new(n_threads).unwrap();
+            let pool = Pool::new(n_threads).expect("threads");
             for n_items in [0, 1, 2, 5, 100, 1001] {
                 let counts: Vec<AtomicUsize> = (0..n_items).map(|_| AtomicUsize::new(0)).collect();
-                pool.run(n_items, |_, i| add(&counts[i])).unwrap();
+                pool.run(n_items, |_, i| add(&counts[i])).expect("no panic");
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{n_threads} threads, {n_items} items");
             }
         }
@@ -416,41 +416,41 @@ mod tests {
 
     #[test]
     fn a_barrier_separates_loops() {
-        let pool = Pool::new(4).unwrap();
+        let pool = Pool::new(4).expect("threads");
         for _ in 0..200 {
             let sums: Vec<AtomicUsize> = (0..3).map(|_| AtomicUsize::new(0)).collect();
             pool.run_job(|w| {
-                for phase in 0..3 {
-                    w.items(50, |_| add(&sums[phase]));
+                for sum in &sums {
+                    w.items(50, |_| add(sum));
                     w.barrier();
-                    assert_eq!(sums[phase].load(Ordering::Relaxed), 50);
+                    assert_eq!(sum.load(Ordering::Relaxed), 50);
                 }
             })
-            .unwrap();
+            .expect("no panic");
         }
     }
 
     #[test]
     fn a_panic_is_an_error_and_the_pool_lives() {
         for n_threads in [1, 2, 5] {
-            let pool = Pool::new(n_threads).unwrap();
+            let pool = Pool::new(n_threads).expect("threads");
             for bad in 0..n_threads {
                 let outcome = pool.run_job(|w| {
                     assert!(w.thread() != bad, "thread {bad} is bad");
                     w.barrier();
                 });
-                let message = outcome.unwrap_err().to_string();
+                let message = outcome.expect_err("a panic").to_string();
                 assert!(message.contains(&format!("thread {bad} is bad")), "{message}");
             }
             let outcome = pool.run(10, |_, i| assert!(i != 7, "item 7"));
-            assert!(outcome.unwrap_err().to_string().contains("item 7"));
-            pool.run(10, |_, _| ()).unwrap();
+            assert!(outcome.expect_err("a panic").to_string().contains("item 7"));
+            pool.run(10, |_, _| ()).expect("no panic");
         }
     }
 
     #[test]
     fn jobs_after_a_pause_wake_parked_threads() {
-        let pool = Pool::new(3).unwrap();
+        let pool = Pool::new(3).expect("threads");
         for pause_ms in [0, 1, 5, 20] {
             std::thread::sleep(std::time::Duration::from_millis(pause_ms));
             let count = AtomicUsize::new(0);
@@ -459,20 +459,20 @@ mod tests {
                 w.barrier();
                 w.scratch(100, |s| s.fill(1.0));
             })
-            .unwrap();
+            .expect("no panic");
             assert_eq!(count.load(Ordering::Relaxed), 3);
         }
     }
 
     #[test]
     fn several_callers_take_turns() {
-        let pool = Pool::new(2).unwrap();
+        let pool = Pool::new(2).expect("threads");
         std::thread::scope(|s| {
             for _ in 0..4 {
                 s.spawn(|| {
                     for _ in 0..100 {
                         let count = AtomicUsize::new(0);
-                        pool.run(20, |_, _| add(&count)).unwrap();
+                        pool.run(20, |_, _| add(&count)).expect("no panic");
                         assert_eq!(count.load(Ordering::Relaxed), 20);
                     }
                 });

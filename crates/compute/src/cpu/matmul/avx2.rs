@@ -1,5 +1,6 @@
 //! [`Simd`] on AVX2: eight lanes, 256 bits, products of bytes summed in 16 bits.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::simd::{Codes, Simd};
@@ -84,16 +85,13 @@ impl Simd for Avx2 {
         fn shl<const N: u32>(a: __m256i) -> __m256i {
             _mm256_sll_epi16(a, _mm_cvtsi32_si128(N as i32))
         }
-        fn add(a: __m256i, b: i8) -> __m256i {
-            _mm256_add_epi8(a, _mm256_set1_epi8(b))
-        }
         fn lookup(table: &[i8; 16], a: __m256i) -> __m256i {
             // SAFETY: the table has 16 bytes.
             let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), a)
         }
-        fn signed(a: __m256i) -> __m256i {
-            a
+        fn signed(a: __m256i, zero: u8) -> __m256i {
+            if zero == 0 { a } else { _mm256_sub_epi8(a, _mm256_set1_epi8(zero as i8)) }
         }
         fn dot<const G: usize>(codes: Codes, acc: __m256i, w: &[__m256i; G], a: *const i8, stride: usize) -> __m256i {
             // SAFETY: passed on to the caller.
@@ -101,7 +99,7 @@ impl Simd for Avx2 {
                 match codes {
                     Codes::U4 => unsigned::<G, 8>(acc, w, a, stride),
                     Codes::U5 => unsigned::<G, 4>(acc, w, a, stride),
-                    Codes::I8 => signed::<G>(acc, w, a, stride),
+                    Codes::I8 { .. } => signed::<G>(acc, w, a, stride),
                 }
             }
         }
@@ -146,14 +144,17 @@ impl Simd for Avx2 {
         fn mul(a: __m256, b: __m256) -> __m256 {
             _mm256_mul_ps(a, b)
         }
-        fn fsum(a: __m256, b: __m256) -> __m256 {
-            _mm256_add_ps(a, b)
-        }
         fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
             _mm256_fmadd_ps(a, b, c)
         }
         fn fnma(a: __m256, b: __m256, c: __m256) -> __m256 {
             _mm256_fnmadd_ps(a, b, c)
+        }
+        fn pin(a: __m256) -> __m256 {
+            let mut a = a;
+            // SAFETY: no instruction at all.
+            unsafe { asm!("/* {0} */", inout(ymm_reg) a, options(nostack, preserves_flags)) };
+            a
         }
         fn store(p: *mut f32, a: __m256) -> () {
             // SAFETY: passed on to the caller.

@@ -1,5 +1,6 @@
 //! [`Simd`] on AVX-512 with VNNI and VBMI: sixteen lanes, 512 bits.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::simd::{Codes, Simd};
@@ -43,16 +44,13 @@ impl Simd for Avx512 {
         fn shl<const N: u32>(a: __m512i) -> __m512i {
             _mm512_slli_epi16::<N>(a)
         }
-        fn add(a: __m512i, b: i8) -> __m512i {
-            _mm512_add_epi8(a, _mm512_set1_epi8(b))
-        }
         fn lookup(table: &[i8; 16], a: __m512i) -> __m512i {
             // SAFETY: the table has 16 bytes.
             let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), a)
         }
-        fn signed(a: __m512i) -> __m512i {
-            _mm512_xor_si512(a, _mm512_set1_epi8(-128))
+        fn signed(a: __m512i, zero: u8) -> __m512i {
+            _mm512_add_epi8(a, _mm512_set1_epi8(128u8.wrapping_sub(zero) as i8))
         }
         fn dot<const G: usize>(_codes: Codes, acc: __m512i, w: &[__m512i; G], a: *const i8, stride: usize) -> __m512i {
             let mut acc = acc;
@@ -104,14 +102,17 @@ impl Simd for Avx512 {
         fn mul(a: __m512, b: __m512) -> __m512 {
             _mm512_mul_ps(a, b)
         }
-        fn fsum(a: __m512, b: __m512) -> __m512 {
-            _mm512_add_ps(a, b)
-        }
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
             _mm512_fmadd_ps(a, b, c)
         }
         fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 {
             _mm512_fnmadd_ps(a, b, c)
+        }
+        fn pin(a: __m512) -> __m512 {
+            let mut a = a;
+            // SAFETY: no instruction at all.
+            unsafe { asm!("/* {0} */", inout(zmm_reg) a, options(nostack, preserves_flags)) };
+            a
         }
         fn store(p: *mut f32, a: __m512) -> () {
             // SAFETY: passed on to the caller.

@@ -105,9 +105,13 @@ pub(super) trait Form {
     /// Codes of block `b`: vector `g` holds weights `4 g .. 4 g + 4` of each row.
     unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8];
     /// Scales of the halves of block `b`; the first is the block's unless `HALVES`.
-    unsafe fn scales<S: Simd>(p: *const u8, head: &Self::Head<S>, b: usize, row: usize) -> [S::Floats; 2];
-    /// Minima, likewise; of no meaning unless `OFFSET` is a minimum.
-    unsafe fn mins<S: Simd>(p: *const u8, head: &Self::Head<S>, b: usize, row: usize) -> [S::Floats; 2];
+    unsafe fn scales<S: Simd>(head: &Self::Head<S>, b: usize, row: usize) -> [S::Floats; 2];
+    /// Minima, likewise; only for an `OFFSET` that is one.
+    #[inline(always)]
+    unsafe fn mins<S: Simd>(_: &Self::Head<S>, _: usize, _: usize) -> [S::Floats; 2] {
+        // SAFETY: passed on to the caller.
+        unsafe { [S::zero(); 2] }
+    }
 }
 
 /// Panel times tile, integer.
@@ -138,13 +142,13 @@ unsafe fn int_rows<S: Simd, F: Form, const N: usize>(args: &Args, row: usize) {
                     (0..line.div_ceil(64)).for_each(|i| S::prefetch(p.wrapping_add(b * line + i * 64 + AHEAD)));
                 }
                 let mut w = F::codes::<S>(p, b, row);
-                if matches!(F::CODES, Codes::I8) {
-                    w.iter_mut().for_each(|w| *w = S::signed(*w));
+                if let Codes::I8 { zero } = F::CODES {
+                    for w in &mut w {
+                        *w = S::signed(*w, zero);
+                    }
                 }
-                let (scales, mins) = (F::scales::<S>(p, &head, b, row), F::mins::<S>(p, &head, b, row));
-                for (j, acc) in acc.iter_mut().enumerate() {
-                    *acc = block::<S, F, N>(*acc, &w, scales, mins, a.add(4 * j));
-                }
+                let (scales, mins) = (F::scales::<S>(&head, b, row), F::mins::<S>(&head, b, row));
+                columns::<S, F, N>(&mut acc, &w, scales, mins, a);
                 a = a.add(Record::bytes(N));
             }
             p = p.add(F::BYTES);
@@ -152,6 +156,51 @@ unsafe fn int_rows<S: Simd, F: Form, const N: usize>(args: &Args, row: usize) {
         for (j, acc) in acc.iter().enumerate() {
             S::store(args.out.add(j * ROWS + row), *acc);
         }
+    }
+}
+
+/// One block times all columns, written out: the compiler does not unroll a loop of this size, and an array that is
+/// indexed by a variable lives in memory.
+#[inline(always)]
+unsafe fn columns<S: Simd, F: Form, const N: usize>(
+    acc: &mut [S::Floats; N],
+    w: &[S::Bytes; 8],
+    scales: [S::Floats; 2],
+    mins: [S::Floats; 2],
+    a: *const u8,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        column::<S, F, N, 0>(acc, w, scales, mins, a);
+        column::<S, F, N, 1>(acc, w, scales, mins, a);
+        column::<S, F, N, 2>(acc, w, scales, mins, a);
+        column::<S, F, N, 3>(acc, w, scales, mins, a);
+        column::<S, F, N, 4>(acc, w, scales, mins, a);
+        column::<S, F, N, 5>(acc, w, scales, mins, a);
+        column::<S, F, N, 6>(acc, w, scales, mins, a);
+        column::<S, F, N, 7>(acc, w, scales, mins, a);
+        column::<S, F, N, 8>(acc, w, scales, mins, a);
+        column::<S, F, N, 9>(acc, w, scales, mins, a);
+        column::<S, F, N, 10>(acc, w, scales, mins, a);
+        column::<S, F, N, 11>(acc, w, scales, mins, a);
+        column::<S, F, N, 12>(acc, w, scales, mins, a);
+        column::<S, F, N, 13>(acc, w, scales, mins, a);
+        column::<S, F, N, 14>(acc, w, scales, mins, a);
+        column::<S, F, N, 15>(acc, w, scales, mins, a);
+    }
+}
+
+#[inline(always)]
+unsafe fn column<S: Simd, F: Form, const N: usize, const J: usize>(
+    acc: &mut [S::Floats; N],
+    w: &[S::Bytes; 8],
+    scales: [S::Floats; 2],
+    mins: [S::Floats; 2],
+    a: *const u8,
+) {
+    if J < N {
+        // SAFETY: `a` is a record of N columns.
+        acc[J] = unsafe { S::pin(block::<S, F, N>(acc[J], w, scales, mins, a.add(4 * J))) };
     }
 }
 
@@ -168,7 +217,7 @@ unsafe fn block<S: Simd, F: Form, const N: usize>(
     unsafe {
         let at = |offset: usize| a.add(offset).cast::<f32>();
         let q = a.cast::<i8>();
-        let biased = matches!(F::CODES, Codes::I8) && S::SIGNED_BIAS;
+        let biased = matches!(F::CODES, Codes::I8 { .. }) && S::SIGNED_BIAS;
         let scale = S::splat(at(Record::scale(N)));
         if F::HALVES {
             let (low, high) = w.split_at(4);

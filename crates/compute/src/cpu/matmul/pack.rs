@@ -3,6 +3,8 @@
 use bytemuck::Pod;
 
 use super::kernel::ROWS;
+use crate::quant::float::Half;
+use crate::quant::legacy::codes5;
 use crate::quant::*;
 use crate::{DType, Encoding, MatrixData};
 
@@ -43,7 +45,7 @@ pub(super) fn numbers<const SIZE: usize>(matrix: &MatrixData, first: usize, n: u
     }
 }
 
-/// Writes 32 codes of four bits as row `row` of nibble lines.
+/// Writes the low four bits of 32 codes as row `row` of nibble lines.
 fn nibbles(codes: &[u8; 32], row: usize, lines: &mut [u8]) {
     for (g, line) in lines.chunks_exact_mut(64).take(4).enumerate() {
         for i in 0..4 {
@@ -52,16 +54,229 @@ fn nibbles(codes: &[u8; 32], row: usize, lines: &mut [u8]) {
     }
 }
 
-/// The codes of a block of 16 bytes whose low nibbles come first.
+/// Writes two bits of 32 codes, from bit `shift` on, as row `row` of two-bit lines.
+fn two_bits(codes: &[u8; 32], shift: u32, row: usize, lines: &mut [u8]) {
+    for (h, line) in lines.chunks_exact_mut(64).take(2).enumerate() {
+        for i in 0..4 {
+            let code = |g: usize| (codes[16 * h + 4 * g + i] >> shift & 3) << (2 * g);
+            line[4 * row + i] = code(0) | code(1) | code(2) | code(3);
+        }
+    }
+}
+
+/// Writes bit `shift` of 32 codes as row `row` of a bit line.
+fn bits(codes: &[u8; 32], shift: u32, row: usize, line: &mut [u8]) {
+    for i in 0..4 {
+        line[4 * row + i] = (0..8).fold(0, |byte, g| byte | (codes[4 * g + i] >> shift & 1) << g);
+    }
+}
+
+/// Writes 32 codes as row `row` of byte lines.
+fn bytes(codes: &[u8; 32], row: usize, lines: &mut [u8]) {
+    for (line, four) in lines.chunks_exact_mut(64).zip(codes.as_chunks::<4>().0) {
+        line[4 * row..][..4].copy_from_slice(four);
+    }
+}
+
+/// Writes eight six-bit numbers of a row; see `forms::k::six_bits`.
+fn six_bits(numbers: &[u8; 8], row: usize, out: &mut [u8]) {
+    for (i, n) in numbers.iter().enumerate() {
+        out[16 * (i % 4) + row] |= (n & 15) << (4 * (i / 4));
+        out[64 + 16 * (i % 2) + row] |= (n >> 4) << (2 * (i / 2));
+    }
+}
+
+/// The codes of 16 bytes whose low nibbles come first.
 fn low_high(qs: &[u8; 16]) -> [u8; 32] {
     std::array::from_fn(|i| if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 })
+}
+
+fn half(value: Half, row: usize, out: &mut [u8]) {
+    out[2 * row..][..2].copy_from_slice(&value.0);
 }
 
 impl Pack for BlockQ4_0 {
     const DTYPE: DType = DType::Q4_0;
 
     fn pack(&self, row: usize, group: &mut [u8]) {
-        group[2 * row..][..2].copy_from_slice(&self.d.0);
+        half(self.d, row, group);
         nibbles(&low_high(&self.qs), row, &mut group[32..]);
     }
+}
+
+impl Pack for BlockQ4_1 {
+    const DTYPE: DType = DType::Q4_1;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        half(self.m, row, &mut group[32..]);
+        nibbles(&low_high(&self.qs), row, &mut group[64..]);
+    }
+}
+
+impl Pack for BlockQ5_0 {
+    const DTYPE: DType = DType::Q5_0;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        let codes = codes5(self.qh, &self.qs);
+        nibbles(&codes, row, &mut group[32..]);
+        bits(&codes, 4, row, &mut group[32 + 256..]);
+    }
+}
+
+impl Pack for BlockQ5_1 {
+    const DTYPE: DType = DType::Q5_1;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        half(self.m, row, &mut group[32..]);
+        let codes = codes5(self.qh, &self.qs);
+        nibbles(&codes, row, &mut group[64..]);
+        bits(&codes, 4, row, &mut group[64 + 256..]);
+    }
+}
+
+impl Pack for BlockQ8_0 {
+    const DTYPE: DType = DType::Q8_0;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        bytes(bytemuck::cast_ref(&self.qs), row, &mut group[32..]);
+    }
+}
+
+impl Pack for BlockIQ4_NL {
+    const DTYPE: DType = DType::IQ4_NL;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        nibbles(&low_high(&self.qs), row, &mut group[32..]);
+    }
+}
+
+impl Pack for BlockIQ4_XS {
+    const DTYPE: DType = DType::IQ4_XS;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        six_bits(&self.scales().map(|s| (s + 32) as u8), row, &mut group[32..]);
+        for (qs, lines) in self.qs.iter().zip(group[128..].chunks_exact_mut(256)) {
+            nibbles(&low_high(qs), row, lines);
+        }
+    }
+}
+
+impl Pack for BlockMXFP4 {
+    const DTYPE: DType = DType::MXFP4;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        group[row] = self.e;
+        nibbles(&low_high(&self.qs), row, &mut group[16..]);
+    }
+}
+
+impl Pack for BlockNVFP4 {
+    const DTYPE: DType = DType::NVFP4;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        for (k, d) in self.d.iter().enumerate() {
+            group[16 * k + row] = *d;
+        }
+        for (qs, lines) in self.qs.as_chunks::<2>().0.iter().zip(group[64..].chunks_exact_mut(256)) {
+            let nibble = |i: usize| qs[i / 16][i % 8] >> (4 * (i / 8 % 2)) & 15;
+            nibbles(&std::array::from_fn(nibble), row, lines);
+        }
+    }
+}
+
+impl Pack for BlockQ4_K {
+    const DTYPE: DType = DType::Q4_K;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        pack_head45(self.d, self.dmin, &self.scales, row, group);
+        for (b, lines) in group[256..].chunks_exact_mut(256).enumerate() {
+            nibbles(&nibble_codes(&self.qs, b), row, lines);
+        }
+    }
+}
+
+impl Pack for BlockQ5_K {
+    const DTYPE: DType = DType::Q5_K;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        pack_head45(self.d, self.dmin, &self.scales, row, group);
+        for (b, lines) in group[256..].chunks_exact_mut(320).enumerate() {
+            nibbles(&nibble_codes(&self.qs, b), row, lines);
+            bits(&self.qh, b as u32, row, &mut lines[256..]);
+        }
+    }
+}
+
+fn pack_head45(d: Half, dmin: Half, packed: &[u8; 12], row: usize, group: &mut [u8]) {
+    half(d, row, group);
+    half(dmin, row, &mut group[32..]);
+    let (scales, mins) = k::scales_mins(packed);
+    six_bits(&scales, row, &mut group[64..]);
+    six_bits(&mins, row, &mut group[160..]);
+}
+
+/// The low four bits of sub-block `b` of Q4_K or Q5_K.
+fn nibble_codes(qs: &[u8; 128], b: usize) -> [u8; 32] {
+    std::array::from_fn(|i| qs[32 * (b / 2) + i] >> (4 * (b % 2)) & 15)
+}
+
+impl Pack for BlockQ6_K {
+    const DTYPE: DType = DType::Q6_K;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        for (k, scale) in self.scales.iter().enumerate() {
+            group[32 + 16 * k + row] = *scale as u8;
+        }
+        for (b, lines) in group[288..].chunks_exact_mut(384).enumerate() {
+            let (h, j) = (b / 4, b % 4);
+            let low: [u8; 32] = std::array::from_fn(|i| self.ql[64 * h + 32 * (j % 2) + i] >> (4 * (j / 2)) & 15);
+            let high: [u8; 32] = std::array::from_fn(|i| self.qh[32 * h + i]);
+            nibbles(&low, row, lines);
+            two_bits(&high, 2 * j as u32, row, &mut lines[256..]);
+        }
+    }
+}
+
+impl Pack for BlockQ2_K {
+    const DTYPE: DType = DType::Q2_K;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        half(self.dmin, row, &mut group[32..]);
+        for (k, scale) in self.scales.iter().enumerate() {
+            group[64 + 16 * k + row] = *scale;
+        }
+        for (b, lines) in group[320..].chunks_exact_mut(128).enumerate() {
+            two_bits(&quarter(&self.qs, b), 2 * (b % 4) as u32, row, lines);
+        }
+    }
+}
+
+impl Pack for BlockQ3_K {
+    const DTYPE: DType = DType::Q3_K;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        for (k, scale) in k::scales3(&self.scales).into_iter().enumerate() {
+            let scale = (scale + 32) as u8;
+            group[32 + 16 * (k % 8) + row] |= (scale & 15) << (4 * (k / 8));
+            group[160 + 16 * (k % 4) + row] |= (scale >> 4) << (2 * (k / 4));
+        }
+        for (b, lines) in group[224..].chunks_exact_mut(192).enumerate() {
+            two_bits(&quarter(&self.qs, b), 2 * (b % 4) as u32, row, lines);
+            bits(&self.hmask, b as u32, row, &mut lines[128..]);
+        }
+    }
+}
+
+/// The 32 bytes that hold the two-bit codes of sub-block `b` of Q2_K or Q3_K.
+fn quarter(qs: &[u8; 64], b: usize) -> [u8; 32] {
+    std::array::from_fn(|i| qs[32 * (b / 4) + i])
 }

@@ -86,7 +86,7 @@ impl PackedMatrix {
         let (mut segments, mut at) = (Vec::with_capacity(parts.len()), 0);
         for &(data, first) in parts {
             same(data, "columns", data.n_in, n_in)?;
-            rows::check(data)?;
+            data.check()?;
             let form = std::iter::once(&FLOAT).chain(&FORMS).find(|f| (f.takes)(data));
             segments.push(Segment { data: data.clone(), first, form, at, packed: AtomicBool::new(false) });
             let bytes = form.map_or(0, |f| f.panel_bytes(n_in) * data.n_out.div_ceil(ROWS));
@@ -145,7 +145,7 @@ impl PackedMatrix {
             let segment = segment.unwrap_or_else(|| panic!("embed: row {id} of {}", self.n_out));
             // SAFETY: each item writes its own row.
             let out = unsafe { out.slice(i * row_bytes, row_bytes) };
-            rows::decode(&segment.data, id - segment.first, bytemuck::cast_slice_mut(out));
+            segment.data.decode_rows(id - segment.first, 1, bytemuck::cast_slice_mut(out));
         };
         if ids.len() < 4 {
             (0..ids.len()).for_each(row);
@@ -192,14 +192,6 @@ impl PackedMatrix {
         self.segments.iter().any(|s| s.form.unwrap_or(&FLOAT).input == input)
     }
 
-    /// Panels of an expert.
-    pub(super) fn n_panel(&self) -> usize {
-        if self.n_expert == 0 {
-            return 0;
-        }
-        self.expert(0).iter().map(|s| s.data.n_out.div_ceil(ROWS)).sum()
-    }
-
     /// The panel that starts at `row` of an expert; `None` if none does.
     pub(super) fn panel_of_row(&self, row: usize) -> Option<usize> {
         let mut panels = 0;
@@ -225,7 +217,7 @@ impl PackedMatrix {
         panic!("a panel beyond the matrix");
     }
 
-    /// The panel's form and its bytes, decoded into `scratch` `[n_in, 16]` if it has no form of its own.
+    /// The panel's form and its bytes, decoded into `scratch` ([`rows::scratch_floats`]) if it has no form of its own.
     pub(super) fn resolve(&self, panel: Panel<'_>, scratch: &mut [f32]) -> (&'static FormRow, *const u8) {
         let segment = panel.segment;
         let Some(form) = segment.form else {

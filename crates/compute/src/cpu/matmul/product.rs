@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::activations::{Activations, Tile};
 use super::kernel::{Args, BLOCK, ROWS};
 use super::packed::{PackedMatrix, Panel};
+use super::rows;
 use super::table::Input;
 use crate::Error;
 use crate::cpu::Pool;
@@ -217,8 +218,9 @@ impl Job<'_, '_, '_> {
     /// Panels `first .. first + per_item` of a product, all tiles.
     fn panels(&self, worker: &Worker<'_>, p: &Product<'_>, first: usize) {
         let n = self.per_item.min(n_panel(p) - first);
-        let decoded = |w: &Weights<'_>| {
-            if w.matrix.expert(w.expert).iter().any(|s| s.in_place()) { w.matrix.n_in() * ROWS } else { 0 }
+        let decoded = |w: &Weights<'_>| match w.matrix.expert(w.expert).iter().any(|s| s.in_place()) {
+            true => rows::scratch_floats(w.matrix.n_in()),
+            false => 0,
         };
         let up = if let Epilogue::Gate { up, combine } = p.epilogue { Some((up, combine)) } else { None };
         let (size, size_up) = (decoded(&p.weights), up.map_or(0, |(up, _)| decoded(up)));
@@ -226,10 +228,10 @@ impl Job<'_, '_, '_> {
             let (scratch, scratch_up) = scratch.split_at_mut(size);
             let gate = Strip::new(&p.weights, first, n, scratch);
             let up = up.map(|(up, combine)| (Strip::new(up, first, n, scratch_up), combine));
+            let (mut y, mut u) = (Results([0.0; COLUMNS * ROWS]), Results([0.0; COLUMNS * ROWS]));
             for t in self.x.group(p.group).tiles.clone() {
                 let tile = self.x.tile(t);
                 for i in 0..n {
-                    let (mut y, mut u) = (Results([0.0; COLUMNS * ROWS]), Results([0.0; COLUMNS * ROWS]));
                     gate.compute(i, self.x, tile, &mut y);
                     if let Some((up, combine)) = &up {
                         up.compute(i, self.x, tile, &mut u);
@@ -245,15 +247,16 @@ impl Job<'_, '_, '_> {
     fn store(&self, p: &Product<'_>, panel: &Found<'_>, tile: Tile, y: &Results) {
         let column = tile.first - self.x.group(p.group).columns.start;
         // SAFETY: `place.out` was checked; only `data` and `stride` are read here, which nobody writes.
-        let (data, stride, len) = unsafe {
-            let out = &raw mut *self.outs.0.add(p.place.out);
-            ((&raw mut *(*out).data).cast::<f32>(), (*out).stride, (&(*out).data).len())
+        let (data, stride) = unsafe {
+            let out = self.outs.0.add(p.place.out);
+            (&raw mut *(*out).data, (*out).stride)
         };
+        let len = data.len();
         for j in 0..tile.n {
             let at = (p.place.row + column + j) * stride + p.place.col + panel.row;
             assert!(at + panel.n <= len, "checked by `check`");
             // SAFETY: within the output, and no other item writes there.
-            let out = unsafe { std::slice::from_raw_parts_mut(data.add(at), panel.n) };
+            let out = unsafe { std::slice::from_raw_parts_mut(data.cast::<f32>().add(at), panel.n) };
             let y = &y.0[j * ROWS..][..panel.n];
             match p.epilogue {
                 Epilogue::Add(factor) => out.iter_mut().zip(y).for_each(|(out, y)| *out += factor * y),

@@ -47,18 +47,13 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    unsafe fn add(a: [u8; 64], b: i8) -> [u8; 64] {
-        a.map(|a| a.wrapping_add_signed(b))
-    }
-
-    #[inline(always)]
     unsafe fn lookup(table: &[i8; 16], a: [u8; 64]) -> [u8; 64] {
         a.map(|a| table[usize::from(a & 15)] as u8)
     }
 
     #[inline(always)]
-    unsafe fn signed(a: [u8; 64]) -> [u8; 64] {
-        a
+    unsafe fn signed(a: [u8; 64], zero: u8) -> [u8; 64] {
+        a.map(|a| a.wrapping_sub(zero))
     }
 
     #[inline(always)]
@@ -142,11 +137,6 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    unsafe fn fsum(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        std::array::from_fn(|i| a[i] + b[i])
-    }
-
-    #[inline(always)]
     unsafe fn fma(a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
@@ -154,6 +144,11 @@ impl Simd for Plain {
     #[inline(always)]
     unsafe fn fnma(a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| c[i] - a[i] * b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn pin(a: [f32; 16]) -> [f32; 16] {
+        a
     }
 
     #[inline(always)]

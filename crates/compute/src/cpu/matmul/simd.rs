@@ -10,8 +10,11 @@ pub(super) enum Codes {
     U4,
     /// 0..=31.
     U5,
-    /// -128..=127; prepared by [`Simd::signed`].
-    I8,
+    /// Bytes that mean `code - zero`, wrapping, in -128..=127; prepared by [`Simd::signed`].
+    I8 {
+        /// The code of a weight of 0.
+        zero: u8,
+    },
 }
 
 /// Vectors of `LANES` numbers, a lane a row of the panel.
@@ -41,12 +44,10 @@ pub(super) trait Simd: Copy {
     unsafe fn shr<const N: u32>(a: Self::Bytes) -> Self::Bytes;
     /// Shifts the bytes left; the lower `N` bits of a byte hold anything afterwards.
     unsafe fn shl<const N: u32>(a: Self::Bytes) -> Self::Bytes;
-    /// Adds `b` to every byte, wrapping.
-    unsafe fn add(a: Self::Bytes, b: i8) -> Self::Bytes;
     /// `table[a]` in every byte; `a < 16`.
     unsafe fn lookup(table: &[i8; 16], a: Self::Bytes) -> Self::Bytes;
-    /// Makes signed codes into what `dot` takes for [`Codes::I8`].
-    unsafe fn signed(a: Self::Bytes) -> Self::Bytes;
+    /// Makes codes into what `dot` takes for [`Codes::I8`].
+    unsafe fn signed(a: Self::Bytes, zero: u8) -> Self::Bytes;
 
     /// `acc[l] + sum over g, i of w[g][4 l + i] * a[g * stride + i]`.
     unsafe fn dot<const G: usize>(
@@ -68,11 +69,13 @@ pub(super) trait Simd: Copy {
     unsafe fn load_u8(p: *const u8) -> Self::Floats;
     unsafe fn load_i8(p: *const u8) -> Self::Floats;
     unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    unsafe fn fsum(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`.
     unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// `c - a * b`.
     unsafe fn fnma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// `a`, computed before anything that follows: keeps the compiler from interleaving columns, for which it would run
+    /// out of registers. The processor overlaps them well enough.
+    unsafe fn pin(a: Self::Floats) -> Self::Floats;
     unsafe fn store(p: *mut f32, a: Self::Floats);
     /// Asks for the cache line at `p`, which may lie outside any allocation.
     unsafe fn prefetch(p: *const u8);

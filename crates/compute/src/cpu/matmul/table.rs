@@ -165,8 +165,21 @@ const fn float<F: FloatForm, const SIZE: usize>(takes: fn(&MatrixData) -> bool) 
 pub(super) static FLOAT: FormRow = float::<forms::F32, 4>(|m| m.encoding == Encoding::Blocks(DType::F32));
 
 /// Every form besides [`FLOAT`].
-pub(super) static FORMS: [FormRow; 3] = [
+pub(super) static FORMS: [FormRow; 16] = [
     float::<forms::F16, 2>(|m| m.encoding == Encoding::Blocks(DType::F16)),
     float::<forms::BF16, 2>(|m| m.encoding == Encoding::Blocks(DType::BF16)),
     int::<forms::Q4_0, BlockQ4_0>(),
+    int::<forms::Q4_1, BlockQ4_1>(),
+    int::<forms::Q5_0, BlockQ5_0>(),
+    int::<forms::Q5_1, BlockQ5_1>(),
+    int::<forms::Q8_0, BlockQ8_0>(),
+    int::<forms::Q2_K, BlockQ2_K>(),
+    int::<forms::Q3_K, BlockQ3_K>(),
+    int::<forms::Q4_K, BlockQ4_K>(),
+    int::<forms::Q5_K, BlockQ5_K>(),
+    int::<forms::Q6_K, BlockQ6_K>(),
+    int::<forms::IQ4_NL, BlockIQ4_NL>(),
+    int::<forms::IQ4_XS, BlockIQ4_XS>(),
+    int::<forms::Fp4, BlockMXFP4>(),
+    int::<forms::NVFP4, BlockNVFP4>(),
 ];

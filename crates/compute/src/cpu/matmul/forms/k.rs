@@ -1,0 +1,279 @@
+//! The K-quants: super-blocks of 256, whose scales of 16 or 32 weights are small integers times an f16.
+
+#![allow(non_camel_case_types)] // named as the formats are
+
+use super::super::kernel::{Form, Offset, ROWS};
+use super::super::simd::{Codes, Simd};
+use super::{add_bit, add_two_bits, nibbles, two_bits};
+
+/// Six-bit numbers `[8, 16]` in 96 bytes: `[4, 16]` low nibbles of numbers `i` and `i + 4`, then `[2, 16]` high two
+/// bits, where number `i` has bits `2 * (i / 2)` of row `i % 2`.
+#[inline(always)]
+pub(super) unsafe fn six_bits(p: *const u8) -> [u8; 128] {
+    // SAFETY: the caller's pointer is valid for 96 bytes.
+    let (low, high) = unsafe { (p.cast::<[u8; 64]>().read_unaligned(), p.add(64).cast::<[u8; 32]>().read_unaligned()) };
+    let mut out = [0; 128];
+    for i in 0..32 {
+        out[i] = low[i] & 15 | (high[i] & 3) << 4;
+        out[32 + i] = low[32 + i] & 15 | (high[i] & 12) << 2;
+        out[64 + i] = low[i] >> 4 | high[i] & 48;
+        out[96 + i] = low[32 + i] >> 4 | (high[i] & 192) >> 2;
+    }
+    out
+}
+
+/// Scales and minima of a group of Q4_K or Q5_K.
+pub(in super::super) struct Head45<F> {
+    d: F,
+    dmin: F,
+    scales: [u8; 128],
+    mins: [u8; 128],
+}
+
+#[inline(always)]
+unsafe fn head45<S: Simd>(p: *const u8, row: usize) -> Head45<S::Floats> {
+    // SAFETY: the caller's pointer is valid for 256 bytes.
+    unsafe {
+        Head45 {
+            d: S::load_f16(p.add(2 * row)),
+            dmin: S::load_f16(p.add(32 + 2 * row)),
+            scales: six_bits(p.add(64)),
+            mins: six_bits(p.add(160)),
+        }
+    }
+}
+
+/// `factor` times the unsigned numbers of 16 rows, `index` rows into `numbers`.
+#[inline(always)]
+unsafe fn times<S: Simd>(factor: S::Floats, numbers: &[u8], index: usize, row: usize) -> S::Floats {
+    // SAFETY: the callers' arrays have a row `index`.
+    unsafe { S::mul(factor, S::load_u8(numbers.as_ptr().add(ROWS * index + row))) }
+}
+
+/// Likewise for signed numbers.
+#[inline(always)]
+unsafe fn times_signed<S: Simd>(factor: S::Floats, numbers: *const i8, index: usize, row: usize) -> S::Floats {
+    // SAFETY: the callers' arrays have a row `index`.
+    unsafe { S::mul(factor, S::load_i8(numbers.add(ROWS * index + row).cast())) }
+}
+
+/// Q4_K. Group: `d`, `dmin` f16 `[16]`, scales and minima as [`six_bits`], 8 times 4 nibble lines.
+pub(in super::super) struct Q4_K;
+
+impl Form for Q4_K {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 256 + 8 * 256;
+    const CODES: Codes = Codes::U4;
+    const OFFSET: Offset = Offset::MinusMin;
+    const HALVES: bool = false;
+    type Head<S: Simd> = Head45<S::Floats>;
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> Head45<S::Floats> {
+        // SAFETY: see [`Form`].
+        unsafe { head45::<S>(p, row) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe { nibbles::<S>(p.add(256 + b * 256), row) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { [times::<S>(head.d, &head.scales, b, row); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn mins<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { [times::<S>(head.dmin, &head.mins, b, row); 2] }
+    }
+}
+
+/// Q5_K. Group: like Q4_K, but a bit line follows each 4 nibble lines.
+pub(in super::super) struct Q5_K;
+
+impl Form for Q5_K {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 256 + 8 * 320;
+    const CODES: Codes = Codes::U5;
+    const OFFSET: Offset = Offset::MinusMin;
+    const HALVES: bool = false;
+    type Head<S: Simd> = Head45<S::Floats>;
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> Head45<S::Floats> {
+        // SAFETY: see [`Form`].
+        unsafe { head45::<S>(p, row) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe {
+            let p = p.add(256 + b * 320);
+            let mut codes = nibbles::<S>(p, row);
+            add_bit::<S>(&mut codes, p.add(256), row);
+            codes
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { Q4_K::scales::<S>(head, b, row) }
+    }
+
+    #[inline(always)]
+    unsafe fn mins<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { Q4_K::mins::<S>(head, b, row) }
+    }
+}
+
+/// Q6_K. Group: `d` f16 `[16]`, scales i8 `[16, 16]`, 8 times 4 nibble and 2 two-bit lines.
+pub(in super::super) struct Q6_K;
+
+impl Form for Q6_K {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 32 + 256 + 8 * 384;
+    const CODES: Codes = Codes::I8 { zero: 32 };
+    const OFFSET: Offset = Offset::None;
+    const HALVES: bool = true;
+    type Head<S: Simd> = (S::Floats, *const i8);
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> (S::Floats, *const i8) {
+        // SAFETY: see [`Form`].
+        unsafe { (S::load_f16(p.add(2 * row)), p.add(32).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe {
+            let p = p.add(32 + 256 + b * 384);
+            let mut codes = nibbles::<S>(p, row);
+            add_two_bits::<S>(&mut codes, p.add(256), row);
+            codes
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &(S::Floats, *const i8), b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { [times_signed::<S>(head.0, head.1, 2 * b, row), times_signed::<S>(head.0, head.1, 2 * b + 1, row)] }
+    }
+}
+
+/// Scales and minima of a group of Q2_K.
+pub(in super::super) struct Head2<F> {
+    d: F,
+    dmin: F,
+    scales: [u8; 256],
+    mins: [u8; 256],
+}
+
+/// Q2_K. Group: `d`, `dmin` f16 `[16]`, `[16, 16]` scales (low nibble) and minima, 8 times 2 two-bit lines.
+pub(in super::super) struct Q2_K;
+
+impl Form for Q2_K {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 64 + 256 + 8 * 128;
+    const CODES: Codes = Codes::U4;
+    const OFFSET: Offset = Offset::MinusMin;
+    const HALVES: bool = true;
+    type Head<S: Simd> = Head2<S::Floats>;
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> Head2<S::Floats> {
+        // SAFETY: see [`Form`].
+        unsafe {
+            let packed = p.add(64).cast::<[u8; 256]>().read_unaligned();
+            Head2 {
+                d: S::load_f16(p.add(2 * row)),
+                dmin: S::load_f16(p.add(32 + 2 * row)),
+                scales: packed.map(|s| s & 15),
+                mins: packed.map(|s| s >> 4),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe { two_bits::<S>(p.add(64 + 256 + b * 128), row) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &Head2<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { [times::<S>(head.d, &head.scales, 2 * b, row), times::<S>(head.d, &head.scales, 2 * b + 1, row)] }
+    }
+
+    #[inline(always)]
+    unsafe fn mins<S: Simd>(head: &Head2<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { [times::<S>(head.dmin, &head.mins, 2 * b, row), times::<S>(head.dmin, &head.mins, 2 * b + 1, row)] }
+    }
+}
+
+/// Q3_K. Group: `d` f16 `[16]`, `[8, 16]` low nibbles of scales `i` and `i + 8`, `[4, 16]` their high two bits (scale
+/// `i` at bits `2 * (i / 4)` of row `i % 4`), 8 times 2 two-bit lines and a bit line.
+pub(in super::super) struct Q3_K;
+
+impl Form for Q3_K {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 32 + 128 + 64 + 8 * 192;
+    const CODES: Codes = Codes::I8 { zero: 4 };
+    const OFFSET: Offset = Offset::None;
+    const HALVES: bool = true;
+    type Head<S: Simd> = (S::Floats, [i8; 256]);
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> (S::Floats, [i8; 256]) {
+        // SAFETY: see [`Form`].
+        let (d, low, high) = unsafe {
+            let (low, high) = (p.add(32).cast::<[u8; 128]>(), p.add(160).cast::<[u8; 64]>());
+            (S::load_f16(p.add(2 * row)), low.read_unaligned(), high.read_unaligned())
+        };
+        let mut scales = [0; 256];
+        for i in 0..64 {
+            scales[i] = (low[i] & 15 | (high[i] & 3) << 4) as i8 - 32;
+            scales[64 + i] = (low[64 + i] & 15 | (high[i] & 12) << 2) as i8 - 32;
+            scales[128 + i] = (low[i] >> 4 | high[i] & 48) as i8 - 32;
+            scales[192 + i] = (low[64 + i] >> 4 | (high[i] & 192) >> 2) as i8 - 32;
+        }
+        (d, scales)
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe {
+            let p = p.add(32 + 192 + b * 192);
+            let mut codes = two_bits::<S>(p, row);
+            let line = S::load(p.add(128 + 4 * row));
+            let mut add = |g: usize, bits: S::Bytes| codes[g] = S::or(codes[g], S::and(bits, 4));
+            add(0, S::shl::<2>(line));
+            add(1, S::shl::<1>(line));
+            add(2, line);
+            add(3, S::shr::<1>(line));
+            add(4, S::shr::<2>(line));
+            add(5, S::shr::<3>(line));
+            add(6, S::shr::<4>(line));
+            add(7, S::shr::<5>(line));
+            codes
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &(S::Floats, [i8; 256]), b: usize, row: usize) -> [S::Floats; 2] {
+        let scales = head.1.as_ptr();
+        // SAFETY: see [`Form`].
+        unsafe { [times_signed::<S>(head.0, scales, 2 * b, row), times_signed::<S>(head.0, scales, 2 * b + 1, row)] }
+    }
+}

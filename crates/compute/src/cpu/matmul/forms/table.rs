@@ -1,0 +1,145 @@
+//! Codes of four bits that index a table: IQ4_NL, IQ4_XS, MXFP4, NVFP4.
+
+#![allow(non_camel_case_types)] // named as the formats are
+
+use super::super::kernel::{Form, Offset, ROWS};
+use super::super::simd::{Codes, Simd};
+use super::k::six_bits;
+use super::nibbles;
+use crate::quant::float::{e8m0_half, ue4m3_half};
+use crate::quant::grids::{FP4_VALUES, IQ4_VALUES};
+
+/// A block of nibble lines that index `values`.
+#[inline(always)]
+unsafe fn lookup<S: Simd>(values: &[i8; 16], p: *const u8, row: usize) -> [S::Bytes; 8] {
+    // SAFETY: the caller's pointer is valid for four lines.
+    unsafe {
+        let mut codes = nibbles::<S>(p, row);
+        for code in &mut codes {
+            *code = S::lookup(values, *code);
+        }
+        codes
+    }
+}
+
+/// IQ4_NL. Group: `d` f16 `[16]`, 4 nibble lines.
+pub(in super::super) struct IQ4_NL;
+
+impl Form for IQ4_NL {
+    const BLOCKS: usize = 1;
+    const BYTES: usize = 32 + 256;
+    const CODES: Codes = Codes::I8 { zero: 0 };
+    const OFFSET: Offset = Offset::None;
+    const HALVES: bool = false;
+    type Head<S: Simd> = S::Floats;
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> S::Floats {
+        // SAFETY: see [`Form`].
+        unsafe { S::load_f16(p.add(2 * row)) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, _: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe { lookup::<S>(&IQ4_VALUES, p.add(32), row) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &S::Floats, _: usize, _: usize) -> [S::Floats; 2] {
+        [*head; 2]
+    }
+}
+
+/// IQ4_XS. Group: `d` f16 `[16]`, scales as [`six_bits`], 8 times 4 nibble lines.
+pub(in super::super) struct IQ4_XS;
+
+impl Form for IQ4_XS {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 32 + 96 + 8 * 256;
+    const CODES: Codes = Codes::I8 { zero: 0 };
+    const OFFSET: Offset = Offset::None;
+    const HALVES: bool = false;
+    type Head<S: Simd> = (S::Floats, [u8; 128]);
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> (S::Floats, [u8; 128]) {
+        // SAFETY: see [`Form`].
+        unsafe { (S::load_f16(p.add(2 * row)), six_bits(p.add(32)).map(|s| s.wrapping_sub(32))) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe { lookup::<S>(&IQ4_VALUES, p.add(128 + b * 256), row) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &(S::Floats, [u8; 128]), b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: the array has a row `b`.
+        unsafe { [S::mul(head.0, S::load_i8(head.1.as_ptr().add(ROWS * b + row))); 2] }
+    }
+}
+
+/// MXFP4 with e8m0 scales. Group: `e` u8 `[16]`, 4 nibble lines.
+pub(in super::super) struct Fp4;
+
+impl Form for Fp4 {
+    const BLOCKS: usize = 1;
+    const BYTES: usize = 16 + 256;
+    const CODES: Codes = Codes::I8 { zero: 0 };
+    const OFFSET: Offset = Offset::None;
+    const HALVES: bool = false;
+    type Head<S: Simd> = S::Floats;
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> S::Floats {
+        // SAFETY: see [`Form`].
+        unsafe {
+            let scales = p.cast::<[u8; 16]>().read_unaligned().map(e8m0_half);
+            S::load_f32(scales.as_ptr().add(row).cast())
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, _: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe { lookup::<S>(&FP4_VALUES, p.add(16), row) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &S::Floats, _: usize, _: usize) -> [S::Floats; 2] {
+        [*head; 2]
+    }
+}
+
+/// NVFP4. Group: ue4m3 scales `[4, 16]`, 2 times 4 nibble lines.
+pub(in super::super) struct NVFP4;
+
+impl Form for NVFP4 {
+    const BLOCKS: usize = 2;
+    const BYTES: usize = 64 + 2 * 256;
+    const CODES: Codes = Codes::I8 { zero: 0 };
+    const OFFSET: Offset = Offset::None;
+    const HALVES: bool = true;
+    type Head<S: Simd> = [f32; 64];
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, _: usize) -> [f32; 64] {
+        // SAFETY: see [`Form`].
+        unsafe { p.cast::<[u8; 64]>().read_unaligned() }.map(ue4m3_half)
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe { lookup::<S>(&FP4_VALUES, p.add(64 + b * 256), row) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &[f32; 64], b: usize, row: usize) -> [S::Floats; 2] {
+        let at = |half: usize| head.as_ptr().wrapping_add(ROWS * (2 * b + half) + row).cast();
+        // SAFETY: the array has rows `2 b` and `2 b + 1`.
+        unsafe { [S::load_f32(at(0)), S::load_f32(at(1))] }
+    }
+}
