@@ -166,7 +166,13 @@ pub enum Gating {
     Sigmoid,
     /// Choose by logit, then softmax over the chosen (gpt-oss).
     SoftmaxOfChosen,
+    /// Choose by logit, one after the other; each weight is its share of a softmax over the experts left whose logits
+    /// lie within [`SPARSE_MIXER_SPAN`] of its own, relative to the larger magnitude (Phi 3.5 MoE, arXiv:2409.12136).
+    SparseMixer,
 }
+
+/// Twice the router noise that [`Gating::SparseMixer`] was trained with.
+pub const SPARSE_MIXER_SPAN: f32 = 0.02;
 
 /// A state space scan. Shapes in [`Backend::ssm_scan`].
 #[derive(Debug, Clone, Copy)]

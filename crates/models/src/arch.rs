@@ -36,6 +36,10 @@ pub struct Arch {
     pub qkv: Fused,
     /// Whether Hugging Face files store matrices as `[n_in, n_out]` (GPT-2's Conv1D).
     pub transposed: bool,
+    /// Whether Hugging Face files store plain experts as `[n_in, n_out]`.
+    pub experts_transposed: bool,
+    /// Whether Hugging Face files store gate and up of experts by turns, row by row.
+    pub experts_by_turns: bool,
     /// Activation of the feed-forward, where the configuration does not name it.
     pub act: Act,
     /// Factor on embeddings.
@@ -160,6 +164,8 @@ pub const LLAMA: Arch = Arch {
     parallel: Parallel::No,
     qkv: Fused::Stacked,
     transposed: false,
+    experts_transposed: false,
+    experts_by_turns: false,
     act: Act::Silu,
     embed_scale: EmbedScale::Config,
     logit_scale: LogitScale::Multiply,

@@ -1,7 +1,5 @@
 //! Layers from their tensors: which parts a layer has is read from what the checkpoint has.
 
-use std::ops::Range;
-
 use mlxr_compute::op::{Norm, Ssm, Window};
 use mlxr_compute::{Backend, MatrixData};
 use mlxr_weights::Kind;
@@ -19,7 +17,7 @@ impl<B: Backend> Loader<'_, B> {
         let pre = self.arch.norms != Norms::Post;
         let mixer = self.mixer(i)?;
         let ffn = self.ffn(i)?;
-        let ffn_norm = if pre { self.norm(Role::FfnNorm, i)? } else { None };
+        let mut ffn_norm = if pre { self.norm(Role::FfnNorm, i)? } else { None };
         let parallel = match self.arch.parallel {
             Parallel::No => false,
             Parallel::WithoutFfnNorm => ffn_norm.is_none(),
@@ -28,6 +26,7 @@ impl<B: Backend> Loader<'_, B> {
         let mut attn_norm = if pre { self.norm(Role::AttnNorm, i)? } else { None };
         if pre && attn_norm.is_none() {
             attn_norm = Some(self.plain_norm(Role::AttnNorm, i)?);
+            ffn_norm = Some(self.plain_norm(Role::FfnNorm, i)?);
         }
         Ok(Layer {
             attn_norm,
@@ -109,9 +108,7 @@ impl<B: Backend> Loader<'_, B> {
         let mut from = 0;
         let mut parts = Vec::with_capacity(3);
         for size in sizes {
-            let ranges: Vec<Range<usize>> =
-                (0..groups).map(|g| g * stride + from..g * stride + from + size).collect();
-            parts.push(self.take(fused, &ranges)?);
+            parts.push(self.take(fused, (0..groups).flat_map(|g| g * stride + from..g * stride + from + size))?);
             from += size;
         }
         <[Raw; 3]>::try_from(parts).map_err(|_| self.missing(Role::AttnQkv, i))
@@ -125,7 +122,12 @@ impl<B: Backend> Loader<'_, B> {
         plain: bool,
     ) -> Result<Option<QkNorm<B>>, LoadError> {
         if plain {
-            return Ok(Some(QkNorm::Head(Norm { kind: self.arch.norm, weight: None, bias: None, eps: self.hyper.eps })));
+            return Ok(Some(QkNorm::Head(Norm {
+                kind: self.arch.norm,
+                weight: None,
+                bias: None,
+                eps: self.hyper.eps,
+            })));
         }
         let Some((stem, weight)) = self.head_weights(role, i, n_head)? else { return Ok(None) };
         if weight.len() == d_head {
@@ -136,7 +138,8 @@ impl<B: Backend> Loader<'_, B> {
             return Err(self.shape_error(&stem, weight.len().to_string(), expected));
         }
         // One weight for each head: of a norm over each head (two dimensions) or over the row (one).
-        let two = stem.contains("{e}") || self.checkpoint.tensor(&format!("{stem}.weight")).is_some_and(|t| t.shape.len() > 1);
+        let two = stem.contains("{e}")
+            || self.checkpoint.tensor(&format!("{stem}.weight")).is_some_and(|t| t.shape.len() > 1);
         if !two {
             return Ok(self.norm(role, i)?.map(QkNorm::Row));
         }
@@ -172,7 +175,7 @@ impl<B: Backend> Loader<'_, B> {
         let [k_b, v_b] = self.absorbed(i, mla)?;
         let kv_a = self.raw(Role::KvA, i)?;
         self.expect(&kv_a.matrix, [rank + mla.d_rope, d_model])?;
-        let [latent, key] = [0..rank, rank..rank + mla.d_rope].map(|rows| self.take(&kv_a, &[rows]));
+        let [latent, key] = [0..rank, rank..rank + mla.d_rope].map(|rows| self.take(&kv_a, rows));
         Ok(Latent {
             q,
             kv_latent: self.linear(latent?)?,
@@ -191,11 +194,9 @@ impl<B: Backend> Loader<'_, B> {
         let (n_head, stride) = (self.hyper.n_head[i], mla.d_nope + mla.d_rope);
         let q = self.raw(role, i)?;
         self.expect(&q.matrix, [n_head * stride, n_in])?;
-        let rows = |from: usize, n: usize| -> Vec<Range<usize>> {
-            (0..n_head).map(|h| h * stride + from..h * stride + from + n).collect()
-        };
-        let content = self.take(&q, &rows(0, mla.d_nope))?;
-        let rotated = self.take(&q, &rows(mla.d_nope, mla.d_rope))?;
+        let rows = |from: usize, n: usize| (0..n_head).flat_map(move |h| h * stride + from..h * stride + from + n);
+        let content = self.take(&q, rows(0, mla.d_nope))?;
+        let rotated = self.take(&q, rows(mla.d_nope, mla.d_rope))?;
         Ok(LatentHeads { content: self.linear(content)?, rotated: self.linear(rotated)? })
     }
 
@@ -258,9 +259,10 @@ impl<B: Backend> Loader<'_, B> {
             a.iter_mut().for_each(|a| *a = -a.exp()); // stored as the logarithm of its negative
         }
         let d_head = s.d_inner / s.n_head;
-        let d: Vec<f32> = need(self, Role::SsmD, "", s.n_head)?.iter().flat_map(|&d| std::iter::repeat_n(d, d_head)).collect();
-        // GGUF norms each group by itself, with its part of the weights; transformers norms the whole row.
-        let groups = if gguf { s.n_group } else { 1 };
+        let d: Vec<f32> =
+            need(self, Role::SsmD, "", s.n_head)?.iter().flat_map(|&d| std::iter::repeat_n(d, d_head)).collect();
+        // Each group is normed by itself, with its part of the weights.
+        let groups = s.n_group;
         let norm = self.vector(Role::SsmNorm, i, ".weight")?.map(|(stem, w)| match w.len() == s.d_inner {
             true => Ok(w),
             false => Err(self.shape_error(&stem, w.len().to_string(), s.d_inner.to_string())),
@@ -321,7 +323,7 @@ impl<B: Backend> Loader<'_, B> {
         };
         // Phi 3, GLM 4: gate and up in one matrix, the gate first.
         let (gate, up) = if up_raw.matrix.n_out == 2 * d_ff {
-            let halves = [self.take(&up_raw, &[0..d_ff])?, self.take(&up_raw, &[d_ff..2 * d_ff])?];
+            let halves = [self.take(&up_raw, 0..d_ff)?, self.take(&up_raw, d_ff..2 * d_ff)?];
             let [g, u] = halves;
             (Some(self.linear(g)?), self.linear(u)?)
         } else {
@@ -378,6 +380,7 @@ impl<B: Backend> Loader<'_, B> {
         } else {
             self.checkpoint.experts(&stem)?.and_then(|e| e.into_iter().next())
         };
-        first.map(|m| m.n_in).ok_or_else(|| self.missing(Role::ExpDown, i))
+        let first = first.map(|m| self.arrange(Role::ExpDown, vec![m])).transpose()?;
+        first.and_then(|m| m.first().map(|m| m.n_in)).ok_or_else(|| self.missing(Role::ExpDown, i))
     }
 }

@@ -22,7 +22,9 @@ pub enum LoadError {
         known: String,
     },
     /// A tensor that the architecture needs.
-    #[error("{path}: no tensor for {role}: tried {tried}; the file is incomplete or of another architecture than `{arch}`")]
+    #[error(
+        "{path}: no tensor for {role}: tried {tried}; the file is incomplete or of another architecture than `{arch}`"
+    )]
     Missing {
         /// The checkpoint.
         path: String,
@@ -46,7 +48,9 @@ pub enum LoadError {
         expected: String,
     },
     /// A tensor whose shape contradicts the configuration.
-    #[error("{path}: tensor `{tensor}` is {found}, expected {expected}: the file is damaged or its configuration wrong")]
+    #[error(
+        "{path}: tensor `{tensor}` is {found}, expected {expected}: the file is damaged or its configuration wrong"
+    )]
     Shape {
         /// The checkpoint.
         path: String,

@@ -93,7 +93,7 @@ impl Hyper {
         }
         let mla = mla(config)?;
         let ssm = ssm(config, d_model)?;
-        let d_head = if heads == 0 { 0 } else { d_model / heads };
+        let d_head = d_model.checked_div(heads).unwrap_or(0);
         let d_k = match mla {
             Some(m) => m.d_nope + m.d_rope,
             None => config.count(config::D_K)?.filter(|&d| d > 0).unwrap_or(d_head),
@@ -146,7 +146,12 @@ fn kv_heads(config: &Config<'_>, n_head: &[usize], n_layer: usize) -> Result<Vec
         return Ok(vec![1; n_layer]);
     }
     let listed = config.counts(config::N_KV_HEAD, n_layer)?;
-    Ok(listed.unwrap_or_else(|| n_head.to_vec()).into_iter().zip(n_head).map(|(kv, &q)| if kv == 0 { q } else { kv }).collect())
+    Ok(listed
+        .unwrap_or_else(|| n_head.to_vec())
+        .into_iter()
+        .zip(n_head)
+        .map(|(kv, &q)| if kv == 0 { q } else { kv })
+        .collect())
 }
 
 fn eps(config: &Config<'_>, arch: &Arch) -> Result<f32, LoadError> {
@@ -232,7 +237,8 @@ fn router(config: &Config<'_>, arch: &Arch) -> Result<Router, LoadError> {
     }
     // GGUF files of architectures that always normalize may say false.
     let said = config.flag(config::EXPERT_NORMALIZE);
-    let normalize = if config.is_json() { said.unwrap_or(arch.normalize) } else { arch.normalize || said == Some(true) };
+    let normalize =
+        if config.is_json() { said.unwrap_or(arch.normalize) } else { arch.normalize || said == Some(true) };
     let scale = config.nonzero(config::EXPERT_SCALE)?.unwrap_or(1.0);
     Ok(Router { n_expert, n_used, gating, normalize, scale, groups: grouped.then_some((groups, used)) })
 }

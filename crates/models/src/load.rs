@@ -1,8 +1,6 @@
 //! From a checkpoint to a [`Decoder`]: reads every tensor through the name table, checks its shape, hands it to the
 //! backend.
 
-use std::ops::Range;
-
 use mlxr_compute::op::{Experts, Linear, Norm};
 use mlxr_compute::{Backend, DType, Encoding, MatrixData};
 use mlxr_weights::{Checkpoint, Kind};
@@ -113,10 +111,8 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn scale(&self, stem: &str, role: Role, matrix: &MatrixData) -> Result<f32, LoadError> {
-        let ffn = matches!(
-            role,
-            Role::FfnGate | Role::FfnUp | Role::FfnDown | Role::ShGate | Role::ShUp | Role::ShDown
-        );
+        let ffn =
+            matches!(role, Role::FfnGate | Role::FfnUp | Role::FfnDown | Role::ShGate | Role::ShUp | Role::ShDown);
         let applies = !ffn || self.arch.ffn_scales || matrix.encoding == Encoding::Blocks(DType::NVFP4);
         if !applies || self.checkpoint.kind != Kind::Gguf {
             return Ok(1.0);
@@ -151,9 +147,10 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// Rows of a matrix, with their biases.
-    pub fn take(&self, raw: &Raw, ranges: &[Range<usize>]) -> Result<Raw, LoadError> {
-        let matrix = raw.matrix.take_rows(&ranges.iter().cloned().flatten().collect::<Vec<_>>())?;
-        let bias = raw.bias.as_ref().map(|b| ranges.iter().flat_map(|r| b[r.clone()].iter().copied()).collect());
+    pub fn take(&self, raw: &Raw, rows: impl IntoIterator<Item = usize>) -> Result<Raw, LoadError> {
+        let rows: Vec<usize> = rows.into_iter().collect();
+        let matrix = raw.matrix.take_rows(&rows)?;
+        let bias = raw.bias.as_ref().map(|b| rows.iter().map(|&r| b[r]).collect());
         Ok(Raw { matrix, bias, scale: raw.scale })
     }
 
@@ -206,6 +203,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         if matrices.len() != n_expert {
             return Err(self.shape_error(&stem, format!("{} experts", matrices.len()), format!("{n_expert} experts")));
         }
+        let matrices = self.arrange(role, matrices)?;
         for matrix in &matrices {
             self.expect(matrix, shape)?;
         }
@@ -214,15 +212,41 @@ impl<'a, B: Backend> Loader<'a, B> {
             Some((_, s)) if s.len() == n_expert && (self.arch.ffn_scales || nvfp4) => s,
             _ => Vec::new(),
         };
-        let bias = self.expert_bias(&stem, [n_expert, shape[0]])?;
+        let bias = self.expert_bias(role, &stem, [n_expert, shape[0]])?;
         Ok(Some(Experts { matrix: self.backend.experts(&matrices)?, bias, scale }))
     }
 
-    fn expert_bias(&mut self, stem: &str, [n_expert, n_out]: [usize; 2]) -> Result<Option<B::Tensor>, LoadError> {
+    /// Hugging Face files may hold experts transposed, and gate and up by turns: as `[n_out, n_in]`, gate then up.
+    pub(crate) fn arrange(&self, role: Role, mut matrices: Vec<MatrixData>) -> Result<Vec<MatrixData>, LoadError> {
+        let plain = |m: &MatrixData| matches!(m.encoding, Encoding::Blocks(dtype) if dtype.block() == 1);
+        let stacked = self.checkpoint.kind == Kind::HuggingFace && role != Role::ExpGate && role != Role::ExpUp;
+        if self.arch.experts_transposed && stacked && matrices.iter().all(plain) {
+            matrices = matrices.iter().map(transpose).collect::<Result<_, _>>()?;
+        }
+        if self.by_turns(role) {
+            matrices = matrices.iter().map(|m| m.take_rows(&turns(m.n_out))).collect::<Result<_, _>>()?;
+        }
+        Ok(matrices)
+    }
+
+    fn by_turns(&self, role: Role) -> bool {
+        role == Role::ExpGateUp && self.arch.experts_by_turns && self.checkpoint.kind != Kind::Gguf
+    }
+
+    fn expert_bias(
+        &mut self,
+        role: Role,
+        stem: &str,
+        [n_expert, n_out]: [usize; 2],
+    ) -> Result<Option<B::Tensor>, LoadError> {
         for name in [format!("{stem}.bias"), format!("{stem}_bias")] {
-            let Some((_, bias)) = self.checkpoint.vector(&name)? else { continue };
+            let Some((_, mut bias)) = self.checkpoint.vector(&name)? else { continue };
             if bias.len() != n_expert * n_out {
                 return Err(self.shape_error(&name, format!("{} numbers", bias.len()), format!("{n_expert}x{n_out}")));
+            }
+            if self.by_turns(role) {
+                let order = turns(n_out);
+                bias = bias.chunks_exact(n_out).flat_map(|b| order.iter().map(|&r| b[r])).collect();
             }
             return Ok(Some(self.backend.tensor([n_expert, n_out], &bias)));
         }
@@ -256,16 +280,28 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 }
 
-/// A matrix stored `[n_in, n_out]` as `[n_out, n_in]` f32.
+/// Rows 0, 2, 4, ... then 1, 3, 5, ...
+fn turns(n: usize) -> Vec<usize> {
+    (0..n).step_by(2).chain((1..n).step_by(2)).collect()
+}
+
+/// A matrix stored `[n_in, n_out]` as `[n_out, n_in]`: plain numbers keep their type, others become f32.
 pub(crate) fn transpose(matrix: &MatrixData) -> Result<MatrixData, LoadError> {
     let (rows, cols) = (matrix.n_out, matrix.n_in);
-    let mut source = vec![0.0f32; rows * cols];
-    matrix.decode_rows(0, rows, &mut source);
-    let mut bytes = Vec::with_capacity(rows * cols * 4);
+    let (dtype, source) = match matrix.encoding {
+        Encoding::Blocks(dtype) if dtype.block() == 1 => (dtype, matrix.parts[0].clone()),
+        _ => {
+            let mut numbers = vec![0.0f32; rows * cols];
+            matrix.decode_rows(0, rows, &mut numbers);
+            (DType::F32, numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into())
+        }
+    };
+    let size = dtype.block_bytes();
+    let mut bytes = Vec::with_capacity(source.len());
     for c in 0..cols {
         for r in 0..rows {
-            bytes.extend_from_slice(&source[r * cols + c].to_le_bytes());
+            bytes.extend_from_slice(&source[(r * cols + c) * size..][..size]);
         }
     }
-    Ok(MatrixData::blocks(&matrix.name, [cols, rows], DType::F32, bytes.into())?)
+    Ok(MatrixData::blocks(&matrix.name, [cols, rows], dtype, bytes.into())?)
 }

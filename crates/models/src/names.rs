@@ -113,7 +113,13 @@ const NAMES: &[NameRow] = &[
     layer(
         Role::AttnQkv,
         "attn_qkv",
-        &["self_attn.qkv_proj", "attn.c_attn", "attention.query_key_value", "self_attention.query_key_value", "attention.wqkv"],
+        &[
+            "self_attn.qkv_proj",
+            "attn.c_attn",
+            "attention.query_key_value",
+            "self_attention.query_key_value",
+            "attention.wqkv",
+        ],
     ),
     layer(Role::AttnQ, "attn_q", &["self_attn.q_proj", "attn.q_proj", "attention.wq", "attn.attention.q_proj"]),
     layer(Role::AttnK, "attn_k", &["self_attn.k_proj", "attn.k_proj", "attention.wk", "attn.attention.k_proj"]),
@@ -144,11 +150,7 @@ const NAMES: &[NameRow] = &[
     ),
     layer(Role::Sinks, "attn_sinks", &["self_attn.sinks"]),
     layer(Role::AttnSubNorm, "attn_sub_norm", &["self_attn.attn_sub_norm"]),
-    layer(
-        Role::PostAttnNorm,
-        "post_attention_norm",
-        &["post_self_attn_layernorm", "post_attention_layernorm"],
-    ),
+    layer(Role::PostAttnNorm, "post_attention_norm", &["post_self_attn_layernorm", "post_attention_layernorm"]),
     layer(
         Role::FfnNorm,
         "ffn_norm",
@@ -158,7 +160,15 @@ const NAMES: &[NameRow] = &[
     layer(
         Role::FfnUp,
         "ffn_up",
-        &["mlp.up_proj", "mlp.fc1", "mlp.c_fc", "mlp.dense_h_to_4h", "feed_forward.w3", "mlp.c_fc_1", "feed_forward.up_proj"],
+        &[
+            "mlp.up_proj",
+            "mlp.fc1",
+            "mlp.c_fc",
+            "mlp.dense_h_to_4h",
+            "feed_forward.w3",
+            "mlp.c_fc_1",
+            "feed_forward.up_proj",
+        ],
     ),
     layer(Role::FfnGateUp, "", &["mlp.gate_up_proj", "shared_mlp.input_linear"]),
     layer(
@@ -180,7 +190,11 @@ const NAMES: &[NameRow] = &[
             "mlp.gate.wg",
         ],
     ),
-    layer(Role::SelectBias, "exp_probs_b", &["mlp.gate.e_score_correction_bias", "mlp.moe_statics.e_score_correction_bias"]),
+    layer(
+        Role::SelectBias,
+        "exp_probs_b",
+        &["mlp.gate.e_score_correction_bias", "mlp.moe_statics.e_score_correction_bias"],
+    ),
     layer(
         Role::ExpGate,
         "ffn_gate_exps",
@@ -224,12 +238,22 @@ const NAMES: &[NameRow] = &[
     layer(
         Role::ShGate,
         "ffn_gate_shexp",
-        &["mlp.shared_expert.gate_proj", "mlp.shared_experts.gate_proj", "mlp.shared_mlp.gate_proj", "feed_forward.shared_expert.gate_proj"],
+        &[
+            "mlp.shared_expert.gate_proj",
+            "mlp.shared_experts.gate_proj",
+            "mlp.shared_mlp.gate_proj",
+            "feed_forward.shared_expert.gate_proj",
+        ],
     ),
     layer(
         Role::ShUp,
         "ffn_up_shexp",
-        &["mlp.shared_expert.up_proj", "mlp.shared_experts.up_proj", "mlp.shared_mlp.up_proj", "feed_forward.shared_expert.up_proj"],
+        &[
+            "mlp.shared_expert.up_proj",
+            "mlp.shared_experts.up_proj",
+            "mlp.shared_mlp.up_proj",
+            "feed_forward.shared_expert.up_proj",
+        ],
     ),
     layer(
         Role::ShDown,

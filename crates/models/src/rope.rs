@@ -98,9 +98,7 @@ impl RopeSpec {
                     let smooth = ((rotations - low) / (high - low)).clamp(0.0, 1.0);
                     (1.0 - smooth) * f / f64::from(*factor) + smooth * f
                 }
-                Scaling::Long { short, long } => {
-                    f / divisor(if n_ctx > self.original { long } else { short }, i)
-                }
+                Scaling::Long { short, long } => f / divisor(if n_ctx > self.original { long } else { short }, i),
             }
         };
         let freqs = (0..self.n_rot / 2).map(|i| freq(i) as f32).collect();
@@ -131,7 +129,12 @@ pub fn yarn_mscale(factor: f32, mscale: f32) -> f32 {
 ///
 /// # Errors
 /// If the scaling is not known or its numbers are invalid.
-pub fn scaling(config: &Config<'_>, n_rot: usize, n_ctx: usize, original: usize) -> Result<(Scaling, f32, f32), LoadError> {
+pub fn scaling(
+    config: &Config<'_>,
+    n_rot: usize,
+    n_ctx: usize,
+    original: usize,
+) -> Result<(Scaling, f32, f32), LoadError> {
     let kind = config.text(config::ROPE_KIND).unwrap_or("none").to_owned();
     let factor = config.nonzero(config::ROPE_FACTOR)?.unwrap_or(1.0);
     let attn_factor = config.nonzero(config::ROPE_ATTN_FACTOR)?;
@@ -231,10 +234,14 @@ mod tests {
     fn frequencies_follow_their_papers() {
         check(Scaling::None, 2048, [1.0, 0.1, 0.01, 0.001]);
         check(Scaling::Linear(4.0), 2048, [0.25, 0.025, 0.0025, 0.00025]);
-        check(Scaling::Long { short: vec![1.0, 2.0, 4.0, 8.0], long: vec![2.0; 4] }, 2048, [1.0, 0.05, 0.0025, 0.000125]);
+        check(
+            Scaling::Long { short: vec![1.0, 2.0, 4.0, 8.0], long: vec![2.0; 4] },
+            2048,
+            [1.0, 0.05, 0.0025, 0.000125],
+        );
         check(Scaling::Long { short: vec![1.0; 4], long: vec![2.0; 4] }, 4096, [0.5, 0.05, 0.005, 0.0005]);
         // Wavelengths 6.28, 62.8, 628, 6283 against 2048 / 4 = 512 and 2048 / 1: kept, kept, mixed, divided by 8.
-        check(Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0 }, 16384, [1.0, 0.1, 0.007_840_25, 0.000_125]);
+        check(Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0 }, 16384, [1.0, 0.1, 0.007_840_19, 0.000_125]);
         // The ramp runs from floor(1.006) = 1 to ceil(2.512) = 3.
         let yarn = Yarn { factor: 4.0, beta_fast: 32.0, beta_slow: 1.0, truncate: true };
         check(Scaling::Yarn(yarn), 8192, [1.0, 0.1, 0.00625, 0.00025]);

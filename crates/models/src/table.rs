@@ -2,9 +2,7 @@
 
 use mlxr_compute::op::{Act, Gating, NormKind, RopePairs};
 
-use crate::arch::{
-    Arch, EmbedScale, Fused, LLAMA, LogitScale, NoRope, Norms, Parallel, WindowLayers, WindowRope,
-};
+use crate::arch::{Arch, EmbedScale, Fused, LLAMA, LogitScale, NoRope, Norms, Parallel, WindowLayers, WindowRope};
 
 const HALF: [RopePairs; 2] = [RopePairs::HalfSplit; 2];
 const INTERLEAVED: [RopePairs; 2] = [RopePairs::Interleaved; 2];
@@ -27,7 +25,11 @@ pub const ARCHS: &[Arch] = &[
     // LLaMA with rotation left out of every fourth layer. Source: modeling_smollm3.py.
     Arch { gguf: &["smollm3"], hf: &["SmolLM3ForCausalLM"], no_rope: NoRope::Every(4), ffn_scales: false, ..LLAMA },
     // LLaMA with biases on q, k, v (read from the tensors). Source: modeling_qwen2.py.
-    Arch { gguf: &["qwen2", "qwen2vl", "dream"], hf: &["Qwen2ForCausalLM", "Qwen2VLForConditionalGeneration"], ..HALVES },
+    Arch {
+        gguf: &["qwen2", "qwen2vl", "dream"],
+        hf: &["Qwen2ForCausalLM", "Qwen2VLForConditionalGeneration"],
+        ..HALVES
+    },
     Arch { gguf: &["qwen2moe"], hf: &["Qwen2MoeForCausalLM"], normalize: false, ..HALVES },
     // LLaMA with q and k normed per head. Source: modeling_qwen3.py.
     Arch { gguf: &["qwen3"], hf: &["Qwen3ForCausalLM"], ffn_scales: true, ..HALVES },
@@ -80,13 +82,28 @@ pub const ARCHS: &[Arch] = &[
     Arch { gguf: &["phi3"], hf: &["Phi3ForCausalLM"], window: WindowLayers::All, ..HALVES },
     // GGUF's runtime norms by the root mean square and adds the bias; transformers uses layer norms.
     Arch { gguf: &["phimoe"], hf: &[], ..HALVES },
-    Arch { gguf: &[], hf: &["PhimoeForCausalLM", "PhiMoEForCausalLM"], norm: NormKind::Layer, ..HALVES },
+    Arch {
+        gguf: &[],
+        hf: &["PhimoeForCausalLM", "PhiMoEForCausalLM"],
+        norm: NormKind::Layer,
+        gating: Gating::SparseMixer,
+        normalize: false,
+        ..HALVES
+    },
     // Multi-head latent attention. Source: arXiv:2405.04434, arXiv:2412.19437; modeling_deepseek_v3.py.
     Arch {
         gguf: &["deepseek2"],
-        hf: &["DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"],
+        hf: &["DeepseekV2ForCausalLM"],
         pairs: INTERLEAVED,
         normalize: false,
+        ffn_scales: false,
+        ..LLAMA
+    },
+    Arch {
+        gguf: &[],
+        hf: &["DeepseekV3ForCausalLM"],
+        pairs: INTERLEAVED,
+        gating: Gating::Sigmoid,
         ffn_scales: false,
         ..LLAMA
     },
@@ -99,6 +116,8 @@ pub const ARCHS: &[Arch] = &[
         act: Act::SwigluOai { alpha: 1.702, limit: 7.0 },
         gating: Gating::SoftmaxOfChosen,
         normalize: false,
+        experts_transposed: true,
+        experts_by_turns: true,
         ..HALVES
     },
     Arch {
@@ -187,11 +206,23 @@ pub const ARCHS: &[Arch] = &[
         ffn_scales: false,
         ..LLAMA
     },
-    Arch { gguf: &["minicpm"], hf: &["MiniCPMForCausalLM"], logit_scale: LogitScale::Divide, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &["minicpm"],
+        hf: &["MiniCPMForCausalLM"],
+        logit_scale: LogitScale::Divide,
+        ffn_scales: false,
+        ..LLAMA
+    },
     Arch { gguf: &["internlm2"], hf: &["InternLM2ForCausalLM"], qkv: Fused::Grouped, ffn_scales: false, ..LLAMA },
     Arch { gguf: &["xverse"], hf: &["XverseForCausalLM"], ffn_scales: false, ..LLAMA },
     Arch { gguf: &["arcee"], hf: &["ArceeForCausalLM"], act: Act::ReluSquared, ffn_scales: false, ..LLAMA },
-    Arch { gguf: &["ernie4_5", "ernie4_5-moe"], hf: &["Ernie4_5ForCausalLM", "Ernie4_5_MoeForCausalLM"], pairs: INTERLEAVED, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &["ernie4_5", "ernie4_5-moe"],
+        hf: &["Ernie4_5ForCausalLM", "Ernie4_5_MoeForCausalLM"],
+        pairs: INTERLEAVED,
+        ffn_scales: false,
+        ..LLAMA
+    },
     Arch {
         gguf: &["starcoder2"],
         hf: &["Starcoder2ForCausalLM"],
@@ -219,13 +250,7 @@ pub const ARCHS: &[Arch] = &[
         ..HALVES
     },
     // Sandwich norms, fused gate and up. Source: modeling_glm4.py.
-    Arch {
-        gguf: &["chatglm"],
-        hf: &["GlmForCausalLM"],
-        pairs: INTERLEAVED,
-        ffn_scales: false,
-        ..LLAMA
-    },
+    Arch { gguf: &["chatglm"], hf: &["GlmForCausalLM"], pairs: INTERLEAVED, ffn_scales: false, ..LLAMA },
     Arch {
         gguf: &["glm4"],
         hf: &["Glm4ForCausalLM"],
@@ -236,7 +261,12 @@ pub const ARCHS: &[Arch] = &[
     },
     Arch { gguf: &["glm4moe"], hf: &["Glm4MoeForCausalLM"], gating: Gating::Sigmoid, ..HALVES },
     Arch { gguf: &["seed_oss"], hf: &["SeedOssForCausalLM"], ..HALVES },
-    Arch { gguf: &["hunyuan-dense", "hunyuan-moe"], hf: &["HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM"], qk_norm_late: true, ..HALVES },
+    Arch {
+        gguf: &["hunyuan-dense", "hunyuan-moe"],
+        hf: &["HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM"],
+        qk_norm_late: true,
+        ..HALVES
+    },
     Arch { gguf: &["dots1"], hf: &["Dots1ForCausalLM"], gating: Gating::Sigmoid, ..HALVES },
     Arch { gguf: &["bailingmoe"], hf: &["BailingMoeForCausalLM"], normalize: true, ffn_scales: false, ..LLAMA },
     Arch {
@@ -249,6 +279,7 @@ pub const ARCHS: &[Arch] = &[
         gating: Gating::Sigmoid,
         normalize: false,
         weight_input: true,
+        experts_transposed: true,
         ffn_scales: false,
         ..LLAMA
     },

@@ -1,11 +1,9 @@
-//! Every architecture against golden logits of an independent implementation (llama.cpp in f32).
+//! Every architecture against golden logits of independent implementations: llama.cpp in f32 for GGUF, `transformers`
+//! for Hugging Face files.
+
+mod common;
 
 use std::path::{Path, PathBuf};
-
-use mlxr_compute::op::KvType;
-use mlxr_compute::scalar::Scalar;
-use mlxr_engine::runner::{Batch, PAGE_TOKENS, PageId, Row, Runner, SeqId, Want};
-use mlxr_models::LoadOptions;
 
 /// The folder of fixtures, or `None` with a loud word.
 fn fixtures() -> Option<PathBuf> {
@@ -16,86 +14,30 @@ fn fixtures() -> Option<PathBuf> {
     folder
 }
 
-/// Tokens and logits of a `.logits` file: `i32 n, i32 v`, `n` ids, `n * v` f32.
-fn golden(path: &Path) -> (Vec<u32>, Vec<f32>) {
-    let bytes = std::fs::read(path).expect("golden logits");
-    let word = |i: usize| <[u8; 4]>::try_from(&bytes[i * 4..i * 4 + 4]).expect("four bytes");
-    let (n, v) = (u32::from_le_bytes(word(0)) as usize, u32::from_le_bytes(word(1)) as usize);
-    let ids = (0..n).map(|i| u32::from_le_bytes(word(2 + i))).collect();
-    (ids, (0..n * v).map(|i| f32::from_le_bytes(word(2 + n + i))).collect())
-}
-
-/// One row that wants all logits, on pages from `first_page` on.
-fn push(batch: &mut Batch, seq: u64, start: usize, tokens: &[u32], first_page: usize) {
-    let n_page = (start + tokens.len()).div_ceil(PAGE_TOKENS);
-    let (t, p) = (batch.tokens.len(), batch.pages.len());
-    batch.tokens.extend_from_slice(tokens);
-    batch.pages.extend((0..n_page).map(|i| PageId((first_page + i) as u32)));
-    batch.rows.push(Row {
-        seq: SeqId(seq),
-        start,
-        tokens: (t, batch.tokens.len()),
-        pages: (p, batch.pages.len()),
-        slot: seq as usize,
-        parents: None,
-        want: Want::All,
-    });
-}
-
-fn run(model: &mut dyn Runner, batch: &Batch) -> Vec<f32> {
-    model.submit(batch).expect("the batch fits");
-    model.wait().expect("the backend works").data.to_vec()
-}
-
-/// Squared error over squared magnitude.
-fn nmse(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let error: f64 = got.iter().zip(want).map(|(g, w)| f64::from(g - w).powi(2)).sum();
-    error / want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>()
+/// The entries of a folder, sorted.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+    paths.sort();
+    paths
 }
 
 #[test]
-fn every_fixture_matches_its_golden_logits() {
+fn every_gguf_fixture_matches_its_golden_logits() {
     let Some(folder) = fixtures() else { return };
-    let mut failures = Vec::new();
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(folder.join("arch")).expect("arch").map(|e| e.expect("entry").path()).collect();
+    let mut files = entries(&folder.join("arch"));
     files.retain(|p| p.extension().is_some_and(|e| e == "gguf"));
-    files.sort();
     assert!(files.len() >= 23, "fixtures are missing: {files:?}");
-    for path in files {
-        let name = path.file_stem().expect("name").to_string_lossy().into_owned();
-        let (ids, want) = golden(&path.with_extension("logits"));
-        let checkpoint = mlxr_weights::open(&path).expect("a fixture opens");
-        let options = LoadOptions { kv_type: KvType::F32, kv_tokens: Some(1024), ..LoadOptions::default() };
-        let mut model = match mlxr_models::load(&checkpoint, Scalar, &options, &mut |_| ()) {
-            Ok(model) => model,
-            Err(e) => {
-                failures.push(format!("{name}: {e}"));
-                continue;
-            }
-        };
-        // Whole, then in two chunks as another sequence beside a third.
-        let mut batch = Batch::default();
-        push(&mut batch, 0, 0, &ids, 0);
-        let whole = run(&mut model, &batch);
-        let half = ids.len() / 2 + 1;
-        batch.clear();
-        push(&mut batch, 1, 0, &ids[..half], 8);
-        push(&mut batch, 2, 0, &ids[..3], 20);
-        let first = run(&mut model, &batch);
-        batch.clear();
-        push(&mut batch, 1, half, &ids[half..], 8);
-        let second = run(&mut model, &batch);
-        let n_vocab = want.len() / ids.len();
-        let parts = [&first[..half * n_vocab], &second].concat();
-        for (how, got) in [("whole", &whole), ("in parts", &parts)] {
-            let error = nmse(got, &want);
-            eprintln!("{name} {how}: nmse {error:.2e}");
-            if error.is_nan() || error > 1e-5 {
-                failures.push(format!("{name} {how}: nmse {error:.2e}"));
-            }
-        }
-    }
+    let failures: Vec<String> =
+        files.iter().flat_map(|path| common::compare(path, &path.with_extension("logits"), 1e-6)).collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn every_hugging_face_class_matches_transformers() {
+    let folders = entries(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/hf"));
+    assert!(folders.len() >= 40, "golden checkpoints are missing: {folders:?}");
+    let failures: Vec<String> =
+        folders.iter().flat_map(|path| common::compare(path, &path.join("golden.logits"), 1e-8)).collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }

@@ -117,6 +117,7 @@ pub(super) fn moe<B: Backend>(bench: &mut Bench<'_, B>) {
         PLAIN,
         Routing { n_used: 1, normalize: false, ..PLAIN },
         Routing { n_used: 8, normalize: false, scale: 2.5, ..PLAIN },
+        Routing { gating: Gating::SparseMixer, ..PLAIN },
         Routing { gating: Gating::Sigmoid, select_bias: true, scale: 2.5, ..PLAIN },
         Routing { gating: Gating::Sigmoid, select_bias: true, groups: Some((4, 2)), n_used: 3, ..PLAIN },
         Routing { groups: Some((8, 4)), n_used: 4, normalize: false, ..PLAIN },

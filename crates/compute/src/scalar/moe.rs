@@ -2,7 +2,7 @@
 
 use super::act::sigmoid;
 use super::{Scalar, Tensor};
-use crate::op::{Act, Experts, Gating, Moe};
+use crate::op::{Act, Experts, Gating, Moe, SPARSE_MIXER_SPAN};
 
 /// The experts' feed-forward of each row, weighted and summed.
 pub(super) fn moe(x: &Tensor, logits: &Tensor, moe: &Moe<'_, Scalar>) -> Tensor {
@@ -26,7 +26,7 @@ fn route(logits: &[f32], moe: &Moe<'_, Scalar>) -> Vec<(usize, f32)> {
     let probabilities: Vec<f64> = match moe.gating {
         Gating::Softmax => softmax(logits.iter().map(|&l| f64::from(l)).collect()),
         Gating::Sigmoid => logits.iter().map(|&l| sigmoid(f64::from(l))).collect(),
-        Gating::SoftmaxOfChosen => logits.iter().map(|&l| f64::from(l)).collect(),
+        Gating::SoftmaxOfChosen | Gating::SparseMixer => logits.iter().map(|&l| f64::from(l)).collect(),
     };
     let bias = |e: usize| moe.select_bias.map_or(0.0, |b| f64::from(b.data[e]));
     let mut merits: Vec<f64> = probabilities.iter().enumerate().map(|(e, p)| p + bias(e)).collect();
@@ -38,11 +38,22 @@ fn route(logits: &[f32], moe: &Moe<'_, Scalar>) -> Vec<(usize, f32)> {
     if moe.gating == Gating::SoftmaxOfChosen {
         weights = softmax(weights);
     }
+    if moe.gating == Gating::SparseMixer {
+        weights = (0..chosen.len()).map(|i| share(&probabilities, &chosen[..i], chosen[i])).collect();
+    }
     if moe.normalize {
         let sum = weights.iter().sum::<f64>().max(f64::from(f32::MIN_POSITIVE));
         weights.iter_mut().for_each(|w| *w /= sum);
     }
     chosen.into_iter().zip(weights).map(|(e, w)| (e, (w * f64::from(moe.scale)) as f32)).collect()
+}
+
+/// What `expert` has of a softmax over those logits near its own that are not `taken`.
+fn share(logits: &[f64], taken: &[usize], expert: usize) -> f64 {
+    let max = logits[expert];
+    let near = |l: f64| (max - l) / l.abs().max(max) <= f64::from(SPARSE_MIXER_SPAN);
+    let left = logits.iter().enumerate().filter(|(e, l)| !taken.contains(e) && near(**l));
+    1.0 / left.map(|(_, l)| (l - max).exp()).sum::<f64>()
 }
 
 fn softmax(x: Vec<f64>) -> Vec<f64> {
