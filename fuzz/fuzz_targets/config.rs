@@ -64,5 +64,6 @@ fuzz_target!(|data: &[u8]| {
     let files = files.into_iter().map(|(name, bytes)| (name.to_owned(), Bytes::from(bytes))).collect();
     if let Ok(model) = open_memory(files, &Limits::default()) {
         touch::everything(&model);
+        let _ = model.summary();
     }
 });

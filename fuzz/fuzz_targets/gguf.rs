@@ -15,4 +15,5 @@ fuzz_target!(|data: &[u8]| {
         let _ = (model.meta().get::<u32>(key), model.meta().get::<&str>(key), model.meta().per_layer::<f32>(key, 2));
     }
     touch::everything(&model);
+    let _ = (model.summary(), model.meta().chat_templates());
 });

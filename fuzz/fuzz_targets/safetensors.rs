@@ -26,5 +26,6 @@ fuzz_target!(|data: &[u8]| {
     let files = files.map(|(name, bytes)| (name.to_owned(), Bytes::from(bytes.to_vec())));
     if let Ok(model) = open_memory(files.to_vec(), &Limits::default()) {
         touch::everything(&model);
+        let _ = model.summary();
     }
 });

@@ -144,7 +144,7 @@ impl Checkpoint {
         Ok(Some((tensor.shape.clone(), numbers)))
     }
 
-    fn joined(&self, stem: &str) -> Result<Option<Joined>, OpenError> {
+    pub(crate) fn joined(&self, stem: &str) -> Result<Option<Joined>, OpenError> {
         let stem = stem.strip_suffix(".weight").unwrap_or(stem);
         join::find(&self.tensors, self.folder.as_ref().map(|f| &f.quantization), stem)
     }

@@ -10,6 +10,7 @@
 //! | [`safetensors`] | reader and writer of safetensors |
 //! | [`fields`] | typed access to JSON files with errors that name file and field |
 //! | [`limits`] | how much an untrusted file may ask for |
+//! | [`summary`] | what a checkpoint holds, for people |
 //! | `folder` | `config.json`, index, side files |
 //! | `quantization` | what `config.json` says about quantization |
 //! | `join` | the parts of a quantized encoding to a matrix |
@@ -32,6 +33,7 @@ mod map;
 mod quantization;
 pub mod safetensors;
 mod store;
+pub mod summary;
 mod tensors;
 
 use std::path::{Path, PathBuf};
@@ -43,6 +45,7 @@ pub use error::OpenError;
 pub use fields::Fields;
 pub use gguf::Metadata;
 pub use limits::Limits;
+pub use summary::Summary;
 pub use tensors::TensorInfo;
 
 use store::Store;

@@ -119,3 +119,24 @@ fn the_same_model_in_three_formats() {
     assert!(hf.file("../hf/config.json").unwrap().is_none());
     assert!(gguf.file("config.json").unwrap().is_none());
 }
+
+#[test]
+fn summaries() {
+    let Some(root) = fixtures() else { return };
+    let summary = |name: &str| open(&root.join("stories260k").join(name)).unwrap().summary().unwrap();
+    let (gguf, hf, mlx) = (summary("stories260K-f32.gguf"), summary("hf"), summary("mlx-4bit"));
+    let total = 292_800; // as the index of the MLX checkpoint says: the output matrix counted
+    assert_eq!([hf.n_parameter, mlx.n_parameter], [total; 2]);
+    assert_eq!(gguf.architecture.as_deref(), Some("llama"));
+    assert_eq!(hf.architecture.as_deref(), Some("LlamaForCausalLM"));
+    assert_eq!(mlx.bytes, 400_768, "total_size of the index");
+    assert_eq!(mlx.types.iter().map(|t| t.bytes).sum::<u64>(), mlx.bytes);
+    let names: Vec<&str> = mlx.types.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["f32", "mlx 4-bit g32"]);
+    assert_eq!(hf.types.len(), 1);
+    assert_eq!(hf.metadata[0], ("architectures".to_owned(), "a list of 1".to_owned()));
+    let name = gguf.metadata.iter().find(|(key, _)| key == "general.architecture").unwrap();
+    assert_eq!(name.1, "string \"llama\"");
+    let n_gguf = if gguf.n_tensor == hf.n_tensor { total } else { total - 512 * 64 };
+    assert_eq!(gguf.n_parameter, n_gguf, "the output matrix may be shared with the embeddings");
+}

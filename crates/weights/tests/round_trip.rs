@@ -131,11 +131,8 @@ fn tensors(r: &mut Random, has: fn(DType) -> bool) -> Vec<Tensor> {
 fn write_gguf(r: &mut Random, path: &Path) -> (Metadata, Vec<Tensor>) {
     let metadata = metadata(r, path);
     let tensors = tensors(r, |t| t.row().ggml.is_some());
-    let entry = |(name, dtype, shape, _): &Tensor| gguf::Entry {
-        name: name.clone(),
-        dtype: *dtype,
-        shape: shape.clone(),
-    };
+    let entry =
+        |(name, dtype, shape, _): &Tensor| gguf::Entry { name: name.clone(), dtype: *dtype, shape: shape.clone() };
     let entries: Vec<gguf::Entry> = tensors.iter().map(entry).collect();
     let mut writer = gguf::Writer::create(path, &metadata, &entries).unwrap();
     for (_, _, _, bytes) in &tensors {
@@ -339,4 +336,16 @@ fn numbers_read_in_any_width_that_fits() {
         meta.list::<&str>("list").map(|_| ()),
         "`list`: found array of 3 i32, expected an array, each element a string of valid UTF-8",
     );
+}
+
+#[test]
+fn chat_templates_have_names() {
+    let mut meta = Metadata::new(Path::new("m.gguf"));
+    assert_eq!(meta.chat_templates().unwrap(), []);
+    meta.set("tokenizer.chat_template", Value::Str("a".to_owned()));
+    meta.set("tokenizer.chat_templates", Value::Array(Array::Str(["tool_use"].into_iter().collect())));
+    let found = meta.chat_templates().unwrap_err().to_string();
+    assert!(found.contains("`tokenizer.chat_template.tool_use`: found no such key"), "{found}");
+    meta.set("tokenizer.chat_template.tool_use", Value::Str("b".to_owned()));
+    assert_eq!(meta.chat_templates().unwrap(), [("default".to_owned(), "a"), ("tool_use".to_owned(), "b")]);
 }

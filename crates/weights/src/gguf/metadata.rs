@@ -113,6 +113,24 @@ impl Metadata {
         Ok(Some(list))
     }
 
+    /// Chat templates: (`default`, `tokenizer.chat_template`), then the named ones of `tokenizer.chat_templates`, each
+    /// under `tokenizer.chat_template.NAME`. Source: gguf-py `gguf_writer.py` (`add_chat_template`).
+    ///
+    /// # Errors
+    /// If a key has another type, or a listed template is missing.
+    pub fn chat_templates(&self) -> Result<Vec<(String, &str)>, OpenError> {
+        const KEY: &str = "tokenizer.chat_template";
+        let mut templates = Vec::new();
+        if let Some(text) = self.get(KEY)? {
+            templates.push(("default".to_owned(), text));
+        }
+        for name in self.list::<String>("tokenizer.chat_templates")?.unwrap_or_default() {
+            let text = self.need(&format!("{KEY}.{name}"))?;
+            templates.push((name, text));
+        }
+        Ok(templates)
+    }
+
     /// The error for a key of this file.
     pub(crate) fn error(&self, key: &str, found: String, expected: String) -> OpenError {
         OpenError::key(&self.path, &printable(key.as_bytes()), [found, expected], DAMAGED)
