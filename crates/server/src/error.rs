@@ -1,0 +1,98 @@
+//! Why a request is refused or fails. Each protocol writes it in its own shape.
+
+use axum::http::StatusCode;
+use mlxr_engine::SubmitError;
+use mlxr_text::chat::TemplateError;
+use mlxr_text::token::TokenError;
+
+use crate::app::LoadError;
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong, or asks for what cannot be done.
+    #[error("{message}")]
+    Invalid {
+        /// The field, as the wire names it.
+        param: Option<String>,
+        /// What was found, what is expected.
+        message: String,
+    },
+    /// The body is over its limit.
+    #[error("the request's body is over the limit of {limit} bytes")]
+    BodyTooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The headers are over their limit.
+    #[error("the request's headers have {found} bytes, the limit is {limit}")]
+    HeadersTooLarge {
+        /// Found.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A path or method that does not exist.
+    #[error("there is no {0}")]
+    NoRoute(String),
+    /// The request came under a name that this server does not have, or from a page that may not use it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The model cannot be had.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The engine refused the sequence.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The template refused the messages or failed on them.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The prompt cannot be encoded.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The model failed while it answered.
+    #[error("the model failed: {0}")]
+    Model(String),
+    /// Too many models are in use.
+    #[error("{limit} models are loaded and in use (max_models): try again when one is idle")]
+    TooManyModels {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl Error {
+    /// An error of the field `param`.
+    pub fn invalid(param: &str, message: impl Into<String>) -> Error {
+        Error::Invalid { param: Some(param.to_owned()), message: message.into() }
+    }
+
+    /// The field at fault, if one is.
+    pub fn param(&self) -> Option<&str> {
+        match self {
+            Error::Invalid { param, .. } => param.as_deref(),
+            Error::Load(LoadError::NotFound { .. }) => Some("model"),
+            Error::Submit(SubmitError::Param(error)) => Some(error.field),
+            Error::Submit(SubmitError::Limit { field, .. } | SubmitError::Token { field, .. }) => Some(field),
+            _ => None,
+        }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Error::Invalid { .. } | Error::Template(_) | Error::Token(_) => StatusCode::BAD_REQUEST,
+            Error::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Error::NoRoute(_) | Error::Load(LoadError::NotFound { .. }) => StatusCode::NOT_FOUND,
+            Error::Forbidden(_) => StatusCode::FORBIDDEN,
+            Error::Submit(SubmitError::QueueFull { .. }) | Error::TooManyModels { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Error::Submit(SubmitError::Dead(_)) | Error::Load(LoadError::Failed { .. }) | Error::Model(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Error::Submit(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A job on a model: prompts are rendered and encoded, sequences submitted, tokens turned into an event stream.
+//!
+//! ```text
+//! Job ─ prompt.rs: template, encode ─ Engine::submit ─┐
+//! Event ─ choice.rs: stop strings, content/reasoning/calls ─ Detokenizer ─ TokenEvent ─┘   (one Choice for each)
+//! ```
+//!
+//! Dropping a [`Generation`] frees its sequences.
+
+use std::sync::Arc;
+
+use mlxr_engine::{Request, Ticket, TokenEvent, TokenId, Usage};
+use mlxr_text::chat::Delta;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::Error;
+use crate::app::Model;
+use crate::choice::Choice;
+use crate::job::Job;
+use crate::prompt;
+
+/// A token of an answer and how likely it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: TokenId,
+    /// Its bytes; not always whole characters.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The likeliest tokens with their bytes and logprobs.
+    pub top: Vec<(TokenId, Vec<u8>, f32)>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it, or a stop string.
+    Stop,
+    /// It reached its most tokens, or the context.
+    Length,
+    /// The model called tools.
+    ToolCalls,
+}
+
+/// What happens to a choice.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// It grew. Either list may be empty, but not both.
+    Grown {
+        /// Which choice.
+        choice: usize,
+        /// What it grew by.
+        deltas: Vec<Delta>,
+        /// The tokens since the last event, if logprobs were asked for.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// It ended.
+    Ended {
+        /// Which choice.
+        choice: usize,
+        /// Why.
+        finish: Finish,
+        /// What it cost.
+        usage: Usage,
+    },
+}
+
+/// Sequences that answer a job.
+pub struct Generation {
+    choices: Vec<Choice>,
+    /// `None` once ended. Dropping a ticket cancels its sequence.
+    tickets: Vec<Option<Ticket>>,
+    receiver: UnboundedReceiver<(usize, TokenEvent)>,
+    ready: std::collections::VecDeque<Event>,
+    prompts: Vec<Vec<TokenId>>,
+    n: usize,
+}
+
+impl Generation {
+    /// Submits all choices of `job`.
+    ///
+    /// Rendering and encoding take time: call it where blocking is allowed.
+    ///
+    /// # Errors
+    /// If a prompt cannot be made, or the engine refuses a sequence. Then none is left running.
+    pub fn start(model: &Arc<Model>, job: &Job) -> Result<Generation, Error> {
+        let params = job.sampling.params(&model.defaults, &model.tokenizer)?;
+        // The channel is bounded by the context: a sequence cannot make more tokens than that.
+        let (sender, receiver) = unbounded_channel();
+        let mut generation = Generation {
+            choices: Vec::new(),
+            tickets: Vec::new(),
+            receiver,
+            ready: std::collections::VecDeque::new(),
+            prompts: Vec::new(),
+            n: job.n,
+        };
+        for prompt in &job.prompts {
+            let ready = prompt::prepare(model, job, prompt)?;
+            let room =
+                job.max_context.unwrap_or(usize::MAX).min(model.engine.n_ctx()).saturating_sub(ready.tokens.len());
+            for repetition in 0..job.n {
+                let index = generation.choices.len();
+                let mut request =
+                    Request::new(ready.tokens.clone(), job.max_tokens.unwrap_or(usize::MAX).min(room.max(1)));
+                request.params = params.clone();
+                request.params.seed = params.seed.map(|seed| seed.wrapping_add(repetition as u64));
+                request.logprobs = job.logprobs;
+                if !job.ignore_eos {
+                    request.stop_tokens = model.tokenizer.eog_ids().to_vec();
+                }
+                let sender = sender.clone();
+                let sink = Box::new(move |event| {
+                    // Nobody listens any more: then the ticket is dropped too, and the sequence ends.
+                    let _ = sender.send((index, event));
+                });
+                generation.tickets.push(Some(model.engine.submit(request, sink)?));
+                generation.choices.push(Choice::new(model, job, &ready));
+            }
+            generation.prompts.push(ready.tokens);
+        }
+        Ok(generation)
+    }
+
+    /// Tokens of the prompt of a choice.
+    pub fn prompt(&self, choice: usize) -> &[TokenId] {
+        &self.prompts[choice / self.n]
+    }
+
+    /// Tokens of all prompts together.
+    pub fn n_prompt(&self) -> usize {
+        self.prompts.iter().map(Vec::len).sum()
+    }
+
+    /// Choices, over all prompts.
+    pub fn n_choice(&self) -> usize {
+        self.choices.len()
+    }
+
+    /// Tokens that a choice consists of so far, without those that a stop string cut off.
+    pub fn tokens(&self, choice: usize) -> &[TokenId] {
+        self.choices[choice].tokens()
+    }
+
+    /// The next event; `None` after all choices ended.
+    ///
+    /// # Errors
+    /// If the model failed.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(event));
+            }
+            if self.tickets.iter().all(Option::is_none) {
+                return None;
+            }
+            let received = self.receiver.recv().await;
+            if let Err(error) = self.take(received) {
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// As [`Generation::next`], outside of an async runtime.
+    ///
+    /// # Errors
+    /// If the model failed.
+    pub fn next_blocking(&mut self) -> Option<Result<Event, Error>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(event));
+            }
+            if self.tickets.iter().all(Option::is_none) {
+                return None;
+            }
+            let received = self.receiver.blocking_recv();
+            if let Err(error) = self.take(received) {
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// Ends all choices; what they hold back is lost.
+    pub fn cancel(&mut self) {
+        self.tickets.fill_with(|| None);
+        self.ready.clear();
+    }
+
+    fn take(&mut self, received: Option<(usize, TokenEvent)>) -> Result<(), Error> {
+        let Some((index, event)) = received else {
+            self.cancel();
+            return Err(Error::Model("it stopped running".to_owned()));
+        };
+        // A sequence that met a stop string goes on until the engine hears of it; what it says then is not heard.
+        if self.tickets[index].is_none() {
+            return Ok(());
+        }
+        match self.choices[index].take(index, event, &mut self.ready) {
+            Ok(true) => self.tickets[index] = None,
+            Ok(false) => {}
+            Err(error) => {
+                self.cancel();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}

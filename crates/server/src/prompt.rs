@@ -1,0 +1,163 @@
+//! A prompt to token ids, and how its answer is to be read.
+
+use std::sync::Arc;
+
+use mlxr_engine::{SubmitError, TokenId};
+use mlxr_text::chat::{ChatTemplate, Conversation, Format, Message, Reads};
+use mlxr_text::token::Encode;
+
+use crate::Error;
+use crate::app::Model;
+use crate::job::{Chat, Job, Prompt};
+
+/// An encoded prompt.
+pub(crate) struct Ready {
+    pub(crate) tokens: Vec<TokenId>,
+    /// The answer goes on after text, so that its first space counts.
+    pub(crate) continues: bool,
+    /// How to read the answer; `None`: all of it is content.
+    pub(crate) format: Option<(&'static Format, Reads)>,
+    pub(crate) one_call: bool,
+}
+
+/// Renders and encodes `prompt`.
+///
+/// # Errors
+/// If the template refuses it, it is too long, or the model lacks what it needs.
+pub(crate) fn prepare(model: &Arc<Model>, job: &Job, prompt: &Prompt) -> Result<Ready, Error> {
+    let text = |tokens: Vec<TokenId>| {
+        // After the begin token alone the answer is the start of a text.
+        let continues = tokens.len() > 1;
+        Ready { tokens, continues, format: None, one_call: false }
+    };
+    let ready = match prompt {
+        Prompt::Chat(chat) => prepare_chat(model, job, chat)?,
+        Prompt::Text(prompt) => text(start_text(model, prompt)?),
+        Prompt::Tokens(tokens) => text(tokens.clone()),
+        Prompt::Infill { prefix, suffix } => text(infill(model, prefix, suffix)?),
+    };
+    let limit = context(model, job);
+    let found = ready.tokens.len();
+    if found >= limit {
+        return Err(SubmitError::TooLong { found, limit }.into());
+    }
+    Ok(ready)
+}
+
+/// Most tokens of prompt and answer.
+fn context(model: &Model, job: &Job) -> usize {
+    job.max_context.unwrap_or(usize::MAX).min(model.engine.n_ctx())
+}
+
+/// A text to continue; an empty one is begun by the begin token alone.
+fn start_text(model: &Model, text: &str) -> Result<Vec<TokenId>, Error> {
+    let tokenizer = &model.tokenizer;
+    let add_special = tokenizer.add_bos();
+    let mut tokens = tokenizer.encode(text, Encode { add_special, parse_special: true })?;
+    // An end token that the tokenizer puts last would end the answer before it begins.
+    if add_special && tokenizer.add_eos() && tokens.last().copied() == tokenizer.eos() {
+        tokens.pop();
+    }
+    if tokens.is_empty() {
+        tokens.extend(tokenizer.bos().or(tokenizer.eos()));
+    }
+    Ok(tokens)
+}
+
+fn infill(model: &Model, prefix: &str, suffix: &str) -> Result<Vec<TokenId>, Error> {
+    let tokenizer = &model.tokenizer;
+    let Some([before, after, middle]) = tokenizer.fim() else {
+        let message = format!("`{}` does not support `suffix`: it has no infill tokens", model.card.name);
+        return Err(Error::invalid("suffix", message));
+    };
+    let mut tokens: Vec<TokenId> = tokenizer.bos().filter(|_| tokenizer.add_bos()).into_iter().collect();
+    tokens.push(before);
+    tokens.extend(tokenizer.encode(prefix, Encode::PLAIN)?);
+    tokens.push(after);
+    tokens.extend(tokenizer.encode(suffix, Encode::PLAIN)?);
+    tokens.push(middle);
+    Ok(tokens)
+}
+
+fn prepare_chat(model: &Arc<Model>, job: &Job, chat: &Chat) -> Result<Ready, Error> {
+    let own;
+    let template = match (&chat.template, &model.template) {
+        (Some(source), given) => {
+            let specials = given.as_ref().map(|template| template.specials().clone()).unwrap_or_default();
+            own = ChatTemplate::new(source, specials)?;
+            &own
+        }
+        (None, Some(template)) => template,
+        (None, None) => {
+            let message = format!(
+                "`{}` has no chat template: continue text with /v1/completions or `raw`, or give a template",
+                model.card.name
+            );
+            return Err(Error::invalid("model", message));
+        }
+    };
+    let encode = |conversation: &Conversation| -> Result<(String, Vec<TokenId>), Error> {
+        let text = render(template, conversation)?;
+        let mut tokens = chat.context.clone();
+        tokens.extend(model.tokenizer.encode(&text, Encode::TEMPLATE)?);
+        Ok((text, tokens))
+    };
+    let limit = context(model, job);
+    let (text, tokens) = match encode(&chat.conversation)? {
+        (_, tokens) if chat.truncate && tokens.len() >= limit => truncated(&chat.conversation, limit, &encode)?,
+        fits => fits,
+    };
+    let format = Format::detect(template.source());
+    let capabilities = template.capabilities();
+    let reads = Reads {
+        calls: !chat.conversation.tools.is_empty(),
+        reasoning: capabilities.reasons,
+        in_reasoning: format.begins_in_reasoning(&text),
+    };
+    let continues = chat.conversation.messages.last().is_some_and(|message| message.role == "assistant");
+    Ok(Ready { tokens, continues, format: Some((format, reads)), one_call: chat.one_call })
+}
+
+/// Renders; an assistant's message at the end is continued rather than answered.
+fn render(template: &ChatTemplate, conversation: &Conversation) -> Result<String, Error> {
+    match conversation.messages.split_last() {
+        Some((last, before)) if last.role == "assistant" && last.tool_calls.is_empty() => {
+            let mut conversation = Conversation { messages: before.to_vec(), ..conversation.clone() };
+            conversation.add_generation_prompt = true;
+            let mut text = template.render(&conversation)?;
+            text.push_str(&last.content);
+            Ok(text)
+        }
+        _ => Ok(template.render(conversation)?),
+    }
+}
+
+/// Leaves out as few of the oldest messages as make the prompt fit.
+fn truncated(
+    conversation: &Conversation,
+    limit: usize,
+    encode: &dyn Fn(&Conversation) -> Result<(String, Vec<TokenId>), Error>,
+) -> Result<(String, Vec<TokenId>), Error> {
+    let n_system = conversation.messages.iter().take_while(|message| message.role == "system").count();
+    let without = |n: usize| {
+        let keeps = |index: &usize| *index < n_system || *index >= n_system + n;
+        let messages: Vec<Message> = conversation
+            .messages
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| keeps(index))
+            .map(|(_, message)| message.clone())
+            .collect();
+        // An answer without its question, or a tool's without its call, is no beginning.
+        let rest = messages[n_system..].iter().position(|message| message.role == "user").unwrap_or(0);
+        let kept = messages[..n_system].iter().chain(&messages[n_system + rest..]).cloned().collect();
+        Conversation { messages: kept, ..conversation.clone() }
+    };
+    let most = conversation.messages.len().saturating_sub(n_system + 1);
+    let (mut low, mut high) = (0, most);
+    while low < high {
+        let middle = low.midpoint(high);
+        if encode(&without(middle))?.1.len() < limit { high = middle } else { low = middle + 1 }
+    }
+    encode(&without(low))
+}

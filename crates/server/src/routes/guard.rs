@@ -1,0 +1,123 @@
+//! Who may ask: limits of headers, names of the server, origins of pages.
+//!
+//! A page on the web can reach a server on the user's own machine: by a name that it makes resolve to 127.0.0.1, which
+//! the check of `Host` refuses, and by its scripts, whose `Origin` the browser tells.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
+
+use super::respond_error;
+use crate::{App, Config, Error};
+
+/// Schemes of pages that run as local programs.
+const LOCAL_SCHEMES: [&str; 5] = ["app", "file", "tauri", "vscode-webview", "vscode-file"];
+
+/// Refuses requests with too many headers, or to a name that is not this server's.
+pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    match check_headers(app.config(), &request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => respond_error(&path, &error),
+    }
+}
+
+fn check_headers(config: &Config, request: &Request) -> Result<(), Error> {
+    let headers = request.headers();
+    let found: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if found > config.header_bytes {
+        return Err(Error::HeadersTooLarge { found, limit: config.header_bytes });
+    }
+    if !config.address.ip().is_loopback() {
+        return Ok(());
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(request.uri().host()).unwrap_or("");
+    let name = host_name(host);
+    if is_local(name) || config.hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name)) {
+        return Ok(());
+    }
+    Err(Error::Forbidden(format!("this server is not called `{name}`: allow the name, or ask for 127.0.0.1")))
+}
+
+/// The name in `name:port` or `[address]:port`.
+fn host_name(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => host.split(':').next().unwrap_or(host),
+    }
+}
+
+fn is_local(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let named = ["localhost", ""].contains(&lower.as_str())
+        || [".localhost", ".local", ".internal"].iter().any(|end| lower.ends_with(end));
+    named || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback() || address.is_unspecified())
+}
+
+/// Lets pages of local programs, and those of `config.origins`, use the server.
+pub(super) fn cors(config: &Config) -> CorsLayer {
+    let allowed = config.origins.clone();
+    let any = allowed.iter().any(|origin| origin == "*");
+    let origin = AllowOrigin::predicate(move |origin: &HeaderValue, _| {
+        let Ok(origin) = origin.to_str() else { return false };
+        any || allowed.iter().any(|allowed| allowed == origin) || is_local_origin(origin)
+    });
+    CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::HEAD, Method::PUT, Method::PATCH])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(ExposeHeaders::list([HeaderName::from_static("x-request-id")]))
+}
+
+fn is_local_origin(origin: &str) -> bool {
+    let Some((scheme, rest)) = origin.split_once("://") else { return false };
+    if LOCAL_SCHEMES.contains(&scheme) {
+        return true;
+    }
+    let is_web = scheme == "http" || scheme == "https";
+    let name = host_name(rest);
+    is_web && (name == "localhost" || name.ends_with(".localhost") || local_address(rest, name))
+}
+
+fn local_address(authority: &str, name: &str) -> bool {
+    let address = authority.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| name.parse());
+    address.is_ok_and(|address| address.is_loopback() || address.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_names_and_origins_are_known() {
+        for (host, expect) in [
+            ("localhost", true),
+            ("LOCALHOST:11434", true),
+            ("127.0.0.1:11434", true),
+            ("[::1]:11434", true),
+            ("0.0.0.0:1", true),
+            ("mac.local:11434", true),
+            ("evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("localhost.evil.example:11434", false),
+        ] {
+            assert_eq!(is_local(host_name(host)), expect, "{host}");
+        }
+        for (origin, expect) in [
+            ("http://localhost:3000", true),
+            ("https://127.0.0.1", true),
+            ("http://[::1]:8080", true),
+            ("tauri://localhost", true),
+            ("vscode-webview://x", true),
+            ("https://evil.example", false),
+            ("http://localhost.evil.example", false),
+            ("null", false),
+        ] {
+            assert_eq!(is_local_origin(origin), expect, "{origin}");
+        }
+    }
+}

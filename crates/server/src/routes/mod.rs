@@ -1,0 +1,37 @@
+//! One module for each protocol. A route checks its request in `into_job` and writes the answer's events.
+
+mod guard;
+mod health;
+mod ollama;
+mod openai;
+mod wire;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::middleware;
+use axum::response::Response;
+
+use crate::{App, Error};
+
+/// All routes, behind the guards.
+pub fn router(app: App) -> Router {
+    let cors = guard::cors(app.config());
+    Router::new()
+        .merge(health::routes())
+        .merge(openai::routes())
+        .merge(ollama::routes())
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .layer(middleware::from_fn_with_state(app.clone(), guard::check))
+        .layer(cors)
+        .with_state(app)
+}
+
+async fn no_route(method: Method, uri: Uri) -> Response {
+    respond_error(uri.path(), &Error::NoRoute(format!("{method} {}", uri.path())))
+}
+
+/// An error in the shape of the protocol that `path` belongs to.
+fn respond_error(path: &str, error: &Error) -> Response {
+    if path.starts_with("/v1/") { openai::error_response(error) } else { ollama::error_response(error) }
+}

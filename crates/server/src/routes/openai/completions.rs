@@ -1,0 +1,218 @@
+//! `POST /v1/completions`: text is continued as it is, without a template.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use mlxr_text::chat::Delta;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::chat::max_tokens;
+use super::{Answer, OneOrMany, StreamOptions, Total, check_format, error_body, finish_text, logprobs};
+use crate::app::Lease;
+use crate::generate::Event;
+use crate::routes::wire::{self, Gone, Pieces};
+use crate::{App, Error, Finish, Generation, Job, Prompt, Sampling, TokenLogprob};
+
+/// Tokens of an answer when the request does not say; OpenAI's.
+const DEFAULT_MAX_TOKENS: i64 = 16;
+
+#[derive(Debug, Deserialize)]
+struct Request {
+    #[serde(default)]
+    model: String,
+    prompt: Option<WirePrompt>,
+    suffix: Option<String>,
+    #[serde(default)]
+    echo: bool,
+    best_of: Option<usize>,
+    response_format: Option<Value>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    stop: Option<OneOrMany>,
+    n: Option<usize>,
+    max_tokens: Option<i64>,
+    logprobs: Option<usize>,
+    #[serde(default)]
+    ignore_eos: bool,
+    #[serde(flatten)]
+    sampling: Sampling,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum WirePrompt {
+    Text(String),
+    Tokens(Vec<u32>),
+    Texts(Vec<String>),
+    ManyTokens(Vec<Vec<u32>>),
+}
+
+impl Request {
+    /// Every check of this endpoint.
+    fn into_job(self) -> Result<Job, Error> {
+        check_format(self.response_format.as_ref())?;
+        let n = self.n.unwrap_or(1);
+        if self.best_of.is_some_and(|best_of| best_of != n) {
+            return Err(Error::invalid("best_of", "`best_of` other than `n` is not supported: leave it out"));
+        }
+        if self.echo && self.logprobs.is_some() {
+            return Err(Error::invalid("echo", "`echo` with `logprobs` is not supported: leave one out"));
+        }
+        let prompts = match (self.prompt, self.suffix.filter(|suffix| !suffix.is_empty())) {
+            (Some(WirePrompt::Text(prefix)), Some(suffix)) => vec![Prompt::Infill { prefix, suffix }],
+            (_, Some(_)) => return Err(Error::invalid("suffix", "`suffix` needs a `prompt` that is one text")),
+            (None, None) => vec![Prompt::Text(String::new())],
+            (Some(WirePrompt::Text(text)), None) => vec![Prompt::Text(text)],
+            (Some(WirePrompt::Texts(texts)), None) => texts.into_iter().map(Prompt::Text).collect(),
+            (Some(WirePrompt::Tokens(tokens)), None) => vec![Prompt::Tokens(tokens)],
+            (Some(WirePrompt::ManyTokens(many)), None) => many.into_iter().map(Prompt::Tokens).collect(),
+        };
+        if prompts.iter().any(|prompt| matches!(prompt, Prompt::Tokens(tokens) if tokens.is_empty())) {
+            return Err(Error::invalid("prompt", "`prompt` has no tokens: give a text or token ids"));
+        }
+        let job = Job {
+            prompts,
+            n,
+            sampling: self.sampling,
+            stop: self.stop.map(OneOrMany::into_vec).unwrap_or_default(),
+            max_tokens: max_tokens(self.max_tokens.or(Some(DEFAULT_MAX_TOKENS)))?,
+            logprobs: self.logprobs,
+            ignore_eos: self.ignore_eos,
+            ..Job::new(&self.model, Prompt::Text(String::new()))
+        };
+        job.check()
+    }
+}
+
+/// What all parts of an answer share.
+struct Head {
+    id: String,
+    created: i64,
+    model: String,
+    with_logprobs: bool,
+    /// For each choice what `echo` puts first.
+    echoes: Vec<String>,
+}
+
+impl Head {
+    fn frame(&self, choices: Value) -> Map<String, Value> {
+        let mut map = Map::new();
+        map.insert("id".to_owned(), self.id.as_str().into());
+        map.insert("object".to_owned(), "text_completion".into());
+        map.insert("created".to_owned(), self.created.into());
+        map.insert("model".to_owned(), self.model.as_str().into());
+        map.insert("system_fingerprint".to_owned(), concat!("mlxr-", env!("CARGO_PKG_VERSION")).into());
+        map.insert("choices".to_owned(), choices);
+        map
+    }
+
+    fn choice(&self, index: usize, text: &str, logprobs: Value, finish: Option<Finish>) -> Value {
+        json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish.map(finish_text)})
+    }
+
+    fn logprobs(&self, tokens: &[TokenLogprob], offset: &mut usize) -> Value {
+        if self.with_logprobs { logprobs::of_completion(tokens, offset) } else { Value::Null }
+    }
+}
+
+pub(super) async fn create(State(app): State<App>, body: Body) -> Result<Response, Answer> {
+    let mut wire: Request = wire::read(&app, body).await?;
+    let (streams, options, echo) =
+        (wire.stream.unwrap_or(false), wire.stream_options.take().unwrap_or_default(), wire.echo);
+    let job = wire.into_job()?;
+    let lease = app.lease(&job.model, None).await?;
+    let with_logprobs = job.logprobs.is_some();
+    let generation = wire::start(&lease.model, job).await?;
+    let echo_of = |choice| match echo {
+        true => lease.model.tokenizer.decode(generation.prompt(choice), true),
+        false => String::new(),
+    };
+    let head = Head {
+        id: wire::new_id("cmpl-", 24),
+        created: wire::now_s(),
+        model: lease.model.card.name.clone(),
+        with_logprobs,
+        echoes: (0..generation.n_choice()).map(echo_of).collect(),
+    };
+    if streams {
+        return Ok(wire::stream("text/event-stream", |pieces| async move {
+            write(&pieces, lease, generation, head, options).await
+        }));
+    }
+    Ok(Json(collect(generation, head).await?).into_response())
+}
+
+fn text_of(deltas: Vec<Delta>) -> String {
+    let text = |delta| match delta {
+        Delta::Content(text) | Delta::Reasoning(text) => text,
+        Delta::Call(call) => call.arguments,
+    };
+    deltas.into_iter().map(text).collect()
+}
+
+async fn collect(mut generation: Generation, head: Head) -> Result<Value, Answer> {
+    let mut total = Total { n_prompt: generation.n_prompt(), ..Total::default() };
+    let mut texts = head.echoes.clone();
+    let mut tokens = vec![Vec::new(); texts.len()];
+    let mut finishes = vec![None; texts.len()];
+    while let Some(event) = generation.next().await {
+        match event? {
+            Event::Grown { choice, deltas, logprobs } => {
+                texts[choice].push_str(&text_of(deltas));
+                tokens[choice].extend(logprobs);
+            }
+            Event::Ended { choice, finish, usage } => {
+                finishes[choice] = Some(finish);
+                total.add(&usage);
+            }
+        }
+    }
+    let choice = |(index, text): (usize, &String)| {
+        head.choice(index, text, head.logprobs(&tokens[index], &mut 0), finishes[index])
+    };
+    let mut map = head.frame(texts.iter().enumerate().map(choice).collect());
+    map.insert("usage".to_owned(), total.usage());
+    map.insert("timings".to_owned(), total.timings());
+    Ok(map.into())
+}
+
+/// Writes the answer as server-sent events. Owns the model, so that it stays loaded.
+async fn write(
+    pieces: &Pieces,
+    lease: Lease,
+    mut generation: Generation,
+    head: Head,
+    options: StreamOptions,
+) -> Result<(), Gone> {
+    let mut total = Total { n_prompt: generation.n_prompt(), ..Total::default() };
+    let mut offsets = vec![0; generation.n_choice()];
+    for (index, echo) in head.echoes.iter().enumerate().filter(|(_, echo)| !echo.is_empty()) {
+        pieces.event(&head.frame(json!([head.choice(index, echo, Value::Null, None)]))).await?;
+    }
+    while let Some(event) = generation.next().await {
+        let choice = match event {
+            Ok(Event::Grown { choice, deltas, logprobs }) => {
+                head.choice(choice, &text_of(deltas), head.logprobs(&logprobs, &mut offsets[choice]), None)
+            }
+            Ok(Event::Ended { choice, finish, usage }) => {
+                total.add(&usage);
+                head.choice(choice, "", Value::Null, Some(finish))
+            }
+            Err(error) => {
+                pieces.event(&error_body(&error)).await?;
+                break;
+            }
+        };
+        pieces.event(&head.frame(json!([choice]))).await?;
+    }
+    drop(lease);
+    if options.include_usage {
+        let mut map = head.frame(json!([]));
+        map.insert("usage".to_owned(), total.usage());
+        map.insert("timings".to_owned(), total.timings());
+        pieces.event(&map).await?;
+    }
+    pieces.raw("data: [DONE]\n\n".to_owned()).await
+}
