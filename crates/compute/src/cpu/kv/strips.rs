@@ -1,0 +1,247 @@
+//! Strips of keys or values in their stored type.
+
+use super::super::elementwise::some;
+use super::super::pool::Cacheline;
+use super::super::shared::Shared;
+use super::super::vector::{Kernel, Kernels, LANES, Lanes, Vector};
+use super::{product, zeros};
+use crate::Error;
+use crate::op::KvType;
+
+/// All strips of a layer's keys or values: `[n_strip, n_row, n_col]`, each followed by scales for [`KvType::Q8`].
+pub(in super::super) struct Strips {
+    dtype: KvType,
+    n_row: usize,
+    n_col: usize,
+    /// Bytes of a strip: a multiple of 64, so that numbers are aligned.
+    strip: usize,
+    data: Box<[Cacheline]>,
+}
+
+/// Bytes of a stored number.
+fn size(dtype: KvType) -> usize {
+    match dtype {
+        KvType::F32 => 4,
+        KvType::F16 | KvType::BF16 => 2,
+        KvType::Q8 => 1,
+    }
+}
+
+impl Strips {
+    pub(super) fn new(
+        dtype: KvType,
+        n_strip: usize,
+        [n_row, n_col]: [usize; 2],
+        n_scale: usize,
+    ) -> Result<Strips, Error> {
+        let n = product(n_row, n_col)?;
+        let scales = if dtype == KvType::Q8 && n > 0 { n_scale * size_of::<f32>() } else { 0 };
+        let line = size_of::<Cacheline>();
+        let strip = (product(n, size(dtype))?.next_multiple_of(size_of::<f32>()) + scales).next_multiple_of(line);
+        Ok(Strips { dtype, n_row, n_col, strip, data: zeros(product(n_strip, strip / line)?)? })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.data)
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.data)
+    }
+
+    pub(super) fn writer(&mut self) -> Writer<'_> {
+        let Strips { dtype, n_row, n_col, strip, .. } = *self;
+        Writer { dtype, n_row, n_col, strip, bytes: Shared::new(self.bytes_mut()) }
+    }
+
+    /// Numbers and scales of a strip.
+    #[inline(always)]
+    fn parts(&self, strip: usize) -> (&[u8], &[f32]) {
+        let (numbers, scales) = self.bytes()[strip * self.strip..][..self.strip].split_at(self.numbers());
+        let n_scale = if self.dtype == KvType::Q8 { scales.len() / 4 } else { 0 };
+        (&numbers[..self.n_row * self.n_col * size(self.dtype)], bytemuck::cast_slice(&scales[..n_scale * 4]))
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> usize {
+        (self.n_row * self.n_col * size(self.dtype)).next_multiple_of(size_of::<f32>())
+    }
+
+    /// Sixteen columns (tokens) from `col` of every row, scaled, to `out[row * stride..][..16]`.
+    #[inline(always)]
+    pub(in super::super) fn columns<V: Vector>(&self, v: V, strip: usize, col: usize, out: &mut [f32], stride: usize) {
+        let (bytes, scales) = self.parts(strip);
+        let (at, step) = (col / LANES, self.n_col / LANES);
+        let scale = if self.dtype == KvType::Q8 { some(v, &scales[col..][..LANES]) } else { v.splat(1.0) };
+        for (row, out) in out.chunks_mut(stride).take(self.n_row).enumerate() {
+            let x = number::<V>(v, self.dtype, bytes, at + row * step);
+            let x = if self.dtype == KvType::Q8 { v.mul(x, scale) } else { x };
+            super::super::elementwise::store(v, &mut out[..LANES], x);
+        }
+    }
+
+    /// Rows (tokens) from `row`, as many as `out` has room for, scaled: `out` `[n, n_col]`.
+    #[inline(always)]
+    pub(in super::super) fn rows<V: Vector>(&self, v: V, strip: usize, row: usize, out: &mut [f32]) {
+        let (bytes, scales) = self.parts(strip);
+        let step = self.n_col / LANES;
+        for (i, out) in out.chunks_exact_mut(self.n_col).enumerate() {
+            let scale = if self.dtype == KvType::Q8 { v.splat(scales[row + i]) } else { v.splat(1.0) };
+            for (j, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                let x = number::<V>(v, self.dtype, bytes, (row + i) * step + j);
+                v.store(out, if self.dtype == KvType::Q8 { v.mul(x, scale) } else { x });
+            }
+        }
+    }
+}
+
+/// The `i`-th sixteen numbers.
+#[inline(always)]
+fn number<V: Vector>(v: V, dtype: KvType, bytes: &[u8], i: usize) -> V::F {
+    match dtype {
+        KvType::F32 => v.load(&bytemuck::cast_slice::<u8, Lanes<f32>>(bytes)[i]),
+        KvType::F16 => v.load_f16(&bytemuck::cast_slice::<u8, Lanes<u16>>(bytes)[i]),
+        KvType::BF16 => v.load_bf16(&bytemuck::cast_slice::<u8, Lanes<u16>>(bytes)[i]),
+        KvType::Q8 => v.load_i8(&bytemuck::cast_slice::<u8, Lanes<i8>>(bytes)[i]),
+    }
+}
+
+/// Writes single tokens.
+pub(super) struct Writer<'a> {
+    dtype: KvType,
+    n_row: usize,
+    n_col: usize,
+    strip: usize,
+    bytes: Shared<'a, u8>,
+}
+
+impl Writer<'_> {
+    /// Overwrites column `col` (a token's key) of a strip.
+    ///
+    /// # Safety
+    /// No other thread reads or writes this strip.
+    pub(super) unsafe fn column(&self, kernels: Kernels, strip: usize, col: usize, x: &[f32]) {
+        // SAFETY: the caller's.
+        unsafe { self.write(kernels, strip, Place { first: col, step: self.n_col, scale: col }, x) };
+    }
+
+    /// Overwrites row `row` (a token's value) of a strip; the columns beyond `x` stay 0.
+    ///
+    /// # Safety
+    /// No other thread reads or writes this strip.
+    pub(super) unsafe fn row(&self, kernels: Kernels, strip: usize, row: usize, x: &[f32]) {
+        // SAFETY: the caller's.
+        unsafe { self.write(kernels, strip, Place { first: row * self.n_col, step: 1, scale: row }, x) };
+    }
+
+    unsafe fn write(&self, kernels: Kernels, strip: usize, place: Place, x: &[f32]) {
+        // SAFETY: the caller's.
+        let bytes = unsafe { self.bytes.part(strip * self.strip, self.strip) };
+        let n = self.n_row * self.n_col * size(self.dtype);
+        let (numbers, scales) = bytes.split_at_mut(n.next_multiple_of(size_of::<f32>()));
+        let numbers = &mut numbers[..n];
+        match self.dtype {
+            KvType::F32 => {
+                kernels.run(Write { x, out: bytemuck::cast_slice_mut::<u8, f32>(numbers), place, scale: 1.0 })
+            }
+            KvType::F16 => {
+                kernels.run(Write { x, out: bytemuck::cast_slice_mut::<u8, F16>(numbers), place, scale: 1.0 })
+            }
+            KvType::BF16 => {
+                kernels.run(Write { x, out: bytemuck::cast_slice_mut::<u8, BF16>(numbers), place, scale: 1.0 });
+            }
+            KvType::Q8 => {
+                let scale = x.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
+                scales[place.scale * 4..][..4].copy_from_slice(&scale.to_ne_bytes());
+                let scale = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                kernels.run(Write { x, out: bytemuck::cast_slice_mut::<u8, i8>(numbers), place, scale });
+            }
+        }
+    }
+}
+
+/// Where a token's numbers go: `first + i * step`; and its scale.
+#[derive(Clone, Copy)]
+struct Place {
+    first: usize,
+    step: usize,
+    scale: usize,
+}
+
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+struct F16(u16);
+
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+struct BF16(u16);
+
+/// A type that numbers are stored in.
+trait Stored: Copy + Default {
+    fn store<V: Vector>(v: V, x: V::F) -> Lanes<Self>;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn store<V: Vector>(v: V, x: V::F) -> Lanes<f32> {
+        let mut lanes = [0.0; LANES];
+        v.store(&mut lanes, x);
+        lanes
+    }
+}
+
+impl Stored for F16 {
+    #[inline(always)]
+    fn store<V: Vector>(v: V, x: V::F) -> Lanes<F16> {
+        let mut lanes = [0; LANES];
+        v.store_f16(&mut lanes, x);
+        bytemuck::cast(lanes)
+    }
+}
+
+impl Stored for BF16 {
+    #[inline(always)]
+    fn store<V: Vector>(v: V, x: V::F) -> Lanes<BF16> {
+        let mut lanes = [0; LANES];
+        v.store_bf16(&mut lanes, x);
+        bytemuck::cast(lanes)
+    }
+}
+
+impl Stored for i8 {
+    #[inline(always)]
+    fn store<V: Vector>(v: V, x: V::F) -> Lanes<i8> {
+        let mut lanes = [0; LANES];
+        v.store_i8(&mut lanes, x);
+        lanes
+    }
+}
+
+/// Writes `x * scale` to its place.
+struct Write<'a, T> {
+    x: &'a [f32],
+    out: &'a mut [T],
+    place: Place,
+    scale: f32,
+}
+
+impl<T: Stored> Kernel for Write<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Write { x, out, place, scale } = self;
+        for (i, x) in x.chunks(LANES).enumerate() {
+            let lanes = T::store(v, v.mul(some(v, x), v.splat(scale)));
+            let first = place.first + i * LANES * place.step;
+            if place.step == 1 {
+                out[first..][..x.len()].copy_from_slice(&lanes[..x.len()]);
+            } else {
+                let out = &mut out[first..][..(x.len() - 1) * place.step + 1];
+                for (out, lane) in out.iter_mut().step_by(place.step).zip(lanes) {
+                    *out = lane;
+                }
+            }
+        }
+    }
+}
