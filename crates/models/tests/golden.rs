@@ -41,3 +41,12 @@ fn every_hugging_face_class_matches_transformers() {
         folders.iter().flat_map(|path| common::compare(path, &path.join("golden.logits"), 1e-8)).collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }
+
+#[test]
+fn every_mlx_checkpoint_matches_mlx_lm() {
+    let folders = entries(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/mlx"));
+    assert!(folders.len() >= 30, "golden checkpoints are missing: {folders:?}");
+    let failures: Vec<String> =
+        folders.iter().flat_map(|path| common::compare(path, &path.join("golden.logits"), 1e-6)).collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+}
