@@ -1,7 +1,10 @@
 //! What golden tests share.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use mlxr_compute::Backend;
+use mlxr_compute::cpu::{Cpu, Isa, Pool};
 use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::runner::{Batch, PAGE_TOKENS, PageId, Row, Runner, SeqId, Want};
@@ -45,40 +48,61 @@ fn nmse(got: &[f32], want: &[f32]) -> f64 {
     error / want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>()
 }
 
-/// Loads a checkpoint, computes the golden tokens whole and in parts, and describes each way that misses the golden
-/// logits by more than `limit` (squared error over squared magnitude).
-pub fn compare(path: &Path, logits: &Path, limit: f64) -> Vec<String> {
-    let name = path.file_stem().expect("name").to_string_lossy().into_owned();
-    let (ids, want) = golden(logits);
+/// The loaded model as a runner, or what went wrong.
+fn load<B: Backend + Send + 'static>(path: &Path, backend: B) -> Result<Box<dyn Runner>, String>
+where
+    B::Tensor: Send,
+    B::Matrix: Send,
+    B::Kv: Send,
+{
     let options =
         LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, kv_tokens: Some(1024), ..LoadOptions::default() };
-    let loaded = mlxr_weights::open(path).map_err(|e| e.to_string()).and_then(|checkpoint| {
-        mlxr_models::load(&checkpoint, Scalar, &options, &mut |_| ()).map_err(|e| e.to_string())
-    });
-    let mut model = match loaded {
-        Ok(model) => model,
-        Err(e) => return vec![format!("{name}: {e}")],
-    };
-    // Whole, then in two chunks as another sequence beside a third.
+    let checkpoint = mlxr_weights::open(path).map_err(|e| e.to_string())?;
+    let model = mlxr_models::load(&checkpoint, backend, &options, &mut |_| ()).map_err(|e| e.to_string())?;
+    Ok(Box::new(model))
+}
+
+/// On the defining backend and on the CPU backend with its best instructions: loads a checkpoint, computes the golden
+/// tokens whole and in parts, and describes each way that misses the golden logits by more than `limit` (squared error
+/// over squared magnitude). `limit` holds for exact arithmetic; quantized weights on the CPU backend meet 8-bit
+/// activations, for which `limits[1]` holds.
+pub fn compare(path: &Path, logits: &Path, limits: [f64; 2]) -> Vec<String> {
+    let name = path.file_stem().expect("name").to_string_lossy().into_owned();
+    let pool = Arc::new(Pool::new(2).expect("threads"));
+    let cpu = Cpu::new(pool, Isa::detect()).expect("the best instructions are there");
+    let models = [("scalar", load(path, Scalar)), ("cpu", load(path, cpu))];
+    let mut failures = Vec::new();
+    for ((backend, model), limit) in models.into_iter().zip(limits) {
+        match model {
+            Ok(mut model) => failures.extend(misses(&name, backend, &mut *model, &golden(logits), limit)),
+            Err(e) => failures.push(format!("{name} on {backend}: {e}")),
+        }
+    }
+    failures
+}
+
+/// Computes the tokens whole, then in two chunks as another sequence beside a third.
+fn misses(name: &str, backend: &str, model: &mut dyn Runner, golden: &(Vec<u32>, Vec<f32>), limit: f64) -> Vec<String> {
+    let (ids, want) = golden;
     let mut batch = Batch::default();
-    push(&mut batch, 0, 0, &ids, 0);
-    let whole = run(&mut model, &batch);
+    push(&mut batch, 0, 0, ids, 0);
+    let whole = run(model, &batch);
     let half = ids.len() / 2 + 1;
     batch.clear();
     push(&mut batch, 1, 0, &ids[..half], 8);
     push(&mut batch, 2, 0, &ids[..3], 20);
-    let first = run(&mut model, &batch);
+    let first = run(model, &batch);
     batch.clear();
     push(&mut batch, 1, half, &ids[half..], 8);
-    let second = run(&mut model, &batch);
+    let second = run(model, &batch);
     let n_vocab = want.len() / ids.len();
     let parts = [&first[..half * n_vocab], &second].concat();
     let mut failures = Vec::new();
     for (how, got) in [("whole", &whole), ("in parts", &parts)] {
-        let error = nmse(got, &want);
-        eprintln!("{name} {how}: nmse {error:.2e}");
+        let error = nmse(got, want);
+        eprintln!("{name} on {backend} {how}: nmse {error:.2e}");
         if error.is_nan() || error > limit {
-            failures.push(format!("{name} {how}: nmse {error:.2e}"));
+            failures.push(format!("{name} on {backend} {how}: nmse {error:.2e}"));
         }
     }
     failures
