@@ -4,7 +4,9 @@
 Never needed to build, test or run MLXR; the vectors are committed. To make them anew:
 
     python3 -m venv venv && venv/bin/pip install numpy gguf==0.19.0 ml_dtypes mlx==0.32.2 mlx-cpu==0.32.2
-    venv/bin/python xtask/golden/quant_vectors.py
+    venv/bin/python xtask/golden/quant_vectors.py [libq.so]
+
+With `libq.so`, ggml's own encoders (see `encode_ggml_cases`), encode_ggml.bin is made too.
 
 Oracles: `gguf` (GGUF blocks), `mlx` (MLX affine and float formats), `ml_dtypes` (FP8); GPTQ, AWQ, bitsandbytes
 and Q8_K are written out below from the formats' definitions, with plain loops over numpy, apart from the Rust code.
@@ -18,6 +20,7 @@ What the parameters and parts mean is said where a case is written, and in crate
 """
 
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -286,7 +289,63 @@ def fp8_cases():
     cases.write()
 
 
+# ---- Encoders ----------------------------------------------------------------------------------------------------
+
+
+def encode_cases():
+    """Parameter: the type's number in GGUF. Part: what `gguf` makes of the weights."""
+    import gguf
+
+    cases = Cases("encode")
+    weights = rng.standard_normal((4, 256)).astype(np.float32) * np.array([[0.02], [1.0], [1e-3], [1e-6]], np.float32)
+    weights[0, :32] = 0
+    weights[1, 32:64] = 3.5
+    weights[1, 64:96] = np.linspace(-8, 7.5, 32)
+    weights[2, :8] *= 50
+    for name in ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0"):
+        dtype = gguf.GGMLQuantizationType[name]
+        cases.add([int(dtype)], [gguf.quants.quantize(weights, dtype)], weights)
+    cases.write()
+
+
+def encode_ggml_cases(library):
+    """Parameter: the type's number in GGUF. Parts: ggml's blocks without and with importance; importance per column.
+
+    `library` is ggml's src/ggml-quants.c @ d99724f2 as a shared library, with stubs for the functions of ggml.c that it names:
+    gcc -O2 -fPIC -shared -ffp-contract=off -Iinclude -Isrc src/ggml-quants.c stub.c -o libq.so -lm
+    """
+    import ctypes
+
+    import gguf
+
+    cases = Cases("encode_ggml")
+    lib = ctypes.CDLL(library)
+    # Rows that are normal, heavy-tailed, of few outliers, and shifted.
+    weights = rng.standard_normal((4, 512)).astype(np.float32) * np.float32(0.02)
+    weights[1] = rng.standard_t(3, 512) * 0.02
+    weights[2, rng.integers(0, 512, 20)] *= 12
+    weights[3] += np.float32(0.03)
+    importance = rng.gamma(0.5, 1.0, 512).astype(np.float32)
+    pointer = ctypes.POINTER(ctypes.c_float)
+    for name in ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs", "mxfp4", "nvfp4"):
+        dtype = gguf.GGMLQuantizationType[name.upper()]
+        block, size = gguf.GGML_QUANT_SIZES[dtype]
+        quantize, parts = getattr(lib, f"quantize_{name}"), []
+        quantize.restype = ctypes.c_size_t
+        quantize.argtypes = [pointer, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, pointer]
+        for imatrix in (None, importance.ctypes.data_as(pointer)):
+            blocks = np.zeros(weights.size // block * size, dtype=np.uint8)
+            quantize(weights.ctypes.data_as(pointer), blocks.ctypes.data, *weights.shape, imatrix)
+            parts.append(blocks)
+        cases.add([int(dtype)], [*parts, importance], weights)
+    cases.write()
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    for make in (gguf_cases, mlx_affine_cases, mlx_float_cases, gptq_cases, awq_cases, bnb_cases, fp8_cases):
+    for make in (
+        gguf_cases, mlx_affine_cases, mlx_float_cases, gptq_cases, awq_cases, bnb_cases, fp8_cases, encode_cases,
+    ):  # fmt: skip
         make()
+    if len(sys.argv) == 2:
+        encode_ggml_cases(sys.argv[1])

@@ -33,6 +33,16 @@ pub enum Error {
         /// The encoding, as [`crate::Encoding`] prints it.
         encoding: String,
     },
+    /// Weights that a type cannot hold.
+    #[error("cannot encode as {dtype}: {found}, expected {expected}")]
+    Encode {
+        /// Name of the type.
+        dtype: &'static str,
+        /// What was given.
+        found: String,
+        /// What would be valid.
+        expected: &'static str,
+    },
     /// The memory for the arena or the weights could not be had.
     #[error("out of memory: {what} needs {bytes} bytes; choose a smaller context, fewer pages or a smaller model")]
     Memory {

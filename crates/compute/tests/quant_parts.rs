@@ -149,3 +149,61 @@ fn groups_outside_the_matrix_are_refused() {
         }
     }
 }
+
+/// Rows to take: all, a head, a tail, an odd middle, a permutation, repeats, one.
+fn choices(n_out: usize) -> Vec<Vec<usize>> {
+    let middle = (n_out / 3).max(1)..(2 * n_out / 3).max(2);
+    vec![
+        (0..n_out).collect(),
+        (0..n_out.div_ceil(2)).collect(),
+        (n_out / 2..n_out).collect(),
+        middle.collect(),
+        (0..n_out).map(|i| (i * 7 + 3) % n_out).collect(),
+        (0..n_out).map(|i| i / 2).collect(),
+        vec![n_out - 1],
+    ]
+}
+
+#[test]
+fn taken_rows_keep_their_values() {
+    for name in FILES {
+        for case in cases(name) {
+            let matrix = matrix(name, &case);
+            for rows in choices(matrix.n_out) {
+                let taken = matrix.take_rows(&rows).expect("rows within");
+                taken.check().unwrap_or_else(|e| panic!("{} -> {}: {e}", matrix.encoding, taken.encoding));
+                let mut out = vec![f32::NAN; rows.len() * matrix.n_in];
+                taken.decode_rows(0, rows.len(), &mut out);
+                let expected: Vec<f32> =
+                    rows.iter().flat_map(|row| &case.weights[row * matrix.n_in..][..matrix.n_in]).copied().collect();
+                assert_same(&out, &expected, &format!("{} rows {rows:?}", matrix.encoding));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slice_of_rows_shares_the_files_bytes() {
+    for name in ["q4_k", "mlx_affine"] {
+        let case = &cases(name)[0];
+        let matrix = match name {
+            "q4_k" => MatrixData::blocks(name, case.shape, DType::Q4_K, case.parts[0].clone().into()),
+            _ => Ok(matrix(name, case)),
+        };
+        let matrix = matrix.expect("a valid matrix");
+        let slice = matrix.slice_rows(1..2).expect("a row within");
+        for (whole, part) in matrix.parts.iter().zip(&slice.parts) {
+            assert_eq!(part.as_ptr(), whole[whole.len() / matrix.n_out..].as_ptr(), "{name}: the bytes were copied");
+        }
+    }
+}
+
+#[test]
+fn rows_outside_are_refused() {
+    let matrix = matrix("mlx_float", &cases("mlx_float")[0]);
+    for rows in [vec![], vec![0, matrix.n_out], vec![usize::MAX]] {
+        let error = matrix.take_rows(&rows).expect_err("rows outside").to_string();
+        assert!(error.contains("is asked for"), "{error}");
+    }
+    assert!(matrix.slice_rows(0..usize::MAX).is_err() && matrix.slice_rows(2..1).is_err());
+}

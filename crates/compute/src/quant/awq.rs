@@ -18,17 +18,24 @@ const BAND: usize = 128;
 /// Inputs decoded at a time.
 const TILE: usize = 64;
 /// Output within its eight that nibble n of a word holds.
-pub(super) const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// The eight codes of a word, in the order of outputs.
 #[inline]
-pub(super) fn unpack(word: [u8; 4]) -> [u8; 8] {
+fn unpack(word: [u8; 4]) -> [u8; 8] {
     let word = u32::from_le_bytes(word);
     let mut codes = [0; 8];
     for (n, output) in ORDER.into_iter().enumerate() {
         codes[output] = (word >> (4 * n)) as u8 & 15;
     }
     codes
+}
+
+/// The word of eight codes in the order of outputs.
+#[inline]
+pub(super) fn pack(codes: [u8; 8]) -> [u8; 4] {
+    let nibbles = ORDER.iter().enumerate().map(|(n, &output)| u32::from(codes[output]) << (4 * n));
+    nibbles.fold(0, |word, nibble| word | nibble).to_le_bytes()
 }
 
 /// The codes of line `i` of `qweight` or `qzeros` of `n_row` outputs from `first`.

@@ -62,6 +62,19 @@ pub(super) fn unpack_bits(bits: u8, bytes: &[u8], codes: &mut [u8]) {
     }
 }
 
+/// Packs codes into a little-endian stream of `bits` bits each. `codes` fill whole bytes.
+pub(super) fn pack_bits(bits: u8, codes: &[u8], bytes: &mut Vec<u8>) {
+    let (mut word, mut n) = (0u32, 0);
+    for code in codes {
+        word |= u32::from(*code) << n;
+        n += u32::from(bits);
+        while n >= 8 {
+            bytes.push(word as u8);
+            (word, n) = (word >> 8, n - 8);
+        }
+    }
+}
+
 /// The format of an affine matrix.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Affine {

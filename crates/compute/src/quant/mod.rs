@@ -12,6 +12,8 @@
 //! | [`grids`] | codebooks of the IQ types |
 //! | `parts` | which parts an encoding has, and how large: [`MatrixData::check`] |
 //! | `mlx` `gptq` `awq` `bnb` `fp8` | encodings of several parts: [`MatrixData::decode_rows`] |
+//! | `encode` | f32 to GGUF types: [`encode()`] |
+//! | `rows` | some rows of a matrix as a matrix: [`MatrixData::take_rows`] |
 //!
 //! GGUF blocks are structs of bytes (alignment 1), so a mapped file is cast in place with
 //! `bytemuck::cast_slice::<u8, BlockQ4_K>`. Their decoders equal ggml bit for bit, multiplication order and all.
@@ -20,6 +22,7 @@
 
 mod awq;
 mod bnb;
+mod encode;
 pub mod float;
 mod fp8;
 mod gptq;
@@ -32,6 +35,7 @@ pub mod legacy;
 mod mlx;
 pub(crate) mod parts;
 mod plain;
+mod rows;
 pub mod ternary;
 mod transposed;
 
@@ -39,6 +43,7 @@ use bytemuck::Pod;
 
 use crate::{DType, Encoding, MatrixData};
 
+pub use encode::{can_encode, encode};
 pub use iq1::{BlockIQ1_M, BlockIQ1_S};
 pub use iq2::{BlockIQ2_S, BlockIQ2_XS, BlockIQ2_XXS, BlockIQ3_S, BlockIQ3_XXS};
 pub use iq4::{BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4};

@@ -1,0 +1,158 @@
+//! Encoders of blocks with one scale.
+//!
+//! Without importance they equal ggml's reference bit for bit: the scale maps the extreme weight to the extreme code.
+//! With importance, the scale is searched for.
+//!
+//! Source: `quantize_row_q4_0_ref` ... `quantize_row_q8_0_ref`, `quantize_row_tq1_0_ref`, `..._tq2_0_ref`,
+//! ggml `src/ggml-quants.c` @ d99724f2.
+
+use super::super::float::Half;
+use super::Encode;
+use super::search::{Integers, Levels, error_weights, extreme, inverse, symmetric};
+use crate::quant::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockTQ1_0, BlockTQ2_0};
+
+/// Errors weigh by importance and by the magnitude against twice the block's mean square.
+fn weights_of(x: &[f32; 32], importance: &[f32; 32]) -> [f32; 32] {
+    error_weights(x, x.iter().map(|x| x * x).sum::<f32>() / 16.0, Some(importance))
+}
+
+/// Scale and codes `0..2 * zero` of a symmetric block.
+fn centred(x: &[f32; 32], importance: Option<&[f32; 32]>, zero: i32) -> (Half, [u8; 32]) {
+    let Some(importance) = importance else {
+        let d = extreme(x) / -zero as f32;
+        let inverse = inverse(d);
+        let code = |x: f32| ((x * inverse + (zero as f32 + 0.5)) as i32).clamp(0, 2 * zero - 1) as u8;
+        return (Half::new(d), x.map(code));
+    };
+    let levels = Integers { low: -zero, high: zero - 1 };
+    let d = Half::new(symmetric(x, &weights_of(x, importance), levels));
+    let inverse = inverse(d.f32());
+    (d, x.map(|x| (levels.round(x * inverse) + zero as f32) as u8))
+}
+
+/// Scale, minimum and codes `0..=high` of a block whose minimum has any sign.
+fn ranged(x: &[f32; 32], importance: Option<&[f32; 32]>, high: i32) -> (Half, Half, [u8; 32]) {
+    let least = x.iter().copied().fold(f32::INFINITY, f32::min);
+    let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let d = (most - least) / high as f32;
+    let reference = |d: f32, m: f32| {
+        let inverse = inverse(d);
+        x.map(|x| ((x - m) * inverse + 0.5).clamp(0.0, high as f32) as u8)
+    };
+    let plain = (Half::new(d), Half::new(least), reference(d, least));
+    let Some(importance) = importance else { return plain };
+    let weights = weights_of(x, importance);
+    let error = |(d, m, codes): &(Half, Half, [u8; 32])| {
+        let (d, m) = (d.f32(), m.f32());
+        let misses = x.iter().zip(codes).zip(&weights);
+        misses.map(|((x, q), w)| w * (d * f32::from(*q) + m - x).powi(2)).sum::<f32>()
+    };
+    // The minimum may be positive here, so the search of K-quants does not apply: fit a line through code and weight.
+    let mut best = plain;
+    let mut best_error = error(&best);
+    for step in 0..=40 {
+        let mut codes = reference(d * high as f32 / (high as f32 - 1.0 + 0.05 * step as f32), least);
+        for _ in 0..2 {
+            let Some([d, m]) = line(x, &weights, &codes) else { break };
+            let (d, m) = (Half::new(d), Half::new(m));
+            let found = (d, m, reference(d.f32(), m.f32()));
+            let found_error = error(&found);
+            if found_error < best_error {
+                (best, best_error) = (found, found_error);
+            }
+            codes = found.2;
+        }
+    }
+    best
+}
+
+/// Slope and offset of the weighted regression of `x` on the codes.
+fn line(x: &[f32; 32], weights: &[f32; 32], codes: &[u8; 32]) -> Option<[f32; 2]> {
+    let [mut sw, mut sx, mut sq, mut sqq, mut sxq] = [0.0f32; 5];
+    for ((x, w), q) in x.iter().zip(weights).zip(codes) {
+        let q = f32::from(*q);
+        (sw, sx, sq, sqq, sxq) = (sw + w, sx + w * x, sq + w * q, sqq + w * q * q, sxq + w * x * q);
+    }
+    let determinant = sw * sqq - sq * sq;
+    (determinant > 0.0).then(|| [(sw * sxq - sx * sq) / determinant, (sqq * sx - sq * sxq) / determinant])
+}
+
+fn nibbles(codes: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|i| codes[i] & 15 | codes[16 + i] << 4)
+}
+
+fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
+    codes.iter().enumerate().fold(0u32, |bits, (i, code)| bits | u32::from(code >> 4 & 1) << i).to_le_bytes()
+}
+
+impl Encode<32> for BlockQ4_0 {
+    fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
+        let (d, codes) = centred(weights, importance, 8);
+        BlockQ4_0 { d, qs: nibbles(&codes) }
+    }
+}
+
+impl Encode<32> for BlockQ4_1 {
+    fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
+        let (d, m, codes) = ranged(weights, importance, 15);
+        BlockQ4_1 { d, m, qs: nibbles(&codes) }
+    }
+}
+
+impl Encode<32> for BlockQ5_0 {
+    fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
+        let (d, codes) = centred(weights, importance, 16);
+        BlockQ5_0 { d, qh: fifth_bits(&codes), qs: nibbles(&codes) }
+    }
+}
+
+impl Encode<32> for BlockQ5_1 {
+    fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
+        let (d, m, codes) = ranged(weights, importance, 31);
+        BlockQ5_1 { d, m, qh: fifth_bits(&codes), qs: nibbles(&codes) }
+    }
+}
+
+impl Encode<32> for BlockQ8_0 {
+    /// Ignores importance: at eight bits the search gains nothing.
+    fn encode(weights: &[f32; 32], _: Option<&[f32; 32]>) -> Self {
+        let d = extreme(weights).abs() / 127.0;
+        let inverse = inverse(d);
+        BlockQ8_0 { d: Half::new(d), qs: weights.map(|x| (x * inverse).round() as i8) }
+    }
+}
+
+/// -1, 0 or 1 as 0, 1 or 2, and the scale.
+fn ternary(x: &[f32; 256]) -> (Half, [u8; 256]) {
+    let d = extreme(x).abs();
+    let inverse = inverse(d);
+    (Half::new(d), x.map(|x| ((x * inverse).round() as i8 + 1) as u8))
+}
+
+/// Five digits or fewer in base 3, `digits[n * out.len() + i]`, as the fraction that `BlockTQ1_0` decodes.
+fn fractions(digits: &[u8], out: &mut [u8]) {
+    let n = out.len();
+    for (i, byte) in out.iter_mut().enumerate() {
+        let number = (0..5).fold(0, |number, k| number * 3 + u16::from(digits.get(k * n + i).copied().unwrap_or(0)));
+        *byte = (number * 256).div_ceil(243) as u8;
+    }
+}
+
+impl Encode<256> for BlockTQ1_0 {
+    fn encode(weights: &[f32; 256], _: Option<&[f32; 256]>) -> Self {
+        let (d, codes) = ternary(weights);
+        let mut block = BlockTQ1_0 { qs: [0; 48], qh: [0; 4], d };
+        fractions(&codes[..160], &mut block.qs[..32]);
+        fractions(&codes[160..240], &mut block.qs[32..]);
+        fractions(&codes[240..], &mut block.qh);
+        block
+    }
+}
+
+impl Encode<256> for BlockTQ2_0 {
+    fn encode(weights: &[f32; 256], _: Option<&[f32; 256]>) -> Self {
+        let (d, codes) = ternary(weights);
+        let code = |i: usize, j: usize| codes[128 * (i / 32) + 32 * j + i % 32] << (2 * j);
+        BlockTQ2_0 { qs: std::array::from_fn(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3)), d }
+    }
+}
