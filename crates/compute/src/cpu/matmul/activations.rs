@@ -37,6 +37,8 @@ pub struct Activations {
     starts: Vec<usize>,
     groups: Vec<Group>,
     tiles: Vec<Tile>,
+    /// Widths of all tiles, summed.
+    width: usize,
     ints: Option<Vec<Cacheline>>,
     floats: Option<Vec<Cacheline>>,
     spare: Vec<Vec<Cacheline>>,
@@ -57,6 +59,10 @@ pub(super) struct Tile {
     pub first: usize,
     /// Columns.
     pub n: usize,
+    /// Columns of the kernel, at least `n`; those beyond hold anything.
+    pub width: usize,
+    /// Widths of the tiles before it, summed.
+    pub at: usize,
 }
 
 impl Activations {
@@ -68,6 +74,7 @@ impl Activations {
             starts: Vec::new(),
             groups: Vec::new(),
             tiles: Vec::new(),
+            width: 0,
             ints: None,
             floats: None,
             spare: Vec::new(),
@@ -95,7 +102,7 @@ impl Activations {
         for m in matrices {
             assert_eq!((m.n_in(), m.isa()), (n_in, self.isa), "activations: a matrix does not fit the input");
         }
-        let (n, ints, floats) = (self.starts.len(), needs(Input::Int8), needs(Input::Float));
+        let (n, ints, floats) = (self.width, needs(Input::Int8), needs(Input::Float));
         self.spare.extend(self.ints.take());
         self.spare.extend(self.floats.take());
         self.ints = ints.then(|| self.buffer(n * n_in.div_ceil(BLOCK) * Record::bytes(1)));
@@ -103,12 +110,13 @@ impl Activations {
         self.fill(pool, x)
     }
 
-    /// Splits the columns into tiles; a group's tiles differ by at most one column.
+    /// Splits the columns into tiles as wide as can be.
     fn lay_out(&mut self, n_x: usize, columns: Columns<'_>) {
         self.starts.clear();
         self.groups.clear();
         self.tiles.clear();
-        let n_in = self.n_in;
+        self.width = 0;
+        let (n_in, widths) = (self.n_in, table::widths(self.isa));
         let single;
         let bounds = match columns {
             Columns::Rows => {
@@ -127,10 +135,14 @@ impl Activations {
         for bound in bounds.windows(2) {
             let (from, to) = (bound[0], bound[1]);
             assert!(from <= to, "activations: groups overlap");
-            let (first_tile, n) = (self.tiles.len(), (to - from).div_ceil(table::columns(self.isa)));
-            for t in 0..n {
-                let first = from + (to - from) * t / n;
-                self.tiles.push(Tile { first, n: from + (to - from) * (t + 1) / n - first });
+            let first_tile = self.tiles.len();
+            let mut first = from;
+            while first < to {
+                let n = (to - first).min(widths[widths.len() - 1]);
+                let width = *widths.iter().find(|&&w| w >= n).expect("the last is the largest");
+                self.tiles.push(Tile { first, n, width, at: self.width });
+                first += n;
+                self.width += width;
             }
             self.groups.push(Group { tiles: first_tile..self.tiles.len(), columns: from..to });
         }
@@ -155,16 +167,18 @@ impl Activations {
             let (tile, from) = (tiles[item / n_chunk], item % n_chunk * CHUNK);
             let to = n_in.min(from + CHUNK);
             let starts = &starts[tile.first..][..tile.n];
+            let columns = quantize::Part { starts, range: from..to, width: tile.width };
             if let Some(ints) = &ints {
-                let at = (tile.first * n_in.div_ceil(BLOCK) + from / BLOCK * tile.n) * Record::bytes(1);
+                let at = (tile.at * n_in.div_ceil(BLOCK) + from / BLOCK * tile.width) * Record::bytes(1);
                 // SAFETY: items write to separate records: those of their tile and chunk.
-                let out = unsafe { ints.slice(at, (to - from).div_ceil(BLOCK) * Record::bytes(tile.n)) };
-                quantize::int8(isa, x, starts, from..to, out);
+                let out = unsafe { ints.slice(at, (to - from).div_ceil(BLOCK) * Record::bytes(tile.width)) };
+                quantize::int8(isa, x, &columns, out);
             }
             if let Some(floats) = &floats {
+                let (at, len) = (tile.at * n_in + from * tile.width, (to - from) * tile.width);
                 // SAFETY: items write to separate numbers: those of their tile and chunk.
-                let out = unsafe { floats.slice((tile.first * n_in + from * tile.n) * 4, (to - from) * tile.n * 4) };
-                quantize::floats(x, starts, from..to, bytemuck::cast_slice_mut(out));
+                let out = unsafe { floats.slice(at * 4, len * 4) };
+                quantize::floats(x, &columns, bytemuck::cast_slice_mut(out));
             }
         };
         let n_items = tiles.len() * n_chunk;
@@ -207,6 +221,6 @@ impl Activations {
             Input::Float => (&self.floats, self.n_in * 4),
         };
         let buffer = buffer.as_ref().expect("load was told of every matrix");
-        &bytemuck::cast_slice(buffer)[tile.first * column..][..tile.n * column]
+        &bytemuck::cast_slice(buffer)[tile.at * column..][..tile.width * column]
     }
 }

@@ -62,7 +62,6 @@ unsafe fn signed<const G: usize>(acc: __m256i, w: &[__m256i; G], a: *const i8, s
 
 impl Simd for Avx2 {
     const LANES: usize = 8;
-    const COLUMNS: usize = 4;
     const SIGNED_BIAS: bool = false;
     type Bytes = __m256i;
     type Ints = __m256i;

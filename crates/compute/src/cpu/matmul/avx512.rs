@@ -21,7 +21,6 @@ macro_rules! ops {
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
-    const COLUMNS: usize = 16;
     const SIGNED_BIAS: bool = true;
     type Bytes = __m512i;
     type Ints = __m512i;

@@ -171,36 +171,37 @@ unsafe fn columns<S: Simd, F: Form, const N: usize>(
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
-        column::<S, F, N, 0>(acc, w, scales, mins, a);
-        column::<S, F, N, 1>(acc, w, scales, mins, a);
-        column::<S, F, N, 2>(acc, w, scales, mins, a);
-        column::<S, F, N, 3>(acc, w, scales, mins, a);
-        column::<S, F, N, 4>(acc, w, scales, mins, a);
-        column::<S, F, N, 5>(acc, w, scales, mins, a);
-        column::<S, F, N, 6>(acc, w, scales, mins, a);
-        column::<S, F, N, 7>(acc, w, scales, mins, a);
-        column::<S, F, N, 8>(acc, w, scales, mins, a);
-        column::<S, F, N, 9>(acc, w, scales, mins, a);
-        column::<S, F, N, 10>(acc, w, scales, mins, a);
-        column::<S, F, N, 11>(acc, w, scales, mins, a);
-        column::<S, F, N, 12>(acc, w, scales, mins, a);
-        column::<S, F, N, 13>(acc, w, scales, mins, a);
-        column::<S, F, N, 14>(acc, w, scales, mins, a);
-        column::<S, F, N, 15>(acc, w, scales, mins, a);
+        column::<S, F, N>(0, acc, w, scales, mins, a);
+        column::<S, F, N>(1, acc, w, scales, mins, a);
+        column::<S, F, N>(2, acc, w, scales, mins, a);
+        column::<S, F, N>(3, acc, w, scales, mins, a);
+        column::<S, F, N>(4, acc, w, scales, mins, a);
+        column::<S, F, N>(5, acc, w, scales, mins, a);
+        column::<S, F, N>(6, acc, w, scales, mins, a);
+        column::<S, F, N>(7, acc, w, scales, mins, a);
+        column::<S, F, N>(8, acc, w, scales, mins, a);
+        column::<S, F, N>(9, acc, w, scales, mins, a);
+        column::<S, F, N>(10, acc, w, scales, mins, a);
+        column::<S, F, N>(11, acc, w, scales, mins, a);
+        column::<S, F, N>(12, acc, w, scales, mins, a);
+        column::<S, F, N>(13, acc, w, scales, mins, a);
+        column::<S, F, N>(14, acc, w, scales, mins, a);
+        column::<S, F, N>(15, acc, w, scales, mins, a);
     }
 }
 
 #[inline(always)]
-unsafe fn column<S: Simd, F: Form, const N: usize, const J: usize>(
+unsafe fn column<S: Simd, F: Form, const N: usize>(
+    j: usize,
     acc: &mut [S::Floats; N],
     w: &[S::Bytes; 8],
     scales: [S::Floats; 2],
     mins: [S::Floats; 2],
     a: *const u8,
 ) {
-    if J < N {
+    if j < N {
         // SAFETY: `a` is a record of N columns.
-        acc[J] = unsafe { S::pin(block::<S, F, N>(acc[J], w, scales, mins, a.add(4 * J))) };
+        acc[j] = unsafe { S::pin(block::<S, F, N>(acc[j], w, scales, mins, a.add(4 * j))) };
     }
 }
 

@@ -306,7 +306,7 @@ impl<'a> Strip<'a> {
         let args = Args { panel: panel.data, n, tile: x.numbers(tile, input).as_ptr(), out: y.0.as_mut_ptr() };
         // SAFETY: the machine has the instruction set (`PackedMatrix::build`), panel and tile are as large as `n_in`
         // asks for, and `y` has room for the most columns of any tile.
-        unsafe { panel.form.kernel(self.isa, tile.n)(&args) };
+        unsafe { panel.form.kernel(self.isa, tile.width)(&args) };
         let columns = y.0.as_chunks_mut::<ROWS>().0.iter_mut().take(tile.n);
         if self.scale != 1.0 || panel.bias.is_some() {
             let mut bias = [0.0; ROWS];

@@ -36,36 +36,46 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Writes the records of inputs `range` of the columns that start at `starts`.
-pub(super) fn int8(isa: Isa, x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [u8]) {
+/// A part of a tile.
+pub(super) struct Part<'a> {
+    /// Where the columns start.
+    pub starts: &'a [usize],
+    /// Which of their inputs.
+    pub range: Range<usize>,
+    /// Columns of the tile, at least as many; what lies in those beyond has no influence.
+    pub width: usize,
+}
+
+/// Writes the records of a part.
+pub(super) fn int8(isa: Isa, x: &[f32], part: &Part<'_>, out: &mut [u8]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever chose the instruction set has made sure that the machine has it (`PackedMatrix::new`).
-        Isa::Avx512Vnni => unsafe { int8_avx512(x, starts, range, out) },
+        Isa::Avx512Vnni => unsafe { int8_avx512(x, part, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
-        Isa::Avx2 => unsafe { int8_avx2(x, starts, range, out) },
-        _ => int8_body(x, starts, range, out),
+        Isa::Avx2 => unsafe { int8_avx2(x, part, out) },
+        _ => int8_body(x, part, out),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
-fn int8_avx512(x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [u8]) {
-    int8_body(x, starts, range, out);
+fn int8_avx512(x: &[f32], part: &Part<'_>, out: &mut [u8]) {
+    int8_body(x, part, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn int8_avx2(x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [u8]) {
-    int8_body(x, starts, range, out);
+fn int8_avx2(x: &[f32], part: &Part<'_>, out: &mut [u8]) {
+    int8_body(x, part, out);
 }
 
 #[inline(always)]
-fn int8_body(x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [u8]) {
-    let n = starts.len();
-    for (j, &start) in starts.iter().enumerate() {
-        let column = x[start..][range.clone()].as_chunks::<BLOCK>().0;
+fn int8_body(x: &[f32], part: &Part<'_>, out: &mut [u8]) {
+    let n = part.width;
+    for (j, &start) in part.starts.iter().enumerate() {
+        let column = x[start..][part.range.clone()].as_chunks::<BLOCK>().0;
         for (x, record) in column.iter().zip(out.chunks_exact_mut(Record::bytes(n))) {
             block(x, j, n, record);
         }
@@ -99,14 +109,14 @@ fn block(x: &[f32; BLOCK], j: usize, n: usize, record: &mut [u8]) {
     put(Record::sumh(n) + 4 * n, (scale * high as f32).to_le_bytes());
 }
 
-/// Writes `[range, n]`: input `k` of all columns side by side.
-pub(super) fn floats(x: &[f32], starts: &[usize], range: Range<usize>, out: &mut [f32]) {
-    let n = starts.len();
-    if let [start] = starts {
-        return out.copy_from_slice(&x[*start..][range]);
-    }
-    for (j, &start) in starts.iter().enumerate() {
-        for (line, x) in out.chunks_exact_mut(n).zip(&x[start..][range.clone()]) {
+/// Writes `[range, width]`: input `k` of all columns side by side.
+pub(super) fn floats(x: &[f32], part: &Part<'_>, out: &mut [f32]) {
+    for (j, &start) in part.starts.iter().enumerate() {
+        let column = &x[start..][part.range.clone()];
+        if part.width == 1 {
+            return out.copy_from_slice(column);
+        }
+        for (line, x) in out.chunks_exact_mut(part.width).zip(column) {
             line[j] = *x;
         }
     }

@@ -14,7 +14,6 @@ unsafe fn array<T: Copy, const N: usize>(p: *const T) -> [T; N] {
 
 impl Simd for Plain {
     const LANES: usize = 16;
-    const COLUMNS: usize = 4;
     const SIGNED_BIAS: bool = false;
     type Bytes = [u8; 64];
     type Ints = [i32; 16];

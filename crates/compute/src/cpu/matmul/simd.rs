@@ -25,8 +25,6 @@ pub(super) enum Codes {
 pub(super) trait Simd: Copy {
     /// Lanes of 32 bits; divides 16.
     const LANES: usize;
-    /// Most columns of a kernel's tile.
-    const COLUMNS: usize;
     /// Whether products of signed codes are computed with 128 added to the codes.
     const SIGNED_BIAS: bool;
     /// `4 * LANES` bytes.

@@ -4,7 +4,6 @@ use super::forms;
 use super::kernel::{self, BLOCK, FloatForm, Form, Kernel, ROWS};
 use super::pack;
 use super::scalar::Plain;
-use super::simd::Simd;
 use crate::cpu::Isa;
 use crate::quant::*;
 use crate::{DType, Encoding, MatrixData};
@@ -42,8 +41,8 @@ pub(super) struct FormRow {
 }
 
 impl FormRow {
-    /// The kernel for `n` columns, `1 <= n <= columns(isa)`.
-    pub fn kernel(&self, isa: Isa, n: usize) -> Kernel {
+    /// The kernel for tiles of `width` columns, one of [`widths`].
+    pub fn kernel(&self, isa: Isa, width: usize) -> Kernel {
         let kernels = match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => self.avx2,
@@ -55,7 +54,8 @@ impl FormRow {
             Isa::NeonDotprod | Isa::NeonI8mm => self.dotprod,
             _ => self.scalar,
         };
-        kernels[n - 1]
+        let i = widths(isa).iter().position(|&w| w == width);
+        kernels[i.expect("tiles have the widths of the table")]
     }
 
     /// Bytes of a panel of rows of `n_in` weights.
@@ -64,16 +64,19 @@ impl FormRow {
     }
 }
 
-/// Most columns of a tile.
-pub(super) fn columns(isa: Isa) -> usize {
+/// The numbers of columns for which there are kernels, rising. Tiles of other numbers are filled up. Not every number has
+/// a kernel, as they take long to compile.
+pub(super) fn widths(isa: Isa) -> &'static [usize] {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => super::avx2::Avx2::COLUMNS,
+        Isa::Avx2 => avx2::WIDTHS,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => super::avx512::Avx512::COLUMNS,
+        Isa::Avx512Vnni => avx512::WIDTHS,
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => super::neon::Neon::COLUMNS,
-        _ => Plain::COLUMNS,
+        Isa::Neon => neon::WIDTHS,
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => dotprod::WIDTHS,
+        _ => scalar::WIDTHS,
     }
 }
 
@@ -82,6 +85,8 @@ macro_rules! isa {
     ($name:ident, $simd:ty, [$($n:literal)*] $(, $features:literal)?) => {
         mod $name {
             use super::*;
+
+            pub(super) const WIDTHS: &[usize] = &[$($n),*];
 
             $(#[target_feature(enable = $features)])?
             unsafe fn run_int<F: Form, const N: usize>(args: &kernel::Args) {
@@ -106,20 +111,20 @@ macro_rules! isa {
     };
 }
 
-isa!(scalar, Plain, [1 2 3 4]);
+isa!(scalar, Plain, [1]);
 #[cfg(target_arch = "x86_64")]
-isa!(avx2, crate::cpu::matmul::avx2::Avx2, [1 2 3 4], "avx2,fma,f16c");
+isa!(avx2, crate::cpu::matmul::avx2::Avx2, [1 2 4], "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 isa!(
     avx512,
     crate::cpu::matmul::avx512::Avx512,
-    [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16],
+    [1 2 3 4 6 8 12 16],
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"
 );
 #[cfg(target_arch = "aarch64")]
-isa!(neon, crate::cpu::matmul::neon::Neon, [1 2 3 4 5 6 7 8], "neon");
+isa!(neon, crate::cpu::matmul::neon::Neon, [1 4], "neon");
 #[cfg(target_arch = "aarch64")]
-isa!(dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 3 4 5 6 7 8], "neon,dotprod");
+isa!(dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod");
 
 const fn int<F: Form, B: pack::Pack>() -> FormRow {
     assert!(F::BYTES == ROWS * size_of::<B>() && F::BLOCKS * BLOCK == B::DTYPE.block());
