@@ -9,7 +9,7 @@ use mlxr_weights::{Limits, open_memory};
 mod touch;
 
 /// Name, type, shape, bytes of the tensors; the description of `b` comes last.
-const TENSORS: [(&str, &str, &str, usize); 17] = [
+const TENSORS: [(&str, &str, &str, usize); 24] = [
     ("a.weight", "U32", "[2,8]", 64),
     ("a.scales", "F16", "[2,2]", 8),
     ("a.biases", "F16", "[2,2]", 8),
@@ -27,6 +27,13 @@ const TENSORS: [(&str, &str, &str, usize); 17] = [
     ("e_blocks", "U8", "[2,2,1,16]", 64),
     ("e_scales", "U8", "[2,2,1]", 4),
     ("f.weight", "BF16", "[4,4]", 32),
+    ("g.weight_packed", "I32", "[2,4]", 32),
+    ("g.weight_scale", "BF16", "[2,1]", 4),
+    ("g.weight_shape", "I32", "[2]", 8),
+    ("h.weight", "I8", "[2,32]", 64),
+    ("h.SCB", "F32", "[2]", 8),
+    ("i.weight_packed", "U8", "[2,16]", 32),
+    ("i.weight_scale", "U8", "[2,1]", 2),
 ];
 
 /// A safetensors file of [`TENSORS`] and the description.

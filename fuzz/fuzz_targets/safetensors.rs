@@ -8,7 +8,7 @@ use mlxr_weights::{Limits, open_memory};
 mod touch;
 
 /// Configurations.
-const CONFIGS: [&str; 8] = [
+const CONFIGS: [&str; 9] = [
     "{}",
     r#"{"quantization":{"bits":4,"group_size":32}}"#,
     r#"{"quantization":{"mode":"mxfp4"}}"#,
@@ -17,6 +17,7 @@ const CONFIGS: [&str; 8] = [
     r#"{"quantization_config":{"quant_method":"bitsandbytes"}}"#,
     r#"{"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]}}"#,
     r#"{"quantization_config":{"quant_method":"mxfp4"}}"#,
+    r#"{"quantization_config":{"quant_method":"compressed-tensors","format":"mixed-precision"}}"#,
 ];
 
 fuzz_target!(|data: &[u8]| {

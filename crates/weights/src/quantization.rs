@@ -30,6 +30,8 @@ pub(crate) enum Scheme {
     /// bitsandbytes: every tensor carries its own description.
     Bnb,
     Fp8(Fp8),
+    /// compressed-tensors: each tensor's names and types tell its format.
+    Compressed,
     /// MXFP4 as in the checkpoints of gpt-oss.
     Mxfp4,
 }
@@ -44,6 +46,7 @@ impl Scheme {
             Scheme::Awq => "awq",
             Scheme::Bnb => "bitsandbytes",
             Scheme::Fp8(_) => "fp8",
+            Scheme::Compressed => "compressed-tensors",
             Scheme::Mxfp4 => "mxfp4",
         }
     }
@@ -231,11 +234,21 @@ fn fp8(block: &Fields<'_>) -> Result<Scheme, OpenError> {
 }
 
 fn compressed_tensors(block: &Fields<'_>) -> Result<Scheme, OpenError> {
+    const FORMATS: [&str; 8] = [
+        "float-quantized",
+        "naive-quantized",
+        "int-quantized",
+        "pack-quantized",
+        "mxfp4-pack-quantized",
+        "mxfp8-quantized",
+        "mixed-precision",
+        "dense",
+    ];
     match block.str("format")? {
-        Some("float-quantized" | "naive-quantized") => Ok(Scheme::Fp8(Fp8 { tile: None })),
+        Some(format) if FORMATS.contains(&format) => Ok(Scheme::Compressed),
         other => {
             let found = other.map_or("no such field".to_owned(), |f| format!("\"{f}\""));
-            Err(block.error("format", found, "float-quantized"))
+            Err(block.error("format", found, FORMATS.join(", ")))
         }
     }
 }

@@ -109,9 +109,10 @@ impl Checkpoint {
         }
         for tensor in self.tensors() {
             // Only these types can be codes; asking for the rest would fail for, say, integer buffers.
-            use mlxr_compute::DType::{F8E4M3, F8E5M2, I32, U8, U32};
-            let codes = matches!(tensor.dtype, U8 | U32 | I32 | F8E4M3 | F8E5M2);
-            let ending = ["_blocks", ".qweight", ".weight"].into_iter().find(|e| tensor.name.ends_with(e));
+            use mlxr_compute::DType::{F8E4M3, F8E5M2, I8, I32, U8, U32};
+            let codes = matches!(tensor.dtype, U8 | U32 | I8 | I32 | F8E4M3 | F8E5M2);
+            let ending =
+                ["_blocks", ".qweight", ".weight_packed", ".weight"].into_iter().find(|e| tensor.name.ends_with(e));
             let stem = match (codes, ending) {
                 (true, Some(ending)) => &tensor.name[..tensor.name.len() - ending.len()],
                 (true, None) if matches!(tensor.dtype, F8E4M3 | F8E5M2) => tensor.name.as_str(),
@@ -127,7 +128,7 @@ impl Checkpoint {
 
 /// Whether a tensor is a part of one of these stems.
 fn is_part(name: &str, stems: &HashSet<&str>) -> bool {
-    const ENDINGS: [&str; 17] = [
+    const ENDINGS: [&str; 21] = [
         "",
         ".weight",
         ".scales",
@@ -145,6 +146,10 @@ fn is_part(name: &str, stems: &HashSet<&str>) -> bool {
         ".input_scale",
         ".activation_scale",
         ".weight_shape",
+        ".weight_packed",
+        ".weight_zero_point",
+        ".weight_g_idx",
+        ".SCB",
     ];
     if ENDINGS.iter().any(|e| name.strip_suffix(e).is_some_and(|stem| stems.contains(stem))) {
         return true;

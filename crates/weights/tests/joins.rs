@@ -381,8 +381,83 @@ fn types_without_a_meaning() {
     let found = "found no quantization, and a tensor `w.weight`, expected a quantization that explains its type";
     check_error("{}", &tensors, &format!("config.json: `quantization_config`: {found}; {DAMAGED}"));
     let tensors: [Tensor<'_>; 1] = [("w.weight_packed", DType::I32, &[1, 4], vec![0; 16])];
-    let found = "found packed integers of compressed-tensors, expected a `.weight` of a float type or FP8";
-    check_error("{}", &tensors, &format!("model.safetensors: tensor `w.weight_packed`: {found}; {CONVERT}"));
+    let found = "found no quantization, and a tensor `w.weight_packed`, expected compressed-tensors";
+    check_error("{}", &tensors, &format!("config.json: `quantization_config`: {found}; {DAMAGED}"));
+}
+
+fn compressed(format: &str) -> String {
+    format!(r#"{{"quantization_config":{{"quant_method":"compressed-tensors","format":"{format}"}}}}"#)
+}
+
+#[test]
+fn packed_integers() {
+    let config = compressed("pack-quantized");
+    let row = [0x7654_3210, 0xfedc_ba98, 0x7654_3210, 0xfedc_ba98]; // codes 0 to 15, twice
+    let mut tensors: Vec<Tensor<'_>> = vec![
+        ("w.weight_packed", DType::I32, &[2, 8], u32s(&[row, row, row, row].concat())),
+        ("w.weight_scale", DType::BF16, &[2, 2], [0x80, 0x3f, 0x00, 0x40, 0x80, 0x3f, 0x80, 0x3f].to_vec()), // 1 2 1 1
+        ("w.weight_shape", DType::I64, &[2], [2u64.to_le_bytes(), 64u64.to_le_bytes()].concat()),
+    ];
+    let (encoding, found) = weights(&config, &tensors);
+    assert_eq!(encoding, Encoding::MlxAffine { bits: 4, group: 32, scale: DType::F32 });
+    assert_eq!([found[0], found[15], found[32], found[47], found[64]], [-8.0, 7.0, -16.0, 14.0, -8.0]);
+
+    // Zeros of rows 0 and 1 in the nibbles of a column's word: 1 and 2; 3 and 4.
+    tensors.push(("w.weight_zero_point", DType::I32, &[1, 2], u32s(&[0x21, 0x43])));
+    let (_, found) = weights(&config, &tensors);
+    assert_eq!([found[0], found[32], found[64], found[96]], [-1.0, -6.0, -2.0, -4.0]);
+
+    let order: Vec<u32> = (0..64).map(|i| i / 32).collect();
+    tensors.push(("w.weight_g_idx", DType::I32, &[64], u32s(&order)));
+    assert_eq!(weights(&config, &tensors).1, found);
+    tensors[4].3[0] = 1;
+    check_error(
+        &config,
+        &tensors,
+        &format!(
+            "model.safetensors: tensor `w.weight_g_idx`: found columns whose groups are in disorder (act-order), \
+             expected groups in order; {CONVERT}"
+        ),
+    );
+    let error = |tensor: &str, what: &str| format!("model.safetensors: tensor `{tensor}`: {what}; {DAMAGED}");
+    tensors.truncate(3);
+    tensors[1] = ("w.weight_scale", DType::F32, &[2, 3], f32s(&[1.0; 6]));
+    let expect = "found shape [2, 3], expected one scale for each row or group of a [2, 64] matrix";
+    check_error(&config, &tensors, &error("w.weight_scale", expect));
+    tensors[2] = ("w.weight_shape", DType::I64, &[2], [2u64.to_le_bytes(), 63u64.to_le_bytes()].concat());
+    let expect = "found shape [2, 8] for a matrix [2, 63], expected rows of 2, 3, 4, 5, 6 or 8 bits a weight";
+    check_error(&config, &tensors, &error("w.weight_packed", expect));
+}
+
+#[test]
+fn signed_bytes() {
+    let codes: Vec<u8> = (0..64).map(|i| if i < 32 { i as u8 } else { (-(i as i8)) as u8 }).collect();
+    let weight = || -> Tensor<'static> { ("w.weight", DType::I8, &[2, 32], codes.clone()) };
+    let scales = ("w.weight_scale", DType::F32, &[2, 1][..], f32s(&[0.5, 2.0]));
+    let (encoding, found) = weights(&compressed("int-quantized"), &[weight(), scales.clone()]);
+    assert_eq!(encoding, Encoding::MlxAffine { bits: 8, group: 32, scale: DType::F32 });
+    assert_eq!([found[0], found[31], found[32], found[63]], [0.0, 15.5, -64.0, -126.0]);
+    let zeros = ("w.weight_zero_point", DType::I8, &[2, 1][..], vec![1, 0xff]);
+    let (_, found) = weights(&compressed("int-quantized"), &[weight(), scales, zeros]);
+    assert_eq!([found[0], found[32]], [-0.5, -62.0]);
+    let bnb = r#"{"quantization_config":{"quant_method":"bitsandbytes","load_in_8bit":true}}"#;
+    let (_, found) = weights(bnb, &[weight(), ("w.SCB", DType::F32, &[2], f32s(&[127.0, 254.0]))]);
+    assert_eq!([found[0], found[31], found[32], found[63]], [0.0, 31.0, -64.0, -126.0]);
+}
+
+#[test]
+fn mxfp4_of_compressed_tensors() {
+    let config = compressed("mxfp4-pack-quantized");
+    let mut tensors: Vec<Tensor<'_>> = vec![
+        ("w.weight_packed", DType::U8, &[1, 16], vec![0x21; 16]),
+        ("w.weight_scale", DType::U8, &[1, 1], vec![128]),
+    ];
+    let (encoding, found) = weights(&config, &tensors);
+    assert_eq!(encoding, Encoding::MlxFloat(MlxFloat::Mxfp4));
+    assert_eq!(found[..4], [1.0, 2.0, 1.0, 2.0]);
+    tensors.push(("w.weight_global_scale", DType::F32, &[1], f32s(&[1.0])));
+    let found = "found nvfp4 with a global scale, expected mxfp4, or nvfp4 as MLX packs it";
+    check_error(&config, &tensors, &format!("model.safetensors: tensor `w.weight_global_scale`: {found}; {CONVERT}"));
 }
 
 #[test]

@@ -13,6 +13,10 @@ const TRUST: &str = "raise that limit if the file is to be trusted";
 const CONVERT: &str = "convert the model to a supported type";
 const FIX: &str = "correct the file, or fetch the model again";
 
+/// Formats of compressed-tensors.
+const COMPRESSED: &str = "float-quantized, naive-quantized, int-quantized, pack-quantized, mxfp4-pack-quantized, \
+                          mxfp8-quantized, mixed-precision, dense";
+
 /// A file of this header and so many bytes of data.
 fn file(header: &str, data: usize) -> Vec<u8> {
     let mut out = (header.len() as u64).to_le_bytes().to_vec();
@@ -188,8 +192,8 @@ fn bad_configurations() {
         (r#"{"quant_method":"awq","version":"GEMV"}"#, "version", "\"gemv\"", "gemm"),
         (r#"{"quant_method":"fp8","weight_block_size":[128]}"#, "weight_block_size", "[128]", "[rows, columns]"),
         (r#"{"quant_method":"fp8","weight_block_size":[0,128]}"#, "weight_block_size", "[0,128]", "[rows, columns]"),
-        (r#"{"quant_method":"compressed-tensors"}"#, "format", "no such field", "float-quantized"),
-        (r#"{"quant_method":"compressed-tensors","format":"marlin-24"}"#, "format", "\"marlin-24\"", "float-quantized"),
+        (r#"{"quant_method":"compressed-tensors"}"#, "format", "no such field", COMPRESSED),
+        (r#"{"quant_method":"compressed-tensors","format":"marlin-24"}"#, "format", "\"marlin-24\"", COMPRESSED),
         (r#"{"quant_method":"modelopt","quant_algo":"NVFP4"}"#, "quant_algo", "\"NVFP4\"", "FP8"),
     ];
     for (body, key, found, expected) in cases {

@@ -8,9 +8,12 @@
 //! | `S.qweight`, `S.qzeros`, `S.scales`, `S.g_idx` | GPTQ, AWQ | `transposed` |
 //! | `S.weight` u8, `S.weight.absmax`, `S.weight.quant_map`, ... | bitsandbytes | `bnb` |
 //! | `S.weight` or `S` f8, `.._scale_inv`, `.._scale` or `S.scale` | FP8 | `fp8` |
+//! | `S.weight_packed` u8, `S.weight_scale` | mxfp4 of compressed-tensors | `packed` |
+//! | `S.weight_packed` i32 or `S.weight` i8, `S.weight_scale` or `S.SCB` | integers | `integers` |
 
 mod bnb;
 mod fp8;
+mod integers;
 mod packed;
 mod transposed;
 
@@ -161,18 +164,27 @@ pub(crate) fn find(
     if let Some(blocks) = stem.part("_blocks") {
         return packed::mxfp4(&stem, blocks).map(Some);
     }
-    if let Some(packed) = stem.part(".weight_packed") {
-        let expected = "a `.weight` of a float type or FP8";
-        return Err(stem.unsupported(packed, "packed integers of compressed-tensors".to_owned(), expected));
+    if let Some(weight) = stem.part(".weight_packed") {
+        return compressed(&stem, weight).map(Some);
     }
     let Some(weight) = stem.part(".weight").or_else(|| stem.part("")) else { return Ok(None) };
     match weight.dtype {
         DType::U32 if quantization.is_some() => packed::mlx(&stem, weight),
         DType::U8 if stem.part(".weight.absmax").is_some() => bnb::join(&stem, weight),
         DType::F8E4M3 | DType::F8E5M2 => fp8::join(&stem, weight),
+        DType::I8 if matches!(stem.scheme(), Scheme::Bnb | Scheme::Compressed) => integers::signed_bytes(&stem, weight),
         _ => plain(&stem, weight),
     }
     .map(Some)
+}
+
+/// `S.weight_packed` of compressed-tensors: integers, or MXFP4.
+fn compressed(stem: &Stem<'_>, weight: &TensorInfo) -> Result<Joined, OpenError> {
+    match stem.scheme() {
+        Scheme::Compressed if weight.dtype == DType::U8 => packed::mxfp4_pairs(stem, weight),
+        Scheme::Compressed => integers::packed(stem, weight),
+        _ => Err(stem.unannounced(weight, "compressed-tensors")),
+    }
 }
 
 fn plain(stem: &Stem<'_>, weight: &TensorInfo) -> Result<Joined, OpenError> {

@@ -71,6 +71,26 @@ pub(super) fn mxfp4(stem: &Stem<'_>, blocks: &TensorInfo) -> Result<Joined, Open
     Ok(Joined { name: blocks.name.clone(), shape, encoding: Encoding::MlxFloat(MlxFloat::Mxfp4), parts })
 }
 
+/// compressed-tensors: `S.weight_packed` u8 `[n_out, n_in / 2]`, `S.weight_scale` u8 `[n_out, n_in / 32]`.
+pub(super) fn mxfp4_pairs(stem: &Stem<'_>, weight: &TensorInfo) -> Result<Joined, OpenError> {
+    let scales = stem.need(weight, ".weight_scale")?;
+    if let Some(global) = stem.part(".weight_global_scale") {
+        return Err(stem.unsupported(
+            global,
+            "nvfp4 with a global scale".to_owned(),
+            "mxfp4, or nvfp4 as MLX packs it",
+        ));
+    }
+    stem.typed(scales, &[DType::U8, DType::F8E8M0])?;
+    let (shape, scale_shape) = unpacked(&weight.shape, 8, 4, 32).ok_or_else(|| {
+        let expected = "rows of whole groups of 32 weights of 4 bits".to_owned();
+        stem.error(weight, format!("shape {:?}", weight.shape), expected)
+    })?;
+    stem.shaped(scales, &scale_shape, &format!("a weight of shape {:?} in groups of 32", weight.shape))?;
+    let parts = vec![stem.bytes(weight), stem.bytes(scales)];
+    Ok(Joined { name: weight.name.clone(), shape, encoding: Encoding::MlxFloat(MlxFloat::Mxfp4), parts })
+}
+
 /// From the shape of packed words of `word` bits: the shape in weights and the shape of the scales. `None` when rows
 /// are not made of whole groups.
 fn unpacked(packed: &[usize], word: usize, bits: usize, group: usize) -> Option<(Vec<usize>, Vec<usize>)> {
