@@ -32,6 +32,13 @@ fn check_headers(config: &Config, request: &Request) -> Result<(), Error> {
     if found > config.header_bytes {
         return Err(Error::HeadersTooLarge { found, limit: config.header_bytes });
     }
+    // Browsers let a page send simple requests anywhere, and only then keep the answer from it.
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && !origin.to_str().is_ok_and(|origin| is_allowed(config, origin))
+    {
+        let origin = String::from_utf8_lossy(origin.as_bytes());
+        return Err(Error::Forbidden(format!("pages of {origin} may not use this server: allow the origin")));
+    }
     if !config.address.ip().is_loopback() {
         return Ok(());
     }
@@ -60,17 +67,19 @@ fn is_local(name: &str) -> bool {
 
 /// Lets pages of local programs, and those of `config.origins`, use the server.
 pub(super) fn cors(config: &Config) -> CorsLayer {
-    let allowed = config.origins.clone();
-    let any = allowed.iter().any(|origin| origin == "*");
+    let config = config.clone();
     let origin = AllowOrigin::predicate(move |origin: &HeaderValue, _| {
-        let Ok(origin) = origin.to_str() else { return false };
-        any || allowed.iter().any(|allowed| allowed == origin) || is_local_origin(origin)
+        origin.to_str().is_ok_and(|origin| is_allowed(&config, origin))
     });
     CorsLayer::new()
         .allow_origin(origin)
         .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::HEAD, Method::PUT, Method::PATCH])
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(ExposeHeaders::list([HeaderName::from_static("x-request-id")]))
+}
+
+fn is_allowed(config: &Config, origin: &str) -> bool {
+    config.origins.iter().any(|allowed| allowed == origin || allowed == "*") || is_local_origin(origin)
 }
 
 fn is_local_origin(origin: &str) -> bool {

@@ -1,5 +1,6 @@
 //! `GET /` and `GET /health`.
 
+use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -13,6 +14,9 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/health", get(health))
 }
 
-async fn health() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+/// Says that the server answers, and how many sequences run and wait on all loaded models.
+async fn health(State(app): State<App>) -> Json<Value> {
+    let stats: Vec<_> = app.resident().iter().map(|resident| resident.model.engine.stats()).collect();
+    let sum = |count: fn(&mlxr_engine::Stats) -> usize| stats.iter().map(count).sum::<usize>();
+    Json(json!({"status": "ok", "running": sum(|stats| stats.running), "waiting": sum(|stats| stats.waiting)}))
 }
