@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask --help`.
 
+mod random_model;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,18 @@ struct Args {
 enum Task {
     /// Checks what compilers do not: dependency list, file and function sizes, where `unsafe` stands.
     Tidy,
+    /// Writes a GGUF of a real model's shapes with random weights, for benchmarks.
+    RandomModel {
+        /// Shape; an unknown one lists all.
+        #[arg(long, default_value = "llama-3.2-1b")]
+        shape: String,
+        /// Type of the matrices, or q4_k_m or q5_k_m.
+        #[arg(long, default_value = "q4_k_m")]
+        types: String,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Makes golden files anew with Python and an independent implementation; lists the recipes without a name.
     Golden {
         /// A recipe of xtask/golden, without `.py`.
@@ -35,6 +48,7 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
     let result = match Args::parse().task {
         Task::Tidy => tidy::run(root),
+        Task::RandomModel { shape, types, out } => random_model::run(&shape, &types, &out),
         Task::Golden { recipe, python, args } => golden(root, recipe.as_deref(), &python, &args),
     };
     match result {
