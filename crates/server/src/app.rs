@@ -257,9 +257,7 @@ impl App {
         let mut table = self.table();
         let names = [name.to_owned(), without_tag(name).to_owned(), format!("{name}:latest")];
         for name in names {
-            if let Some(resident) = table.remove(&name) {
-                free(resident);
-            }
+            free(table.remove(&name));
         }
     }
 
@@ -274,7 +272,7 @@ impl App {
         let names: Vec<String> = table.iter().filter(|(_, r)| r.is_idle() && over(r)).map(|(n, _)| n.clone()).collect();
         for name in names {
             tracing::info!(model = %name, "unloaded after its keep-alive time");
-            table.remove(&name).map(free);
+            free(table.remove(&name));
         }
         table.values().filter_map(|resident| resident.expires).min().map(|at| at.saturating_duration_since(now))
     }
@@ -298,7 +296,7 @@ impl App {
     fn touch(&self, name: &str, keep_alive: Option<Option<Duration>>) -> Option<Arc<Model>> {
         let mut table = self.table();
         if table.get(name).is_some_and(dead) {
-            table.remove(name).map(free);
+            free(table.remove(name));
         }
         let resident = table.get_mut(name)?;
         if let Some(keep_alive) = keep_alive {
@@ -338,7 +336,7 @@ impl App {
             let oldest = table.iter().filter(|(_, r)| r.is_idle()).min_by_key(|(_, r)| r.used).map(|(n, _)| n.clone());
             let Some(name) = oldest else { return Err(Error::TooManyModels { limit }) };
             tracing::info!(model = %name, "unloaded to make room");
-            table.remove(&name).map(free);
+            free(table.remove(&name));
         }
         Ok(())
     }
@@ -349,7 +347,8 @@ fn dead(resident: &Resident) -> bool {
 }
 
 /// Frees a model on a thread of its own, since joining its engine and unmapping its files take time.
-fn free(resident: Resident) {
+fn free(resident: Option<Resident>) {
+    let Some(resident) = resident else { return };
     let name = resident.model.card.name.clone();
     let spawned = std::thread::Builder::new().name("unload".into()).spawn(move || drop(resident));
     if let Err(error) = spawned {

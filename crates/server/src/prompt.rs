@@ -20,6 +20,9 @@ pub(crate) struct Ready {
     pub(crate) one_call: bool,
 }
 
+/// A rendered conversation and its tokens.
+type Rendered = (String, Vec<TokenId>);
+
 /// Renders and encodes `prompt`.
 ///
 /// # Errors
@@ -96,7 +99,7 @@ fn prepare_chat(model: &Arc<Model>, job: &Job, chat: &Chat) -> Result<Ready, Err
             return Err(Error::invalid("model", message));
         }
     };
-    let encode = |conversation: &Conversation| -> Result<(String, Vec<TokenId>), Error> {
+    let encode = |conversation: &Conversation| -> Result<Rendered, Error> {
         let text = render(template, conversation)?;
         let mut tokens = chat.context.clone();
         tokens.extend(model.tokenizer.encode(&text, Encode::TEMPLATE)?);
@@ -136,8 +139,8 @@ fn render(template: &ChatTemplate, conversation: &Conversation) -> Result<String
 fn truncated(
     conversation: &Conversation,
     limit: usize,
-    encode: &dyn Fn(&Conversation) -> Result<(String, Vec<TokenId>), Error>,
-) -> Result<(String, Vec<TokenId>), Error> {
+    encode: &dyn Fn(&Conversation) -> Result<Rendered, Error>,
+) -> Result<Rendered, Error> {
     let n_system = conversation.messages.iter().take_while(|message| message.role == "system").count();
     let without = |n: usize| {
         let keeps = |index: &usize| *index < n_system || *index >= n_system + n;

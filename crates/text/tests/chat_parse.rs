@@ -1,7 +1,7 @@
 //! Content, reasoning and calls are told apart, however the text is cut into pieces.
 
 use mlxr_text::chat::parse::{FORMATS, Format};
-use mlxr_text::chat::{Delta, OutputParser};
+use mlxr_text::chat::{Delta, OutputParser, Reads};
 
 /// The answer as `R[..]` reasoning, `C[..]` content and `name(..)` calls, neighbours of a kind joined.
 fn show(deltas: &[Delta]) -> String {
@@ -29,7 +29,8 @@ fn format(name: &str) -> &'static Format {
 }
 
 fn parse(name: &str, prompt: &str, pieces: &[&str]) -> String {
-    let mut parser = OutputParser::new(format(name), true, true, prompt);
+    let in_reasoning = format(name).begins_in_reasoning(prompt);
+    let mut parser = OutputParser::new(format(name), Reads { calls: true, reasoning: true, in_reasoning });
     let mut out = Vec::new();
     for piece in pieces {
         parser.push(piece, &mut out);
@@ -64,7 +65,7 @@ fn reasoning_is_split_off() {
     check("hermes", "...<think>\n\n</think>\n\n", "4", "C[4]");
     check("hermes", "<think>", "never ends ", "R[never ends]");
     check("mistral", "", "[THINK]hm[/THINK]yes", "R[hm] C[yes]");
-    let mut parser = OutputParser::new(format("hermes"), true, false, "");
+    let mut parser = OutputParser::new(format("hermes"), Reads { calls: true, ..Reads::default() });
     let mut out = Vec::new();
     parser.push("<think>a</think>", &mut out);
     parser.finish(&mut out);
@@ -150,7 +151,7 @@ fn channels_of_harmony_are_told_apart() {
 
 #[test]
 fn without_tools_calls_are_text() {
-    let mut parser = OutputParser::new(format("hermes"), false, true, "");
+    let mut parser = OutputParser::new(format("hermes"), Reads { reasoning: true, ..Reads::default() });
     let mut out = Vec::new();
     parser.push("a <tool_call>{}</tool_call> ", &mut out);
     assert_eq!(show(&out), "C[a <tool_call>{}</tool_call> ]", "nothing is held back");

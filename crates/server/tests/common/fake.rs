@@ -112,25 +112,25 @@ pub struct Gate {
 
 impl Gate {
     pub fn close(&self) {
-        *self.allowed.lock().unwrap() = Some(0);
+        *self.allowed.lock().expect("a gate") = Some(0);
     }
 
     pub fn allow(&self, n: usize) {
-        if let Some(allowed) = self.allowed.lock().unwrap().as_mut() {
+        if let Some(allowed) = self.allowed.lock().expect("a gate").as_mut() {
             *allowed += n;
         }
         self.changed.notify_all();
     }
 
     pub fn open(&self) {
-        *self.allowed.lock().unwrap() = None;
+        *self.allowed.lock().expect("a gate") = None;
         self.changed.notify_all();
     }
 
     fn pass(&self) {
-        let mut allowed = self.allowed.lock().unwrap();
+        let mut allowed = self.allowed.lock().expect("a gate");
         while *allowed == Some(0) {
-            allowed = self.changed.wait(allowed).unwrap();
+            allowed = self.changed.wait(allowed).expect("a gate");
         }
         if let Some(n) = allowed.as_mut() {
             *n -= 1;

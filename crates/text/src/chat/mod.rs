@@ -23,5 +23,5 @@ pub mod template;
 pub use capability::Capabilities;
 pub use conversation::{Conversation, Message, ToolCall};
 pub use limits::Limits;
-pub use parse::{Delta, Format, OutputParser, ParsedCall};
+pub use parse::{Delta, Format, OutputParser, ParsedCall, Reads};
 pub use template::{ChatTemplate, Specials, TemplateError};

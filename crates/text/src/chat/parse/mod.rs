@@ -8,7 +8,7 @@ mod harmony;
 mod stream;
 
 pub use call::ParsedCall;
-pub use stream::OutputParser;
+pub use stream::{OutputParser, Reads};
 
 /// A piece of the answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +122,24 @@ impl Format {
     pub fn detect(template: &str) -> &'static Format {
         let fits = |format: &&Format| format.signs.iter().all(|sign| template.contains(sign));
         FORMATS.iter().find(fits).unwrap_or(&HERMES)
+    }
+
+    /// Whether a special token with this text is a mark of the format, which the parser must see. Other special tokens
+    /// are no part of an answer.
+    pub fn is_mark(&self, token: &str) -> bool {
+        const HARMONY: [&str; 7] =
+            ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"];
+        const MISTRAL: [&str; 2] = ["[ARGS]", "[CALL_ID]"];
+        if self.harmony {
+            return HARMONY.contains(&token);
+        }
+        let calls = || self.calls.iter().flat_map(|marks| [marks.open, marks.close]);
+        let of_call = calls().chain(self.skip.iter().copied()).any(|mark| mark == token);
+        of_call
+            || token == self.think.0
+            || token == self.think.1
+            || MISTRAL.contains(&token)
+            || token.starts_with("<｜tool▁")
     }
 
     /// Whether a prompt leaves the model in the middle of its reasoning.

@@ -17,6 +17,17 @@ enum State {
     BareJson,
 }
 
+/// What is looked for in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reads {
+    /// Calls of tools: tools were offered. Without, their marks are text.
+    pub calls: bool,
+    /// Reasoning: the model may think. Without, its marks are text.
+    pub reasoning: bool,
+    /// The prompt ends within the reasoning; see [`Format::begins_in_reasoning`].
+    pub in_reasoning: bool,
+}
+
 /// Tells content, reasoning and calls apart in text that comes in pieces.
 #[derive(Debug)]
 pub struct OutputParser {
@@ -32,15 +43,13 @@ pub struct OutputParser {
 }
 
 impl OutputParser {
-    /// A parser for an answer to `prompt`.
-    ///
-    /// `reads_calls`: tools were offered. `reads_reasoning`: the model may think; without, its marks are text.
-    pub fn new(format: &'static Format, reads_calls: bool, reads_reasoning: bool, prompt: &str) -> OutputParser {
-        let in_reasoning = reads_reasoning && format.begins_in_reasoning(prompt);
+    /// A parser for an answer.
+    pub fn new(format: &'static Format, reads: Reads) -> OutputParser {
+        let in_reasoning = reads.reasoning && reads.in_reasoning;
         OutputParser {
             format,
-            reads_calls,
-            reads_reasoning,
+            reads_calls: reads.calls,
+            reads_reasoning: reads.reasoning,
             state: if in_reasoning { State::Reasoning } else { State::Start },
             held: String::new(),
             harmony: Harmony::default(),
