@@ -73,6 +73,16 @@ pub(super) fn decode(matrix: &MatrixData, group: u32, scale: DType, first: usize
     }
 }
 
+/// Codes of inputs `32 * run` to `32 * run + 31` of an output.
+pub(super) fn codes(matrix: &MatrixData, run: usize, output: usize) -> [u8; 32] {
+    let line_bytes = matrix.n_out / 2;
+    let nibble = ORDER.iter().position(|o| *o == output % 8).expect("ORDER has every output of eight");
+    std::array::from_fn(|i| {
+        let byte = matrix.parts[0][(32 * run + i) * line_bytes + output / 8 * 4 + nibble / 2];
+        byte >> (4 * (nibble % 2)) & 15
+    })
+}
+
 /// Codes of `n` inputs from `from` of the eight outputs of a column of words.
 fn tile_codes(matrix: &MatrixData, [from, n]: [usize; 2], column: usize) -> [[u8; TILE]; 8] {
     let line_bytes = matrix.n_out / 2;

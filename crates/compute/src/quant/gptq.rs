@@ -37,6 +37,12 @@ pub(super) fn group_index(matrix: &MatrixData, group: u32) -> Vec<u32> {
     }
 }
 
+/// Whether input `i` is of group `i / group`: no act-order, though files without it list their groups too.
+pub(super) fn in_order(matrix: &MatrixData, group: u32) -> bool {
+    let index = group_index(matrix, group);
+    index.iter().enumerate().all(|(i, &g)| g as usize == i / group as usize)
+}
+
 /// The zeros of group `g` of `n_row` outputs from `first`.
 pub(super) fn zeros(matrix: &MatrixData, format: Gptq, g: usize, [first, n_row]: [usize; 2]) -> Vec<u8> {
     let bits = usize::from(format.bits);

@@ -14,6 +14,7 @@
 //! | `mlx` `gptq` `awq` `bnb` `fp8` | encodings of several parts: [`MatrixData::decode_rows`] |
 //! | `encode` | f32 to GGUF types: [`encode()`] |
 //! | `rows` | some rows of a matrix as a matrix: [`MatrixData::take_rows`] |
+//! | `repack` | any encoding as GGUF blocks: [`MatrixData::to_gguf_blocks`], [`MatrixData::to_blocks`] |
 //!
 //! GGUF blocks are structs of bytes (alignment 1), so a mapped file is cast in place with
 //! `bytemuck::cast_slice::<u8, BlockQ4_K>`. Their decoders equal ggml bit for bit, multiplication order and all.
@@ -35,6 +36,7 @@ pub mod legacy;
 mod mlx;
 pub(crate) mod parts;
 mod plain;
+mod repack;
 mod rows;
 pub mod ternary;
 mod transposed;

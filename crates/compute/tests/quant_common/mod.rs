@@ -3,6 +3,9 @@
 
 use std::path::Path;
 
+use mlxr_compute::matrix::MlxFloat;
+use mlxr_compute::{Bytes, DType, Encoding, MatrixData};
+
 /// Encoded weights and what they mean.
 pub struct Case {
     pub shape: [usize; 2],
@@ -59,3 +62,40 @@ pub fn assert_same(found: &[f32], expected: &[f32], what: &str) {
         assert!(same, "{what}: weight {i} is {found:e}, expected {expected:e}");
     }
 }
+
+const SCALES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8E8M0];
+
+/// The encoding of a case of file `name`, from the parameters that `quant_vectors.py` lists.
+fn encoding(name: &str, params: &[u32]) -> Encoding {
+    match (name, params) {
+        ("mlx_affine", &[bits, group, scale]) => {
+            Encoding::MlxAffine { bits: bits as u8, group: group as u16, scale: SCALES[scale as usize] }
+        }
+        ("mlx_float", &[kind]) => {
+            Encoding::MlxFloat([MlxFloat::Mxfp4, MlxFloat::Mxfp8, MlxFloat::Nvfp4][kind as usize])
+        }
+        ("gptq", &[bits, group, v1, scale]) => {
+            let scale = SCALES[scale as usize];
+            Encoding::Gptq { bits: bits as u8, group, zero_plus_one: v1 == 1, scale }
+        }
+        ("awq", &[group, scale]) => Encoding::Awq { group, scale: SCALES[scale as usize] },
+        ("bnb", &[block, nested_block, offset]) => {
+            Encoding::Bnb4 { block, nested_block, nested_offset: f32::from_bits(offset) }
+        }
+        ("fp8", &[dtype, rows, cols, scale]) => {
+            let dtype = [DType::F8E4M3, DType::F8E5M2][dtype as usize];
+            Encoding::Fp8 { dtype, rows, cols, scale: SCALES[scale as usize] }
+        }
+        _ => panic!("{name}: parameters {params:?}"),
+    }
+}
+
+/// The matrix of a case of file `name`.
+pub fn matrix(name: &str, case: &Case) -> MatrixData {
+    let [n_out, n_in] = case.shape;
+    let parts = case.parts.iter().map(|part| Bytes::from(part.clone())).collect();
+    MatrixData { name: name.to_owned(), n_out, n_in, encoding: encoding(name, &case.params), parts }
+}
+
+/// Files of encodings of several parts.
+pub const FILES: [&str; 6] = ["mlx_affine", "mlx_float", "gptq", "awq", "bnb", "fp8"];

@@ -17,6 +17,8 @@ mod nested;
 mod search;
 mod simple;
 
+pub(super) use simple::{fifth_bits, nibbles};
+
 use super::Block;
 use super::{BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4, BlockTQ1_0, BlockTQ2_0};
 use super::{

@@ -77,11 +77,13 @@ fn line(x: &[f32; 32], weights: &[f32; 32], codes: &[u8; 32]) -> Option<[f32; 2]
     (determinant > 0.0).then(|| [(sw * sxq - sx * sq) / determinant, (sqq * sx - sq * sxq) / determinant])
 }
 
-fn nibbles(codes: &[u8; 32]) -> [u8; 16] {
+/// Low nibbles of the first sixteen codes, high nibbles of the others.
+pub(in crate::quant) fn nibbles(codes: &[u8; 32]) -> [u8; 16] {
     std::array::from_fn(|i| codes[i] & 15 | codes[16 + i] << 4)
 }
 
-fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
+/// Bit 4 of every code.
+pub(in crate::quant) fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
     codes.iter().enumerate().fold(0u32, |bits, (i, code)| bits | u32::from(code >> 4 & 1) << i).to_le_bytes()
 }
 
