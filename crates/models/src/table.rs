@@ -26,7 +26,7 @@ pub const ARCHS: &[Arch] = &[
     Arch { gguf: &["smollm3"], hf: &["SmolLM3ForCausalLM"], no_rope: NoRope::Every(4), ffn_scales: false, ..LLAMA },
     // LLaMA with biases on q, k, v (read from the tensors). Source: modeling_qwen2.py.
     Arch {
-        gguf: &["qwen2", "qwen2vl", "dream"],
+        gguf: &["qwen2", "qwen2vl"],
         hf: &["Qwen2ForCausalLM", "Qwen2VLForConditionalGeneration"],
         ..HALVES
     },
