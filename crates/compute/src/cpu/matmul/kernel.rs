@@ -22,6 +22,8 @@ pub(super) struct Args {
     pub n: usize,
     /// The tile: [`Record`]s of `N` columns, or f32 `[n, N]`.
     pub tile: *const u8,
+    /// Whether scales are bf16, where a form leaves that open, rather than f16.
+    pub bf16: bool,
     /// `[N, 16]`.
     pub out: *mut f32,
 }
@@ -101,7 +103,8 @@ pub(super) trait Form {
     /// What is decoded once a group.
     type Head<S: Simd>;
 
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> Self::Head<S>;
+    /// `bf16`: see [`Args`].
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, bf16: bool) -> Self::Head<S>;
     /// Codes of block `b`: vector `g` holds weights `4 g .. 4 g + 4` of each row.
     unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8];
     /// Scales of the halves of block `b`; the first is the block's unless `HALVES`.
@@ -135,7 +138,7 @@ unsafe fn int_rows<S: Simd, F: Form, const N: usize>(args: &Args, row: usize) {
         let mut acc = [S::zero(); N];
         let (mut p, mut a) = (args.panel, args.tile);
         for _ in 0..args.n / F::BLOCKS {
-            let head = F::head::<S>(p, row);
+            let head = F::head::<S>(p, row, args.bf16);
             for b in 0..F::BLOCKS {
                 if row == 0 {
                     let line = F::BYTES / F::BLOCKS;

@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use super::kernel::ROWS;
+use super::kernel::{BLOCK, ROWS};
 use crate::quant::float::Half;
 use crate::quant::legacy::codes5;
 use crate::quant::*;
@@ -93,6 +93,38 @@ fn low_high(qs: &[u8; 16]) -> [u8; 32] {
 
 fn half(value: Half, row: usize, out: &mut [u8]) {
     out[2 * row..][..2].copy_from_slice(&value.0);
+}
+
+/// Whether a matrix is MLX affine of `BITS` bits, in groups of 32 (`BLOCKS` 1) or of a multiple of 64 (`BLOCKS` 2).
+pub(super) fn takes_affine<const BITS: u8, const BLOCKS: usize>(matrix: &MatrixData) -> bool {
+    let Encoding::MlxAffine { bits, group, scale } = matrix.encoding else { return false };
+    let group_fits = if BLOCKS == 1 { group == 32 } else { group.is_multiple_of(64) };
+    bits == BITS && group_fits && matches!(scale, DType::F16 | DType::BF16)
+}
+
+/// Packs rows of an MLX affine matrix whose scales and biases are f16 or bf16; see `forms::affine`.
+pub(super) fn affine<const BITS: u8, const BLOCKS: usize>(m: &MatrixData, first: usize, n: usize, panel: &mut [u8]) {
+    let Encoding::MlxAffine { group, .. } = m.encoding else { unreachable!("`takes_affine` has looked") };
+    let (per_row, group) = (m.n_in / (BLOCKS * BLOCK), usize::from(group));
+    let line_bytes = usize::from(BITS) * 64;
+    let code_bytes = usize::from(BITS) * BLOCK / 8;
+    for (i, out) in panel.chunks_exact_mut(64 + BLOCKS * line_bytes).enumerate() {
+        for row in 0..n {
+            let parameter = (first + row) * (m.n_in / group) + i * BLOCKS * BLOCK / group;
+            for part in 0..2 {
+                let value = &m.parts[1 + part][2 * parameter..][..2];
+                out[32 * part + 2 * row..][..2].copy_from_slice(value);
+            }
+            for (b, lines) in out[64..].chunks_exact_mut(line_bytes).enumerate() {
+                let block = ((first + row) * per_row + i) * BLOCKS + b;
+                let packed = &m.parts[0][block * code_bytes..][..code_bytes];
+                match BITS {
+                    4 => nibbles(&std::array::from_fn(|k| packed[k / 2] >> (4 * (k % 2)) & 15), row, lines),
+                    _ => bytes(packed.try_into().expect("32 codes of 8 bits"), row, lines),
+                }
+            }
+        }
+    }
 }
 
 impl Pack for BlockQ4_0 {

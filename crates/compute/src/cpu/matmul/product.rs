@@ -8,9 +8,9 @@ use super::kernel::{Args, BLOCK, ROWS};
 use super::packed::{PackedMatrix, Panel};
 use super::rows;
 use super::table::Input;
-use crate::Error;
 use crate::cpu::Pool;
 use crate::cpu::pool::Worker;
+use crate::{DType, Encoding, Error};
 
 /// Most columns of a tile of any instruction set.
 const COLUMNS: usize = 16;
@@ -92,10 +92,14 @@ impl<'a> Weights<'a> {
     /// Whether panels start at the same rows of both, as [`Epilogue::Gate`] needs.
     pub fn pairs_with(&self, other: &Weights<'_>) -> bool {
         let (Some(a), Some(b)) = (self.panels(), other.panels()) else { return false };
+        if self.rows.len() != other.rows.len() || a.len() != b.len() {
+            return false;
+        }
+        if self.matrix.expert(self.expert).len() == 1 && other.matrix.expert(other.expert).len() == 1 {
+            return true; // panels start every 16 rows
+        }
         let starts = |w: &Weights<'_>, panel: usize| w.row_of(w.matrix.panel(w.expert, panel));
-        self.rows.len() == other.rows.len()
-            && a.len() == b.len()
-            && a.zip(b).all(|(a, b)| starts(self, a) == starts(other, b))
+        a.zip(b).all(|(a, b)| starts(self, a) == starts(other, b))
     }
 
     /// The panels of the rows, or `None` if the rows do not start or end with a panel.
@@ -275,6 +279,8 @@ struct Found<'a> {
     row: usize,
     n: usize,
     bias: Option<&'a [f32]>,
+    /// Whether its scales are bf16.
+    bf16: bool,
 }
 
 /// Consecutive panels.
@@ -293,7 +299,8 @@ impl<'a> Strip<'a> {
             let panel = w.matrix.panel(w.expert, start + i);
             let (form, data) = w.matrix.resolve(panel, scratch);
             let row = w.row_of(panel);
-            *found = Some(Found { form, data, row, n: panel.n, bias: w.bias.map(|b| &b[row..][..panel.n]) });
+            let bf16 = matches!(panel.segment.data.encoding, Encoding::MlxAffine { scale: DType::BF16, .. });
+            *found = Some(Found { form, data, row, n: panel.n, bias: w.bias.map(|b| &b[row..][..panel.n]), bf16 });
         }
         Strip { panels, isa: w.matrix.isa(), n_in: w.matrix.n_in(), scale: w.scale }
     }
@@ -303,7 +310,8 @@ impl<'a> Strip<'a> {
         let panel = self.panels[i].expect("i < n");
         let input = panel.form.input;
         let n = if input == Input::Int8 { self.n_in / BLOCK } else { self.n_in };
-        let args = Args { panel: panel.data, n, tile: x.numbers(tile, input).as_ptr(), out: y.0.as_mut_ptr() };
+        let tile_numbers = x.numbers(tile, input).as_ptr();
+        let args = Args { panel: panel.data, n, tile: tile_numbers, bf16: panel.bf16, out: y.0.as_mut_ptr() };
         // SAFETY: the machine has the instruction set (`PackedMatrix::build`), panel and tile are as large as `n_in`
         // asks for, and `y` has room for the most columns of any tile.
         unsafe { panel.form.kernel(self.isa, tile.width)(&args) };

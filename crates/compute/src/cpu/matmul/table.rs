@@ -128,12 +128,19 @@ isa!(dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod");
 
 const fn int<F: Form, B: pack::Pack>() -> FormRow {
     assert!(F::BYTES == ROWS * size_of::<B>() && F::BLOCKS * BLOCK == B::DTYPE.block());
+    int_packed::<F>(pack::blocks::<B>, pack::takes::<B>)
+}
+
+const fn int_packed<F: Form>(
+    pack: fn(&MatrixData, usize, usize, &mut [u8]),
+    takes: fn(&MatrixData) -> bool,
+) -> FormRow {
     FormRow {
         input: Input::Int8,
         weights: F::BLOCKS * BLOCK,
         bytes: F::BYTES,
-        pack: pack::blocks::<B>,
-        takes: pack::takes::<B>,
+        pack,
+        takes,
         scalar: scalar::int::<F>(),
         #[cfg(target_arch = "x86_64")]
         avx2: avx2::int::<F>(),
@@ -170,7 +177,7 @@ const fn float<F: FloatForm, const SIZE: usize>(takes: fn(&MatrixData) -> bool) 
 pub(super) static FLOAT: FormRow = float::<forms::F32, 4>(|m| m.encoding == Encoding::Blocks(DType::F32));
 
 /// Every form besides [`FLOAT`].
-pub(super) static FORMS: [FormRow; 16] = [
+pub(super) static FORMS: [FormRow; 20] = [
     float::<forms::F16, 2>(|m| m.encoding == Encoding::Blocks(DType::F16)),
     float::<forms::BF16, 2>(|m| m.encoding == Encoding::Blocks(DType::BF16)),
     int::<forms::Q4_0, BlockQ4_0>(),
@@ -187,4 +194,8 @@ pub(super) static FORMS: [FormRow; 16] = [
     int::<forms::IQ4_XS, BlockIQ4_XS>(),
     int::<forms::Fp4, BlockMXFP4>(),
     int::<forms::NVFP4, BlockNVFP4>(),
+    int_packed::<forms::Affine4<1>>(pack::affine::<4, 1>, pack::takes_affine::<4, 1>),
+    int_packed::<forms::Affine4<2>>(pack::affine::<4, 2>, pack::takes_affine::<4, 2>),
+    int_packed::<forms::Affine8<1>>(pack::affine::<8, 1>, pack::takes_affine::<8, 1>),
+    int_packed::<forms::Affine8<2>>(pack::affine::<8, 2>, pack::takes_affine::<8, 2>),
 ];

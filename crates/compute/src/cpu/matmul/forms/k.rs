@@ -69,7 +69,7 @@ impl Form for Q4_K {
     type Head<S: Simd> = Head45<S::Floats>;
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> Head45<S::Floats> {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> Head45<S::Floats> {
         // SAFETY: see [`Form`].
         unsafe { head45::<S>(p, row) }
     }
@@ -105,7 +105,7 @@ impl Form for Q5_K {
     type Head<S: Simd> = Head45<S::Floats>;
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> Head45<S::Floats> {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> Head45<S::Floats> {
         // SAFETY: see [`Form`].
         unsafe { head45::<S>(p, row) }
     }
@@ -146,7 +146,7 @@ impl Form for Q6_K {
     type Head<S: Simd> = (S::Floats, *const i8);
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> (S::Floats, *const i8) {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> (S::Floats, *const i8) {
         // SAFETY: see [`Form`].
         unsafe { (S::load_f16(p.add(2 * row)), p.add(32).cast()) }
     }
@@ -189,7 +189,7 @@ impl Form for Q2_K {
     type Head<S: Simd> = Head2<S::Floats>;
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> Head2<S::Floats> {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> Head2<S::Floats> {
         // SAFETY: see [`Form`].
         unsafe {
             let packed = p.add(64).cast::<[u8; 256]>().read_unaligned();
@@ -234,7 +234,7 @@ impl Form for Q3_K {
     type Head<S: Simd> = (S::Floats, [i8; 256]);
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> (S::Floats, [i8; 256]) {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> (S::Floats, [i8; 256]) {
         // SAFETY: see [`Form`].
         let (d, low, high) = unsafe {
             let (low, high) = (p.add(32).cast::<[u8; 128]>(), p.add(160).cast::<[u8; 64]>());

@@ -10,9 +10,11 @@
 //!
 //! A form has as many bytes as the file's blocks: packing permutes.
 
+mod affine;
 mod k;
 mod table;
 
+pub(super) use affine::{Affine4, Affine8};
 pub(super) use k::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
 pub(super) use table::{Fp4, IQ4_NL, IQ4_XS, NVFP4};
 
@@ -116,7 +118,7 @@ impl Form for Q4_0 {
     type Head<S: Simd> = S::Floats;
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> S::Floats {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> S::Floats {
         // SAFETY: see [`Form`].
         unsafe { S::load_f16(p.add(2 * row)) }
     }
@@ -145,7 +147,7 @@ impl Form for Q4_1 {
     type Head<S: Simd> = [S::Floats; 2];
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> [S::Floats; 2] {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> [S::Floats; 2] {
         // SAFETY: see [`Form`].
         unsafe { [S::load_f16(p.add(2 * row)), S::load_f16(p.add(32 + 2 * row))] }
     }
@@ -179,7 +181,7 @@ impl Form for Q5_0 {
     type Head<S: Simd> = S::Floats;
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> S::Floats {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> S::Floats {
         // SAFETY: see [`Form`].
         unsafe { S::load_f16(p.add(2 * row)) }
     }
@@ -212,9 +214,9 @@ impl Form for Q5_1 {
     type Head<S: Simd> = [S::Floats; 2];
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> [S::Floats; 2] {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> [S::Floats; 2] {
         // SAFETY: see [`Form`].
-        unsafe { Q4_1::head::<S>(p, row) }
+        unsafe { Q4_1::head::<S>(p, row, false) }
     }
 
     #[inline(always)]
@@ -250,7 +252,7 @@ impl Form for Q8_0 {
     type Head<S: Simd> = S::Floats;
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> S::Floats {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> S::Floats {
         // SAFETY: see [`Form`].
         unsafe { S::load_f16(p.add(2 * row)) }
     }

@@ -34,7 +34,7 @@ impl Form for IQ4_NL {
     type Head<S: Simd> = S::Floats;
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> S::Floats {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> S::Floats {
         // SAFETY: see [`Form`].
         unsafe { S::load_f16(p.add(2 * row)) }
     }
@@ -63,7 +63,7 @@ impl Form for IQ4_XS {
     type Head<S: Simd> = (S::Floats, [u8; 128]);
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> (S::Floats, [u8; 128]) {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> (S::Floats, [u8; 128]) {
         // SAFETY: see [`Form`].
         unsafe { (S::load_f16(p.add(2 * row)), six_bits(p.add(32)).map(|s| s.wrapping_sub(32))) }
     }
@@ -93,7 +93,7 @@ impl Form for Fp4 {
     type Head<S: Simd> = S::Floats;
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize) -> S::Floats {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> S::Floats {
         // SAFETY: see [`Form`].
         unsafe {
             let scales = p.cast::<[u8; 16]>().read_unaligned().map(e8m0_half);
@@ -125,7 +125,7 @@ impl Form for NVFP4 {
     type Head<S: Simd> = [f32; 64];
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, _: usize) -> [f32; 64] {
+    unsafe fn head<S: Simd>(p: *const u8, _: usize, _: bool) -> [f32; 64] {
         // SAFETY: see [`Form`].
         unsafe { p.cast::<[u8; 64]>().read_unaligned() }.map(ue4m3_half)
     }
