@@ -26,7 +26,7 @@ use crate::check::KvHeads;
 use crate::op::{KvSpec, Seqs, Window};
 
 /// Places of a block.
-const BLOCK: usize = 2 * LANES;
+pub(super) const BLOCK: usize = 2 * LANES;
 /// Places of a range.
 const RANGE: usize = 512;
 /// Most queries of an item.

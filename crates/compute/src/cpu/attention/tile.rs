@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::super::elementwise::{load, put, some, store};
+use super::super::kv::Source;
 use super::super::math;
 use super::super::shared::Shared;
 use super::super::vector::{Kernel, LANES, Vector};
@@ -233,10 +234,13 @@ fn convert<V: Vector>(v: V, call: &Call<'_>, item: &Item, block: Range<usize>, s
             out.fill(0.0);
             continue;
         }
-        let strip = call.seqs.pages[row.pages.0 + place / places] as usize * heads.n_kv_head + item.kv_head;
-        keys.columns(v, strip, place % places, &mut scratch.keys[part * LANES..], BLOCK);
+        let strip = |page: usize| call.seqs.pages[row.pages.0 + page] as usize * heads.n_kv_head + item.kv_head;
+        // The next block's strip is asked for while this one is read: pages lie anywhere, so the CPU cannot foresee it.
+        let ahead = if place + BLOCK < block.end { place + BLOCK } else { place };
+        let from = Source { strip: strip(place / places), ahead: strip(ahead / places) };
+        keys.columns(v, from, place % places, &mut scratch.keys[part * LANES..]);
         if heads.d_v > 0 {
-            values.rows(v, strip, place % places, &mut out[..n * width]);
+            values.rows(v, from, place % places, &mut out[..n * width]);
         } else {
             for (i, out) in out.chunks_exact_mut(width).take(n).enumerate() {
                 let lane = part * LANES + i;

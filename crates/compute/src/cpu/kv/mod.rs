@@ -10,7 +10,7 @@
 
 mod strips;
 
-pub(super) use strips::Strips;
+pub(super) use strips::{Source, Strips};
 
 use super::tensor::Tensor;
 use super::vector::{Kernels, LANES};

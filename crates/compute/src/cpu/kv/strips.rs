@@ -1,5 +1,6 @@
 //! Strips of keys or values in their stored type.
 
+use super::super::attention::BLOCK;
 use super::super::elementwise::some;
 use super::super::pool::Cacheline;
 use super::super::shared::Shared;
@@ -54,56 +55,74 @@ impl Strips {
         Writer { dtype, n_row, n_col, strip, bytes: Shared::new(self.bytes_mut()) }
     }
 
-    /// Numbers and scales of a strip.
+    /// Numbers, sixteen at a time, and scales of a strip.
     #[inline(always)]
-    fn parts(&self, strip: usize) -> (&[u8], &[f32]) {
-        let (numbers, scales) = self.bytes()[strip * self.strip..][..self.strip].split_at(self.numbers());
-        let n_scale = if self.dtype == KvType::Q8 { scales.len() / 4 } else { 0 };
-        (&numbers[..self.n_row * self.n_col * size(self.dtype)], bytemuck::cast_slice(&scales[..n_scale * 4]))
+    fn parts<T: Stored>(&self, strip: usize) -> (&[Lanes<T>], &[f32]) {
+        let n = self.n_row * self.n_col;
+        let bytes = &self.bytes()[strip * self.strip..][..self.strip];
+        let (numbers, scales) = bytes.split_at((n * size_of::<T>()).next_multiple_of(size_of::<f32>()));
+        let n_scale = if self.dtype == KvType::Q8 { scales.len() / size_of::<f32>() } else { 0 };
+        let numbers = bytemuck::cast_slice(&numbers[..n * size_of::<T>()]);
+        (numbers, bytemuck::cast_slice(&scales[..n_scale * size_of::<f32>()]))
+    }
+
+    /// Sixteen columns (tokens) from `col` of every row, scaled, to `out[row * BLOCK..][..16]`.
+    #[inline(always)]
+    pub(in super::super) fn columns<V: Vector>(&self, v: V, from: Source, col: usize, out: &mut [f32]) {
+        match self.dtype {
+            KvType::F32 => self.columns_of::<V, f32>(v, from, col, out),
+            KvType::F16 => self.columns_of::<V, F16>(v, from, col, out),
+            KvType::BF16 => self.columns_of::<V, BF16>(v, from, col, out),
+            KvType::Q8 => self.columns_of::<V, i8>(v, from, col, out),
+        }
     }
 
     #[inline(always)]
-    fn numbers(&self) -> usize {
-        (self.n_row * self.n_col * size(self.dtype)).next_multiple_of(size_of::<f32>())
-    }
-
-    /// Sixteen columns (tokens) from `col` of every row, scaled, to `out[row * stride..][..16]`.
-    #[inline(always)]
-    pub(in super::super) fn columns<V: Vector>(&self, v: V, strip: usize, col: usize, out: &mut [f32], stride: usize) {
-        let (bytes, scales) = self.parts(strip);
+    fn columns_of<V: Vector, T: Stored>(&self, v: V, from: Source, col: usize, out: &mut [f32]) {
+        let ((numbers, scales), ahead) = (self.parts::<T>(from.strip), self.parts::<T>(from.ahead).0);
         let (at, step) = (col / LANES, self.n_col / LANES);
-        let scale = if self.dtype == KvType::Q8 { some(v, &scales[col..][..LANES]) } else { v.splat(1.0) };
-        for (row, out) in out.chunks_mut(stride).take(self.n_row).enumerate() {
-            let x = number::<V>(v, self.dtype, bytes, at + row * step);
-            let x = if self.dtype == KvType::Q8 { v.mul(x, scale) } else { x };
+        let scale = if scales.is_empty() { v.splat(1.0) } else { some(v, &scales[col..][..LANES]) };
+        for (row, out) in out.chunks_mut(BLOCK).take(self.n_row).enumerate() {
+            v.prefetch(&ahead[at + row * step]);
+            let x = T::load(v, &numbers[at + row * step]);
+            let x = if scales.is_empty() { x } else { v.mul(x, scale) };
             super::super::elementwise::store(v, &mut out[..LANES], x);
         }
     }
 
     /// Rows (tokens) from `row`, as many as `out` has room for, scaled: `out` `[n, n_col]`.
     #[inline(always)]
-    pub(in super::super) fn rows<V: Vector>(&self, v: V, strip: usize, row: usize, out: &mut [f32]) {
-        let (bytes, scales) = self.parts(strip);
+    pub(in super::super) fn rows<V: Vector>(&self, v: V, from: Source, row: usize, out: &mut [f32]) {
+        match self.dtype {
+            KvType::F32 => self.rows_of::<V, f32>(v, from, row, out),
+            KvType::F16 => self.rows_of::<V, F16>(v, from, row, out),
+            KvType::BF16 => self.rows_of::<V, BF16>(v, from, row, out),
+            KvType::Q8 => self.rows_of::<V, i8>(v, from, row, out),
+        }
+    }
+
+    #[inline(always)]
+    fn rows_of<V: Vector, T: Stored>(&self, v: V, from: Source, row: usize, out: &mut [f32]) {
+        let ((numbers, scales), ahead) = (self.parts::<T>(from.strip), self.parts::<T>(from.ahead).0);
         let step = self.n_col / LANES;
         for (i, out) in out.chunks_exact_mut(self.n_col).enumerate() {
-            let scale = if self.dtype == KvType::Q8 { v.splat(scales[row + i]) } else { v.splat(1.0) };
-            for (j, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                let x = number::<V>(v, self.dtype, bytes, (row + i) * step + j);
-                v.store(out, if self.dtype == KvType::Q8 { v.mul(x, scale) } else { x });
+            let scale = if scales.is_empty() { v.splat(1.0) } else { v.splat(scales[row + i]) };
+            let range = (row + i) * step..(row + i + 1) * step;
+            let lanes = numbers[range.clone()].iter().zip(&ahead[range]);
+            for ((x, ahead), out) in lanes.zip(out.as_chunks_mut::<LANES>().0) {
+                v.prefetch(ahead);
+                let x = T::load(v, x);
+                v.store(out, if scales.is_empty() { x } else { v.mul(x, scale) });
             }
         }
     }
 }
 
-/// The `i`-th sixteen numbers.
-#[inline(always)]
-fn number<V: Vector>(v: V, dtype: KvType, bytes: &[u8], i: usize) -> V::F {
-    match dtype {
-        KvType::F32 => v.load(&bytemuck::cast_slice::<u8, Lanes<f32>>(bytes)[i]),
-        KvType::F16 => v.load_f16(&bytemuck::cast_slice::<u8, Lanes<u16>>(bytes)[i]),
-        KvType::BF16 => v.load_bf16(&bytemuck::cast_slice::<u8, Lanes<u16>>(bytes)[i]),
-        KvType::Q8 => v.load_i8(&bytemuck::cast_slice::<u8, Lanes<i8>>(bytes)[i]),
-    }
+/// Which strip is read, and which one will be next.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Source {
+    pub strip: usize,
+    pub ahead: usize,
 }
 
 /// Writes single tokens.
@@ -168,20 +187,26 @@ struct Place {
     scale: usize,
 }
 
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
 struct F16(u16);
 
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
 struct BF16(u16);
 
 /// A type that numbers are stored in.
-trait Stored: Copy + Default {
+trait Stored: bytemuck::Pod {
+    fn load<V: Vector>(v: V, x: &Lanes<Self>) -> V::F;
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<Self>;
 }
 
 impl Stored for f32 {
+    #[inline(always)]
+    fn load<V: Vector>(v: V, x: &Lanes<f32>) -> V::F {
+        v.load(x)
+    }
+
     #[inline(always)]
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<f32> {
         let mut lanes = [0.0; LANES];
@@ -192,6 +217,11 @@ impl Stored for f32 {
 
 impl Stored for F16 {
     #[inline(always)]
+    fn load<V: Vector>(v: V, x: &Lanes<F16>) -> V::F {
+        v.load_f16(bytemuck::cast_ref(x))
+    }
+
+    #[inline(always)]
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<F16> {
         let mut lanes = [0; LANES];
         v.store_f16(&mut lanes, x);
@@ -201,6 +231,11 @@ impl Stored for F16 {
 
 impl Stored for BF16 {
     #[inline(always)]
+    fn load<V: Vector>(v: V, x: &Lanes<BF16>) -> V::F {
+        v.load_bf16(bytemuck::cast_ref(x))
+    }
+
+    #[inline(always)]
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<BF16> {
         let mut lanes = [0; LANES];
         v.store_bf16(&mut lanes, x);
@@ -209,6 +244,11 @@ impl Stored for BF16 {
 }
 
 impl Stored for i8 {
+    #[inline(always)]
+    fn load<V: Vector>(v: V, x: &Lanes<i8>) -> V::F {
+        v.load_i8(x)
+    }
+
     #[inline(always)]
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<i8> {
         let mut lanes = [0; LANES];

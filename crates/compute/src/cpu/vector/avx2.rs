@@ -165,6 +165,11 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()));
+    }
+
+    #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
         intrinsics!({
             let eight = _mm256_add_ps(a[0], a[1]);

@@ -135,6 +135,11 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()));
+    }
+
+    #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
         intrinsics!(_mm512_reduce_add_ps(a))
     }

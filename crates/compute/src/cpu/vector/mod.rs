@@ -83,6 +83,9 @@ pub trait Vector: Copy {
     /// Greatest lane.
     fn greatest(self, a: Self::F) -> f32;
 
+    /// Asks for the cache line of `x`, to be read soon.
+    fn prefetch<T>(self, x: &T);
+
     /// Up to sixteen numbers; the other lanes are 0.
     #[inline(always)]
     fn load_some(self, x: &[f32]) -> Self::F {

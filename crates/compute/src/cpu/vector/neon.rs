@@ -181,6 +181,13 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        let p: *const T = x;
+        // The intrinsic is not stable. A hint: it neither traps nor changes anything.
+        intrinsics!(std::arch::asm!("prfm pldl1keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags)));
+    }
+
+    #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
         intrinsics!(vaddvq_f32(vaddq_f32(vaddq_f32(a[0], a[1]), vaddq_f32(a[2], a[3]))))
     }

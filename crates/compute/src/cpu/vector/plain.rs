@@ -123,6 +123,11 @@ impl Vector for Plain {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        let _ = x; // no instruction for it
+    }
+
+    #[inline(always)]
     fn sum(self, a: Lanes<f32>) -> f32 {
         a.iter().sum()
     }
