@@ -1,3 +1,9 @@
 //! `mlx-run`: run, serve and inspect local language models.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    ExitCode::from(mlxr_cli::run(mlxr_cli::args::Cli::parse()))
+}

@@ -114,6 +114,14 @@ impl Folder {
             let display = path.file_name().map_or(name.to_owned(), |name| name.to_string_lossy().into_owned());
             return model(path, display).ok_or_else(|| RegistryError::NotAModel { path: path.to_owned() });
         }
+        self.find_name(name)
+    }
+
+    /// As [`Folder::find`], but by name only: a path reaches nothing outside of the folder.
+    ///
+    /// # Errors
+    /// If there is none; the message lists names that exist.
+    pub fn find_name(&self, name: &str) -> Result<Model, RegistryError> {
         let models = self.list()?;
         let bare = name.strip_suffix(":latest").unwrap_or(name);
         let found = models.iter().find(|model| model.name == bare);
@@ -231,6 +239,7 @@ mod tests {
         let models = folder.list().expect("readable");
         let rows: Vec<(&str, u64, Form)> = models.iter().map(|m| (m.name.as_str(), m.size_bytes, m.form)).collect();
         assert_eq!(rows, [("Tiny", 10, Form::Gguf), ("big", 12, Form::Gguf), ("org/model", 32, Form::Folder)]);
+        assert!(folder.find_name(temp.0.join("Tiny.gguf").to_str().expect("text")).is_err(), "no path by name");
         for name in ["Tiny", "tiny", "tiny:latest"] {
             assert_eq!(folder.find(name).expect(name).path, temp.0.join("Tiny.gguf"));
         }

@@ -1,0 +1,322 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::setting::SettingArgs;
+
+/// Run, serve and inspect local language models.
+#[derive(Debug, Parser)]
+#[command(name = "mlx-run", version, about)]
+pub struct Cli {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The server, as `mlx-run serve` starts it.
+#[derive(Debug, Parser)]
+#[command(name = "mlxrd", version, about)]
+pub struct Daemon {
+    /// Where and what to serve.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// A command of `mlx-run`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Chat with a model, or answer one prompt
+    Run(RunArgs),
+    /// Serve models to OpenAI and Ollama clients
+    Serve(ServeArgs),
+    /// List the models of the model folder
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show what a model is
+    Show(ShowArgs),
+    /// Turn text into token ids
+    Tokenize(TokenizeArgs),
+    /// Render a conversation as the model sees it
+    Template(TemplateArgs),
+    /// Measure tokens a second, as llama-bench does
+    Bench(BenchArgs),
+    /// Write the logits after every token of a prompt
+    Logits(LogitsArgs),
+}
+
+/// Where models are.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FolderArgs {
+    /// Folder of models that can be given by name [default: ~/.mlxr/models]
+    #[arg(long, env = "MLXR_MODELS", value_name = "DIR")]
+    pub models: Option<PathBuf>,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// The processor
+    Cpu,
+    /// The processor, by the definitions: slow, for comparison
+    Scalar,
+    /// Apple's GPU, through MLX
+    Mlx,
+}
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvTypeName {
+    /// 4 bytes a number
+    F32,
+    /// 2 bytes a number
+    F16,
+    /// 2 bytes a number
+    Bf16,
+    /// 1 byte a number
+    #[value(alias = "q8_0")]
+    Q8,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LoadArgs {
+    /// What computes
+    #[arg(long, value_enum, default_value = "cpu", help_heading = "Loading")]
+    pub backend: BackendName,
+    /// Threads [default: the processors of this machine]
+    #[arg(short, long, env = "MLXR_THREADS", value_name = "N", help_heading = "Loading")]
+    pub threads: Option<usize>,
+    /// Instruction set of the processor [default: the best that it has]
+    #[arg(long, value_name = "NAME", help_heading = "Loading")]
+    pub isa: Option<String>,
+    /// How keys and values are stored [default: f16; f32 for `logits`]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = "Loading")]
+    pub kv_type: Option<KvTypeName>,
+    /// Most tokens of a conversation; 0 for the model's own limit [default: that, but at most 8192]
+    #[arg(short, long, value_name = "N", help_heading = "Loading")]
+    pub ctx: Option<usize>,
+    /// Tokens that all conversations together may keep [default: the context]
+    #[arg(long, value_name = "N", help_heading = "Loading")]
+    pub kv_tokens: Option<usize>,
+}
+
+/// `run`.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// A .gguf file, a folder, or a name in the model folder
+    pub model: String,
+    /// Answer this and end; without it, chat. Standard input, if piped, is added to it
+    pub prompt: Option<String>,
+    /// Continue the prompt as text, without a chat template
+    #[arg(long)]
+    pub raw: bool,
+    /// Print token counts and speed to standard error
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Let the model think first, or not, where it can be told
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub think: Option<bool>,
+    /// Chat template: a file, or the name of a built-in one
+    #[arg(long, value_name = "FILE|NAME")]
+    pub template: Option<String>,
+    /// Loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// Settings.
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+/// `serve`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServeArgs {
+    /// A model to serve besides those of the model folder: a .gguf file or a folder
+    pub model: Option<String>,
+    /// Address to listen on
+    #[arg(long, env = "MLXR_HOST", default_value = "127.0.0.1:11434", value_name = "ADDRESS:PORT")]
+    pub host: String,
+    /// Most sequences that a model computes at once
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub parallel: usize,
+    /// Most requests that wait for a model
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub queue: usize,
+    /// Most models loaded at once
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub max_models: usize,
+    /// Seconds that a model stays loaded after its last use; -1 for ever
+    #[arg(long, env = "MLXR_KEEP_ALIVE", default_value_t = 300.0, value_name = "S", allow_negative_numbers = true)]
+    pub keep_alive: f64,
+    /// Web pages that may use the server besides local ones, such as https://chat.example; `*` for all
+    #[arg(long, env = "MLXR_ORIGINS", value_delimiter = ',', value_name = "ORIGIN,..")]
+    pub origins: Vec<String>,
+    /// Names under which the server may be reached besides local ones
+    #[arg(long, env = "MLXR_HOSTS", value_delimiter = ',', value_name = "NAME,..")]
+    pub hosts: Vec<String>,
+    /// Chat template: a file, or the name of a built-in one
+    #[arg(long, value_name = "FILE|NAME")]
+    pub template: Option<String>,
+    /// Loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `list`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `show`.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// A .gguf file, a folder, or a name in the model folder
+    pub model: String,
+    /// List the tensors
+    #[arg(long)]
+    pub tensors: bool,
+    /// List the metadata of a GGUF file, or config.json
+    #[arg(long)]
+    pub metadata: bool,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `tokenize`.
+#[derive(Debug, clap::Args)]
+pub struct TokenizeArgs {
+    /// A .gguf file, a folder, or a name in the model folder
+    #[arg(short, long)]
+    pub model: String,
+    /// The text; without it and --file, standard input
+    #[arg(conflicts_with = "file")]
+    pub text: Option<String>,
+    /// Read the text from this file
+    #[arg(short, long)]
+    pub file: Option<PathBuf>,
+    /// Cut the text here into several; \n, \t, \r and \\ stand for what they usually do. One at the very end adds no text
+    #[arg(long, value_name = "S")]
+    pub separator: Option<String>,
+    /// Print one JSON array of ids for each text
+    #[arg(long)]
+    pub json: bool,
+    /// Add the special tokens that the model wants around a text
+    #[arg(long)]
+    pub add_special: bool,
+    /// Read names of special tokens in the text as these tokens
+    #[arg(long)]
+    pub parse_special: bool,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `template`.
+#[derive(Debug, clap::Args)]
+pub struct TemplateArgs {
+    /// A .gguf file, a folder, or a name in the model folder
+    #[arg(short, long)]
+    pub model: String,
+    /// What the user says
+    #[arg(conflicts_with = "messages")]
+    pub prompt: Option<String>,
+    /// A JSON file of messages (`[{"role": ..., "content": ...}]`), or `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub messages: Option<PathBuf>,
+    /// A JSON file of tools, as OpenAI's API has them
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Let the model think first, or not, where it can be told
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub think: Option<bool>,
+    /// Do not begin the assistant's message
+    #[arg(long)]
+    pub no_generation_prompt: bool,
+    /// Print the template itself
+    #[arg(long)]
+    pub source: bool,
+    /// Another template: a file, or the name of a built-in one
+    #[arg(long, value_name = "FILE|NAME")]
+    pub template: Option<String>,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// A .gguf file, a folder, or a name in the model folder
+    #[arg(short, long)]
+    pub model: String,
+    /// Tokens of a prompt; 0 for no such test
+    #[arg(short = 'p', long, value_delimiter = ',', default_value = "512", value_name = "N,..")]
+    pub n_prompt: Vec<usize>,
+    /// Tokens to decode; 0 for no such test
+    #[arg(short = 'n', long, value_delimiter = ',', default_value = "128", value_name = "N,..")]
+    pub n_gen: Vec<usize>,
+    /// Tokens that are there before
+    #[arg(short = 'd', long, value_delimiter = ',', default_value = "0", value_name = "N,..")]
+    pub n_depth: Vec<usize>,
+    /// Sequences that are decoded at once
+    #[arg(short = 'b', long, value_delimiter = ',', default_value = "1", value_name = "N,..")]
+    pub batch: Vec<usize>,
+    /// Threads [default: the processors of this machine]
+    #[arg(short = 't', long, value_delimiter = ',', value_name = "N,..")]
+    pub threads: Vec<usize>,
+    /// Times that each test is repeated
+    #[arg(short = 'r', long, default_value_t = 5, value_name = "N")]
+    pub repetitions: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What computes
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub backend: BackendName,
+    /// Instruction set of the processor [default: the best that it has]
+    #[arg(long, value_name = "NAME")]
+    pub isa: Option<String>,
+    /// How keys and values are stored
+    #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
+    pub kv_type: KvTypeName,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `logits`.
+#[derive(Debug, clap::Args)]
+pub struct LogitsArgs {
+    /// A .gguf file, a folder, or a name in the model folder
+    #[arg(short, long)]
+    pub model: String,
+    /// Token ids
+    #[arg(long, value_delimiter = ',', required = true, value_name = "ID,..")]
+    pub tokens: Vec<u32>,
+    /// File to write: i32 n, i32 v, n ids, n*v f32 logits, little-endian
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}

@@ -1,0 +1,114 @@
+//! Which backend runs a model.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+
+use mlxr_compute::cpu::{Cpu, Isa, Pool};
+use mlxr_compute::op::KvType;
+use mlxr_compute::scalar::Scalar;
+use mlxr_engine::Runner;
+use mlxr_models::LoadOptions;
+use mlxr_weights::Checkpoint;
+
+use crate::CliError;
+use crate::args::{BackendName, KvTypeName};
+
+/// A backend and how it is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct BackendChoice<'a> {
+    /// Which.
+    pub name: BackendName,
+    /// Threads of the processor.
+    pub n_thread: usize,
+    /// Instruction set of the processor; the best if `None`.
+    pub isa: Option<&'a str>,
+}
+
+impl BackendName {
+    /// Its name on the command line.
+    pub fn text(self) -> &'static str {
+        match self {
+            BackendName::Cpu => "cpu",
+            BackendName::Scalar => "scalar",
+            BackendName::Mlx => "mlx",
+        }
+    }
+}
+
+impl KvTypeName {
+    /// Its name on the command line.
+    pub fn text(self) -> &'static str {
+        match self {
+            KvTypeName::F32 => "f32",
+            KvTypeName::F16 => "f16",
+            KvTypeName::Bf16 => "bf16",
+            KvTypeName::Q8 => "q8",
+        }
+    }
+
+    /// The store of that name.
+    pub fn kv_type(self) -> KvType {
+        match self {
+            KvTypeName::F32 => KvType::F32,
+            KvTypeName::F16 => KvType::F16,
+            KvTypeName::Bf16 => KvType::BF16,
+            KvTypeName::Q8 => KvType::Q8,
+        }
+    }
+}
+
+/// The threads asked for, or the processors of this machine.
+///
+/// # Errors
+/// If none or absurdly many are asked for.
+pub fn n_thread(asked: Option<usize>) -> Result<usize, CliError> {
+    const LIMIT: usize = 1024;
+    match asked {
+        Some(n) if !(1..=LIMIT).contains(&n) => {
+            Err(CliError::Usage(format!("--threads is {n}, expected 1 to {LIMIT}")))
+        }
+        Some(n) => Ok(n),
+        None => Ok(thread::available_parallelism().map_or(1, NonZeroUsize::get)),
+    }
+}
+
+/// Loads a model onto a backend.
+///
+/// # Errors
+/// If this build or machine lacks the backend, or the model does not load.
+pub fn load(
+    checkpoint: &Checkpoint,
+    choice: &BackendChoice,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Box<dyn Runner>, CliError> {
+    match choice.name {
+        BackendName::Cpu => Ok(Box::new(mlxr_models::load(checkpoint, cpu(choice)?, options, progress)?)),
+        BackendName::Scalar => Ok(Box::new(mlxr_models::load(checkpoint, Scalar, options, progress)?)),
+        BackendName::Mlx => {
+            let text = "this build has no MLX backend: use --backend cpu";
+            Err(CliError::Usage(text.into()))
+        }
+    }
+}
+
+fn cpu(choice: &BackendChoice) -> Result<Cpu, CliError> {
+    let isa = match choice.isa {
+        None => Isa::detect(),
+        Some(name) => Isa::from_name(name).ok_or_else(|| {
+            let names: Vec<&str> = Isa::ALL.iter().filter(|isa| isa.available()).map(|isa| isa.name()).collect();
+            CliError::Usage(format!("no instruction set `{name}`: this machine has {}", names.join(", ")))
+        })?,
+    };
+    let pool = Arc::new(Pool::new(choice.n_thread)?);
+    Ok(Cpu::new(pool, isa)?)
+}
+
+/// The instruction set that a choice means, for reports.
+pub fn isa_text(choice: &BackendChoice) -> String {
+    match choice.name {
+        BackendName::Cpu => choice.isa.map_or_else(|| Isa::detect().name().to_owned(), str::to_owned),
+        BackendName::Scalar | BackendName::Mlx => choice.name.text().to_owned(),
+    }
+}

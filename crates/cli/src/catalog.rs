@@ -1,0 +1,171 @@
+//! The models of the model folder, as the server asks for them.
+
+use std::time::UNIX_EPOCH;
+
+use mlxr_models::architecture;
+use mlxr_registry::{Folder, Model, RegistryError};
+use mlxr_server::{LoadError, LoadedModel, ModelCard, ModelDetails, ModelLoader};
+use mlxr_weights::{Checkpoint, Kind};
+use serde_json::{Map, Value};
+
+use crate::args::LoadArgs;
+use crate::command::show::count_text;
+use crate::setting::{SETTINGS, Settings};
+use crate::{CliError, defaults, load, template, vocab};
+
+/// Where the server's models come from.
+#[derive(Debug)]
+pub struct Catalog {
+    /// The model folder.
+    pub folder: Folder,
+    /// A model outside of it.
+    pub extra: Option<Model>,
+    /// How models are loaded.
+    pub load: LoadArgs,
+    /// A chat template for all, instead of their own.
+    pub template: Option<String>,
+    /// Sequences at once.
+    pub n_running: usize,
+}
+
+impl Catalog {
+    fn find(&self, name: &str) -> Result<Model, LoadError> {
+        let bare = name.strip_suffix(":latest").unwrap_or(name);
+        if let Some(extra) = self.extra.as_ref().filter(|extra| extra.name.eq_ignore_ascii_case(bare)) {
+            return Ok(extra.clone());
+        }
+        // Requests give names, never paths: a client must not reach files outside of the folder.
+        self.folder.find_name(name).map_err(|error| match error {
+            RegistryError::NotFound { .. } => LoadError::NotFound { name: name.to_owned() },
+            other => LoadError::Failed { name: name.to_owned(), message: other.to_string() },
+        })
+    }
+}
+
+impl ModelLoader for Catalog {
+    fn list(&self) -> Result<Vec<ModelCard>, LoadError> {
+        let failed = |error: RegistryError| LoadError::Failed { name: "models".into(), message: error.to_string() };
+        let mut models = self.folder.list().map_err(failed)?;
+        if let Some(extra) = &self.extra
+            && models.iter().all(|model| model.path != extra.path)
+        {
+            models.push(extra.clone());
+        }
+        // A model that does not open is listed too: `show` says what is wrong with it.
+        let card =
+            |model: &Model| mlxr_weights::open(&model.path).map_or_else(|_| bare(model), |open| card(model, &open));
+        Ok(models.iter().map(card).collect())
+    }
+
+    fn show(&self, name: &str) -> Result<ModelDetails, LoadError> {
+        let model = self.find(name)?;
+        details(&model, self.template.as_deref()).map_err(failed(name))
+    }
+
+    fn load(&self, name: &str) -> Result<LoadedModel, LoadError> {
+        let model = self.find(name)?;
+        let load = || -> Result<LoadedModel, CliError> {
+            let checkpoint = mlxr_weights::open(&model.path)?;
+            let card = card(&model, &checkpoint);
+            let parts = load::parts(&model, &checkpoint, &self.load, (self.template.as_deref(), self.n_running))?;
+            let load::Parts { runner, tokenizer, template, settings } = parts;
+            Ok(LoadedModel { runner, tokenizer, template, defaults: settings.params, card })
+        };
+        load().map_err(failed(name))
+    }
+}
+
+fn failed(name: &str) -> impl FnOnce(CliError) -> LoadError {
+    let name = name.to_owned();
+    move |error| LoadError::Failed { name, message: error.to_string() }
+}
+
+/// What the disk says.
+fn bare(model: &Model) -> ModelCard {
+    let modified = model.modified.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    ModelCard {
+        name: model.name.clone(),
+        size_bytes: model.size_bytes,
+        modified_s: i64::try_from(modified).unwrap_or(i64::MAX),
+        ..ModelCard::default()
+    }
+}
+
+/// What the files say.
+fn card(model: &Model, checkpoint: &Checkpoint) -> ModelCard {
+    let summary = checkpoint.summary().ok();
+    let number = |gguf: &str, json: &str| {
+        let key = format!("{}.{gguf}", architecture(checkpoint));
+        let json = || checkpoint.config()?.get(json)?.as_u64();
+        checkpoint.meta().get::<u64>(&key).ok().flatten().or_else(json).unwrap_or(0) as usize
+    };
+    let format = match checkpoint.kind {
+        Kind::Gguf => "gguf",
+        Kind::HuggingFace => "safetensors",
+        Kind::Mlx => "mlx",
+    };
+    ModelCard {
+        format: format.to_owned(),
+        family: architecture(checkpoint),
+        parameter_size: summary
+            .as_ref()
+            .map_or_else(String::new, |summary| count_text(summary.n_parameter).replace(' ', "")),
+        quantization: summary.and_then(|summary| Some(summary.types.first()?.name.clone())).unwrap_or_default(),
+        context_length: number("context_length", "max_position_embeddings"),
+        embedding_length: number("embedding_length", "hidden_size"),
+        ..bare(model)
+    }
+}
+
+fn details(model: &Model, asked_template: Option<&str>) -> Result<ModelDetails, CliError> {
+    let checkpoint = mlxr_weights::open(&model.path)?;
+    let tokenizer = vocab::tokenizer(&checkpoint)?;
+    let template = template::template(&checkpoint, &tokenizer, asked_template)?;
+    let settings = defaults::settings(&checkpoint, &mut |_| ())?;
+    let mut capabilities = vec!["completion".to_owned()];
+    if let Some(template) = &template {
+        let can = template.capabilities();
+        let abilities = [("tools", can.tools && can.tool_calls), ("thinking", can.reasons)];
+        capabilities.extend(abilities.iter().filter(|(_, can)| *can).map(|(name, _)| (*name).to_owned()));
+    }
+    capabilities.extend(tokenizer.fim().map(|_| "insert".to_owned()));
+    Ok(ModelDetails {
+        card: card(model, &checkpoint),
+        template: template.map_or_else(String::new, |template| template.source().to_owned()),
+        system: String::new(),
+        parameters: parameters(&settings),
+        license: license(&checkpoint),
+        info: info(&checkpoint),
+        capabilities,
+    })
+}
+
+/// Settings that the model recommends, a line each.
+fn parameters(settings: &Settings) -> String {
+    let neutral = Settings::new(mlxr_engine::sampler::Params::neutral());
+    let changed = SETTINGS.iter().filter(|row| (row.get)(settings) != (row.get)(&neutral));
+    changed.map(|row| format!("{:30} {}", row.name, (row.get)(settings))).collect::<Vec<_>>().join("\n")
+}
+
+fn license(checkpoint: &Checkpoint) -> String {
+    let file = checkpoint.file("LICENSE").ok().flatten();
+    let name = || checkpoint.meta().get::<String>("general.license").ok().flatten();
+    file.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).or_else(name).unwrap_or_default()
+}
+
+/// Metadata; lists are left out, as Ollama does.
+fn info(checkpoint: &Checkpoint) -> Map<String, Value> {
+    use mlxr_weights::gguf::Element;
+    if let Some(config) = checkpoint.config().and_then(Value::as_object) {
+        return config.clone();
+    }
+    let json = |element: Element| match element {
+        Element::Int(number) => i64::try_from(number).map_or(Value::Null, Value::from),
+        Element::Float(number) => Value::from(number),
+        Element::Bool(is) => Value::from(is),
+        Element::Str(bytes) => Value::from(String::from_utf8_lossy(bytes)),
+        Element::Array(_) => Value::Null,
+    };
+    let rows = checkpoint.meta().iter().filter(|(key, _)| *key != "tokenizer.chat_template");
+    rows.map(|(key, value)| (key.to_owned(), json(value.element()))).collect()
+}

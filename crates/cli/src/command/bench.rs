@@ -1,0 +1,161 @@
+//! `mlx-run bench`: rows as llama.cpp's `llama-bench` prints them.
+
+use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mlxr_engine::runner::PAGE_TOKENS;
+use mlxr_models::{LoadOptions, architecture};
+use mlxr_tools::bandwidth::Bandwidth;
+use mlxr_tools::bench::{self, Samples, Test};
+use mlxr_weights::{Checkpoint, Summary};
+use serde::Serialize;
+
+use super::show::count_text;
+use super::{print_table, size_text};
+use crate::CliError;
+use crate::args::BenchArgs;
+use crate::backend::{self, BackendChoice};
+use crate::load;
+
+/// Most tokens of a test, of all its sequences together.
+const MAX_TOKENS: usize = 1 << 24;
+
+/// One row. Field names are llama-bench's where it has them.
+#[derive(Debug, Serialize)]
+struct Row {
+    build_version: &'static str,
+    cpu_info: String,
+    backends: &'static str,
+    isa: String,
+    model_filename: String,
+    model_type: String,
+    model_size: u64,
+    model_n_params: u64,
+    n_batch: usize,
+    n_ubatch: usize,
+    n_threads: usize,
+    type_k: &'static str,
+    type_v: &'static str,
+    n_prompt: usize,
+    n_gen: usize,
+    n_depth: usize,
+    /// Sequences decoded at once; `avg_ts` counts the tokens of all.
+    n_seq: usize,
+    /// Seconds since 1970.
+    test_time: u64,
+    #[serde(flatten)]
+    samples: Samples,
+    /// Memory reads measured right after the test with as many threads, 10^9 bytes a second.
+    mem_read_gbs: f64,
+}
+
+/// Runs the tests and prints their rows.
+///
+/// # Errors
+/// If the model does not load or is too small for a test.
+pub fn run(args: &BenchArgs) -> Result<(), CliError> {
+    let (model, checkpoint) = load::open(&args.model, &args.folder)?;
+    let tests = Test::combine(&args.n_prompt, &args.n_gen, &args.n_depth, &args.batch);
+    check(args, &tests)?;
+    let n_page = tests.iter().map(Test::n_page).max().unwrap_or(1);
+    let n_ctx = tests.iter().map(Test::n_token).max();
+    let n_slot = tests.iter().map(|test| test.n_seq).max().unwrap_or(1);
+    let options = LoadOptions { n_ctx, kv_tokens: Some(n_page * PAGE_TOKENS), n_slot, kv_type: args.kv_type.kv_type() };
+    let summary = checkpoint.summary()?;
+    let all = [backend::n_thread(None)?];
+    let mut rows = Vec::new();
+    for n_thread in if args.threads.is_empty() { &all } else { args.threads.as_slice() } {
+        let choice = BackendChoice {
+            name: args.backend,
+            n_thread: backend::n_thread(Some(*n_thread))?,
+            isa: args.isa.as_deref(),
+        };
+        let mut runner = backend::load(&checkpoint, &choice, &options, &mut |_| ())?;
+        let bandwidth = Bandwidth::new(*n_thread);
+        for test in &tests {
+            eprintln!("{}, {n_thread} threads", test.name());
+            let samples = bench::run(runner.as_mut(), test, args.repetitions)?;
+            rows.push(row(args, (&checkpoint, &summary), &choice, (test, samples, bandwidth.measure())));
+        }
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&rows).expect("rows are JSON");
+        return Ok(writeln!(io::stdout().lock(), "{text}")?);
+    }
+    println!("{}", model.path.display());
+    Ok(print_table(&table(&rows))?)
+}
+
+fn check(args: &BenchArgs, tests: &[Test]) -> Result<(), CliError> {
+    if tests.is_empty() {
+        return Err(CliError::Usage("nothing to measure: give -p or -n a number above 0".into()));
+    }
+    if args.batch.contains(&0) || args.repetitions == 0 {
+        return Err(CliError::Usage("-b and -r must be at least 1".into()));
+    }
+    let large = tests.iter().find(|test| test.n_token().saturating_mul(test.n_seq) > MAX_TOKENS);
+    match large {
+        Some(test) => Err(CliError::Usage(format!("{}: more than {MAX_TOKENS} tokens", test.name()))),
+        None => Ok(()),
+    }
+}
+
+fn row(
+    args: &BenchArgs,
+    (checkpoint, summary): (&Checkpoint, &Summary),
+    choice: &BackendChoice,
+    (test, samples, bytes_a_second): (&Test, Samples, f64),
+) -> Row {
+    // `llama 1.1 B q4_K`: architecture, size, and the type that most bytes have.
+    let most = summary.types.first().map_or("", |row| row.name.as_str());
+    let model_type = format!("{} {} {most}", architecture(checkpoint), count_text(summary.n_parameter));
+    Row {
+        build_version: env!("CARGO_PKG_VERSION"),
+        cpu_info: cpu_info(),
+        backends: choice.name.text(),
+        isa: backend::isa_text(choice),
+        model_filename: checkpoint.path().display().to_string(),
+        model_type,
+        model_size: summary.bytes,
+        model_n_params: summary.n_parameter,
+        n_batch: bench::STEP_TOKENS,
+        n_ubatch: bench::STEP_TOKENS,
+        n_threads: choice.n_thread,
+        type_k: args.kv_type.text(),
+        type_v: args.kv_type.text(),
+        n_prompt: test.n_prompt,
+        n_gen: test.n_gen,
+        n_depth: test.n_depth,
+        n_seq: test.n_seq,
+        test_time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        samples,
+        mem_read_gbs: bytes_a_second / 1e9,
+    }
+}
+
+/// The processor's name where the system tells it in a file.
+fn cpu_info() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
+    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+fn table(rows: &[Row]) -> Vec<Vec<String>> {
+    let head = ["model", "size", "backend", "isa", "threads", "test", "tokens/s", "memory GB/s"];
+    let mut table = vec![head.map(str::to_owned).to_vec()];
+    table.extend(rows.iter().map(|row| {
+        let test = Test { n_prompt: row.n_prompt, n_gen: row.n_gen, n_depth: row.n_depth, n_seq: row.n_seq };
+        vec![
+            row.model_type.clone(),
+            size_text(row.model_size),
+            row.backends.to_owned(),
+            row.isa.clone(),
+            row.n_threads.to_string(),
+            test.name(),
+            format!("{:.2} ± {:.2}", row.samples.avg_ts, row.samples.stddev_ts),
+            format!("{:.1}", row.mem_read_gbs),
+        ]
+    }));
+    table
+}

@@ -1,0 +1,132 @@
+//! `mlx-run serve` and `mlxrd`.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlxr_engine::Config as EngineConfig;
+use mlxr_server::Config;
+use tracing_subscriber::EnvFilter;
+
+use crate::CliError;
+use crate::args::ServeArgs;
+use crate::catalog::Catalog;
+use crate::load;
+
+/// Serves models until it is told to stop, by Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// If the address is taken, or the model that was named does not exist.
+pub fn run(args: &ServeArgs) -> Result<(), CliError> {
+    let filter = EnvFilter::try_from_env("MLXR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let folder = load::folder(&args.folder)?;
+    let extra = args.model.as_deref().map(|name| folder.find(name)).transpose()?;
+    let engine = EngineConfig {
+        max_running: args.parallel,
+        max_queue: args.queue,
+        step_tokens: EngineConfig::default().step_tokens.max(args.parallel),
+        seed: load::random_seed(),
+        ..EngineConfig::default()
+    };
+    let config = Config {
+        address: address(&args.host)?,
+        origins: args.origins.clone(),
+        hosts: args.hosts.clone(),
+        max_models: args.max_models,
+        keep_alive: keep_alive(args.keep_alive)?,
+        engine,
+        ..Config::default()
+    };
+    let loader = Arc::new(Catalog {
+        folder,
+        extra,
+        load: args.load.clone(),
+        template: args.template.clone(),
+        n_running: args.parallel,
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| CliError::Failed(format!("the server needs threads: {error}")))?;
+    let ready = |address: SocketAddr| eprintln!("listening on http://{address}");
+    runtime.block_on(mlxr_server::serve(config, loader, ready, asked_to_stop()))?;
+    Ok(())
+}
+
+/// Completes on Ctrl-C or SIGTERM; a second one ends the program at once.
+async fn asked_to_stop() {
+    async fn signal() {
+        let ctrl_c = tokio::signal::ctrl_c();
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = ctrl_c => {}
+                }
+                return;
+            }
+        }
+        // Without signals the server runs until it is killed.
+        let _ = ctrl_c.await;
+    }
+    signal().await;
+    eprintln!("stopping: requests in flight are finished; Ctrl-C again ends them");
+    tokio::spawn(async {
+        signal().await;
+        std::process::exit(130);
+    });
+}
+
+/// `HOST:PORT`, `HOST` or `:PORT`, with or without `http://`.
+fn address(text: &str) -> Result<SocketAddr, CliError> {
+    const PORT: &str = "11434";
+    let bare = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let full = match bare.rsplit_once(':') {
+        Some(("", port)) => format!("127.0.0.1:{port}"),
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => format!("{host}:{port}"),
+        Some(_) => format!("[{bare}]:{PORT}"),
+        None => format!("{bare}:{PORT}"),
+    };
+    let found = full.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    found.ok_or_else(|| CliError::Usage(format!("--host is `{text}`, expected an address and port as 127.0.0.1:11434")))
+}
+
+fn keep_alive(seconds: f64) -> Result<Option<Duration>, CliError> {
+    if seconds < 0.0 {
+        return Ok(None);
+    }
+    let wrong = |_| CliError::Usage(format!("--keep-alive is {seconds}, expected seconds, or -1 for ever"));
+    Duration::try_from_secs_f64(seconds).map(Some).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_may_be_short() {
+        let rows = [
+            ("127.0.0.1:11434", "127.0.0.1:11434"),
+            ("0.0.0.0", "0.0.0.0:11434"),
+            (":8080", "127.0.0.1:8080"),
+            ("http://127.0.0.1:1/", "127.0.0.1:1"),
+            ("[::1]:80", "[::1]:80"),
+            ("::1", "[::1]:11434"),
+        ];
+        for (text, want) in rows {
+            assert_eq!(address(text).expect(text).to_string(), want);
+        }
+        for text in ["127.0.0.1:x", "127.0.0.1:99999"] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_model_stays_as_long_as_asked() {
+        assert_eq!(keep_alive(-1.0).expect("for ever"), None);
+        assert_eq!(keep_alive(1.5).expect("seconds"), Some(Duration::from_millis(1500)));
+        assert!(keep_alive(f64::NAN).is_err() && keep_alive(1e300).is_err());
+    }
+}
