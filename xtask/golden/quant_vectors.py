@@ -26,13 +26,15 @@ from pathlib import Path
 import numpy as np
 
 OUT = Path(__file__).resolve().parents[2] / "crates/compute/tests/data/quant"
-rng = np.random.default_rng(20260821)
+rng = None  # set by `Cases`
 
 
 class Cases:
     """Cases of one file."""
 
     def __init__(self, name):
+        global rng  # of its own for each file, so that a new file leaves the others as they are
+        rng = np.random.default_rng([20260821, *name.encode()])
         self.path, self.data = OUT / f"{name}.bin", b""
 
     def add(self, params, parts, weights):
@@ -64,7 +66,7 @@ def gguf_types():
         "q4_0": [0], "q4_1": [0, 2], "q5_0": [0], "q5_1": [0, 2], "q8_0": [0],
         "q2_K": [80, 82], "q3_K": [108], "q4_K": [0, 2], "q5_K": [0, 2], "q6_K": [208], "q8_K": [],
         "iq1_s": [0], "iq1_m": [], "iq2_xxs": [0], "iq2_xs": [0], "iq2_s": [0], "iq3_xxs": [0], "iq3_s": [0],
-        "iq4_nl": [0], "iq4_xs": [0], "tq1_0": [52], "tq2_0": [64], "mxfp4": [], "nvfp4": [],
+        "iq4_nl": [0], "iq4_xs": [0], "tq1_0": [52], "tq2_0": [64], "mxfp4": [], "nvfp4": [], "q1_0": [0], "q2_0": [0],
     }  # fmt: skip
 
 
@@ -96,17 +98,23 @@ def gguf_cases():
     import gguf
 
     for name, f16_at in gguf_types().items():
-        dtype = gguf.GGMLQuantizationType[name.upper()]
-        block, size = gguf.GGML_QUANT_SIZES[dtype]
+        own = {"q1_0": (128, 18), "q2_0": (64, 18)}.get(name)  # types that `gguf` cannot decode
+        dtype = None if own else gguf.GGMLQuantizationType[name.upper()]
+        block, size = own or gguf.GGML_QUANT_SIZES[dtype]
+        cases = Cases(name.lower())
         n = 24 if block < 256 else 6
         blocks = random_blocks(name, f16_at, 2 * n, size)
         with np.errstate(over="ignore"):
             if name == "q8_K":  # `gguf` has no Q8_K: d * q
                 d = blocks[:, :4].copy().view(np.float32)
                 weights = d * blocks[:, 4:260].view(np.int8).astype(np.float32)
+            elif own:  # d * (bit ? 1 : -1), d * (two bits - 1)
+                d = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+                bits = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little").astype(np.int8)
+                q = 2 * bits - 1 if name == "q1_0" else bits[:, 0::2] + 2 * bits[:, 1::2] - 1
+                weights = d * q.astype(np.float32)
             else:
                 weights = gguf.quants.dequantize(blocks, dtype)
-        cases = Cases(name.lower())
         cases.add([], [blocks], weights.reshape(2, n * block))
         cases.write()
 
@@ -327,9 +335,10 @@ def encode_ggml_cases(library):
     weights[3] += np.float32(0.03)
     importance = rng.gamma(0.5, 1.0, 512).astype(np.float32)
     pointer = ctypes.POINTER(ctypes.c_float)
-    for name in ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs", "mxfp4", "nvfp4"):
-        dtype = gguf.GGMLQuantizationType[name.upper()]
-        block, size = gguf.GGML_QUANT_SIZES[dtype]
+    for name in ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs", "mxfp4", "nvfp4", "q1_0", "q2_0"):
+        dtype, (block, size) = {"q1_0": (41, (128, 18)), "q2_0": (42, (64, 18))}.get(name) or (
+            int(gguf.GGMLQuantizationType[name.upper()]), gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name.upper()]]
+        )  # fmt: skip
         quantize, parts = getattr(lib, f"quantize_{name}"), []
         quantize.restype = ctypes.c_size_t
         quantize.argtypes = [pointer, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, pointer]
@@ -337,7 +346,7 @@ def encode_ggml_cases(library):
             blocks = np.zeros(weights.size // block * size, dtype=np.uint8)
             quantize(weights.ctypes.data_as(pointer), blocks.ctypes.data, *weights.shape, imatrix)
             parts.append(blocks)
-        cases.add([int(dtype)], [*parts, importance], weights)
+        cases.add([dtype], [*parts, importance], weights)
     cases.write()
 
 

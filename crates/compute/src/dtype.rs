@@ -48,6 +48,8 @@ pub enum DType {
     TQ2_0,
     MXFP4,
     NVFP4,
+    Q1_0,
+    Q2_0,
 }
 
 /// One row of [`TYPES`].
@@ -70,7 +72,7 @@ const fn row(dtype: DType, name: &'static str, ggml: Option<u32>, block: usize, 
 }
 
 /// Every type, in the order of [`DType`].
-pub const TYPES: [TypeRow; 40] = [
+pub const TYPES: [TypeRow; 42] = [
     row(DType::F32, "f32", Some(0), 1, 4),
     row(DType::F16, "f16", Some(1), 1, 2),
     row(DType::BF16, "bf16", Some(30), 1, 2),
@@ -111,6 +113,8 @@ pub const TYPES: [TypeRow; 40] = [
     row(DType::TQ2_0, "tq2_0", Some(35), 256, 66),
     row(DType::MXFP4, "mxfp4", Some(39), 32, 17),
     row(DType::NVFP4, "nvfp4", Some(40), 64, 36),
+    row(DType::Q1_0, "q1_0", Some(41), 128, 18),
+    row(DType::Q2_0, "q2_0", Some(42), 64, 18),
 ];
 
 impl DType {

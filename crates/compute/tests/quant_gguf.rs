@@ -16,7 +16,7 @@ fn every_block_type_decodes_as_ggml_does() {
         }
         n += 1;
     }
-    assert_eq!(n, 24);
+    assert_eq!(n, 26);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! | [`iq1`] | IQ1_S IQ1_M |
 //! | [`iq2`] | IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S |
 //! | [`iq4`] | IQ4_NL IQ4_XS MXFP4 NVFP4 |
-//! | [`ternary`] | TQ1_0 TQ2_0 |
+//! | [`ternary`] | TQ1_0 TQ2_0 Q1_0 Q2_0 |
 //! | [`grids`] | codebooks of the IQ types |
 //! | `parts` | which parts an encoding has, and how large: [`MatrixData::check`] |
 //! | `mlx` `gptq` `awq` `bnb` `fp8` | encodings of several parts: [`MatrixData::decode_rows`] |
@@ -51,7 +51,7 @@ pub use iq2::{BlockIQ2_S, BlockIQ2_XS, BlockIQ2_XXS, BlockIQ3_S, BlockIQ3_XXS};
 pub use iq4::{BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4};
 pub use k::{BlockQ2_K, BlockQ3_K, BlockQ4_K, BlockQ5_K, BlockQ6_K, BlockQ8_K};
 pub use legacy::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0};
-pub use ternary::{BlockTQ1_0, BlockTQ2_0};
+pub use ternary::{BlockQ1_0, BlockQ2_0, BlockTQ1_0, BlockTQ2_0};
 
 /// A GGUF block of `N` weights.
 pub trait Block<const N: usize>: Pod {
@@ -83,7 +83,7 @@ const fn block<B: Block<N>, const N: usize>(dtype: DType) -> Row {
 }
 
 /// The decoder of every type, in the order of [`DType`].
-const ROWS: [Row; 40] = [
+const ROWS: [Row; 42] = [
     plain(DType::F32, plain::f32),
     plain(DType::F16, plain::f16),
     plain(DType::BF16, plain::bf16),
@@ -124,6 +124,8 @@ const ROWS: [Row; 40] = [
     block::<BlockTQ2_0, 256>(DType::TQ2_0),
     block::<BlockMXFP4, 32>(DType::MXFP4),
     block::<BlockNVFP4, 64>(DType::NVFP4),
+    block::<BlockQ1_0, 128>(DType::Q1_0),
+    block::<BlockQ2_0, 64>(DType::Q2_0),
 ];
 
 const _: () = {

@@ -74,9 +74,9 @@ fn nibbles<const N: usize>(x: &[f32], d: f32, code: impl Fn(f32) -> u8) -> [u8; 
     std::array::from_fn(|i| code(x[i] * inverse) | code(x[N + i] * inverse) << 4)
 }
 
-/// Mean square.
+/// Twice the mean square.
 fn sigma2(x: &[f32]) -> f32 {
-    x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32
+    2.0 * x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32
 }
 
 impl Encode<32> for BlockIQ4_NL {

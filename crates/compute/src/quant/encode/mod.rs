@@ -2,14 +2,14 @@
 //!
 //! | module | types |
 //! |---|---|
-//! | `simple` | Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 TQ1_0 TQ2_0: without importance the bytes equal ggml's reference |
+//! | `simple` | Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q1_0 Q2_0 TQ1_0 TQ2_0: without importance (but Q2_0) the bytes equal ggml's reference |
 //! | `k` | Q2_K Q3_K Q4_K Q5_K Q6_K |
 //! | `codebook` | IQ4_NL IQ4_XS MXFP4 NVFP4 |
 //! | `search` | the least-squares searches of one block that these share |
 //! | `nested` | scales of scales: a super-block's scales as small integers times one f16 |
 //!
-//! *Importance* is a weight per input column, the mean square of its activations: the error that a search makes small
-//! is the sum of `importance * (weight - decoded)^2`.
+//! *Importance* is a weight per input column, the mean square of its activations. A search makes the sum of
+//! `importance * sqrt(2 * mean square of the block + weight^2) * (weight - decoded)^2` small, as ggml's do.
 
 mod codebook;
 mod k;
@@ -21,6 +21,7 @@ pub(super) use simple::{fifth_bits, nibbles};
 
 use super::Block;
 use super::{BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4, BlockTQ1_0, BlockTQ2_0};
+use super::{BlockQ1_0, BlockQ2_0};
 use super::{
     BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1, BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0,
 };
@@ -36,7 +37,7 @@ trait Encode<const N: usize>: Block<N> {
 type Encoder = fn(&[f32], Option<&[f32]>, &mut Vec<u8>);
 
 /// The types that can be encoded.
-const ROWS: [(DType, Encoder); 19] = [
+const ROWS: [(DType, Encoder); 21] = [
     (DType::F32, |weights, _, out| out.extend(weights.iter().flat_map(|w| w.to_le_bytes()))),
     (DType::F16, |weights, _, out| out.extend(weights.iter().flat_map(|w| half::f16::from_f32(*w).to_le_bytes()))),
     (DType::BF16, |weights, _, out| out.extend(weights.iter().flat_map(|w| half::bf16::from_f32(*w).to_le_bytes()))),
@@ -56,6 +57,8 @@ const ROWS: [(DType, Encoder); 19] = [
     (DType::TQ2_0, blocks::<BlockTQ2_0, 256>),
     (DType::MXFP4, blocks::<BlockMXFP4, 32>),
     (DType::NVFP4, blocks::<BlockNVFP4, 64>),
+    (DType::Q1_0, blocks::<BlockQ1_0, 128>),
+    (DType::Q2_0, blocks::<BlockQ2_0, 64>),
 ];
 
 fn blocks<B: Encode<N>, const N: usize>(weights: &[f32], importance: Option<&[f32]>, out: &mut Vec<u8>) {

@@ -9,7 +9,9 @@
 use super::super::float::Half;
 use super::Encode;
 use super::search::{Integers, Levels, error_weights, extreme, inverse, symmetric};
-use crate::quant::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockTQ1_0, BlockTQ2_0};
+use crate::quant::{
+    BlockQ1_0, BlockQ2_0, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockTQ1_0, BlockTQ2_0,
+};
 
 /// Errors weigh by importance and by the magnitude against twice the block's mean square.
 fn weights_of(x: &[f32; 32], importance: &[f32; 32]) -> [f32; 32] {
@@ -156,5 +158,33 @@ impl Encode<256> for BlockTQ2_0 {
         let (d, codes) = ternary(weights);
         let code = |i: usize, j: usize| codes[128 * (i / 32) + 32 * j + i % 32] << (2 * j);
         BlockTQ2_0 { qs: std::array::from_fn(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3)), d }
+    }
+}
+
+impl Encode<128> for BlockQ1_0 {
+    /// The scale is the mean magnitude, which is best for the signs.
+    fn encode(weights: &[f32; 128], importance: Option<&[f32; 128]>) -> Self {
+        let largest = importance.map_or(0.0, |w| w.iter().copied().fold(0.0, f32::max));
+        let importance = importance.filter(|_| largest > 0.0);
+        let (mut sum, mut total) = (0.0, 0.0);
+        for (i, x) in weights.iter().enumerate() {
+            let w = importance.map_or(1.0, |w| w[i] / largest);
+            (sum, total) = (sum + w * x.abs(), total + w);
+        }
+        let bit = |i: usize, k: usize| u8::from(weights[8 * i + k] >= 0.0) << k;
+        BlockQ1_0 { d: Half::new(sum / total), qs: std::array::from_fn(|i| (0..8).fold(0, |byte, k| byte | bit(i, k))) }
+    }
+}
+
+impl Encode<64> for BlockQ2_0 {
+    /// Always searches: ggml's scale is the largest magnitude, which leaves the fourth code unused.
+    fn encode(weights: &[f32; 64], importance: Option<&[f32; 64]>) -> Self {
+        let sigma2 = weights.iter().map(|x| x * x).sum::<f32>() / 32.0;
+        let errors = error_weights(weights, sigma2, importance.map(|w| w.as_slice()));
+        let levels = Integers { low: -1, high: 2 };
+        let d = Half::new(symmetric(weights, &errors, levels));
+        let inverse = inverse(d.f32());
+        let code = |i: usize, k: usize| ((levels.round(weights[4 * i + k] * inverse) + 1.0) as u8) << (2 * k);
+        BlockQ2_0 { d, qs: std::array::from_fn(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3)) }
     }
 }
