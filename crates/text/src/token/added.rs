@@ -35,17 +35,18 @@ pub(super) struct Added {
 }
 
 impl Added {
-    /// All control, unknown and user-defined tokens of `vocab`. `strip` says which swallow space.
+    /// The control, unknown and user-defined tokens of `vocab`. `strip` says which swallow space before
+    /// and after them; `None` leaves a token in the text.
     ///
     /// # Errors
     /// More or longer tokens than the automaton holds.
-    pub fn new(vocab: &Vocab, strip: impl Fn(u32, &[u8]) -> (bool, bool)) -> Result<Added, TokenError> {
+    pub fn new(vocab: &Vocab, strip: impl Fn(u32, &[u8]) -> Option<(bool, bool)>) -> Result<Added, TokenError> {
         let mut marks: Vec<(Vec<u8>, Mark, bool)> = vocab
             .iter()
             .filter(|(_, name, kind)| !name.is_empty() && (kind.is_special() || *kind == Kind::UserDefined))
-            .map(|(id, name, kind)| {
-                let (lstrip, rstrip) = strip(id, name);
-                (name.to_vec(), Mark { id, lstrip, rstrip }, kind.is_special())
+            .filter_map(|(id, name, kind)| {
+                let (lstrip, rstrip) = strip(id, name)?;
+                Some((name.to_vec(), Mark { id, lstrip, rstrip }, kind.is_special()))
             })
             .collect();
         marks.sort_by_key(|(text, mark, _)| (usize::MAX - text.len(), mark.id));
@@ -127,7 +128,7 @@ mod tests {
         for (name, kind) in tokens {
             vocab.push(name.as_bytes(), name.as_bytes(), *kind).unwrap();
         }
-        let added = Added::new(&vocab, |_, _| strip).unwrap();
+        let added = Added::new(&vocab, |_, _| Some(strip)).unwrap();
         let show = |part: &Part| match part {
             Part::Text(t) => format!("{t:?}"),
             Part::Token(id) => id.to_string(),

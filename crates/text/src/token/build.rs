@@ -76,7 +76,7 @@ pub(super) fn spm(
     scores: &[f32],
     normalizer: Normalizer,
     unknown: Option<u32>,
-) -> Result<Engine, TokenError> {
+) -> Result<Spm, TokenError> {
     let mut symbols = Symbols::new(vocab.len());
     for (id, name, kind) in vocab.iter() {
         if kind.is_text() {
@@ -88,7 +88,7 @@ pub(super) fn spm(
     let fallback = Fallback { bytes: byte_tokens(vocab), unknown };
     let bpe = Bpe::new(symbols, merges, (Unit::Char, vocab.len()), fallback, false);
     let sticky = bpe.sticky_chars();
-    Ok(Engine::Spm(Spm { bpe, normalizer, sticky }))
+    Ok(Spm { bpe, normalizer, sticky, frozen: None })
 }
 
 /// The place of each token when scores fall; equal scores share one. A missing score is 0.

@@ -21,16 +21,6 @@ pub(super) struct Normalizer {
     pub merge_spaces: bool,
     /// Spaces stay spaces instead of becoming `▁`.
     pub keep_spaces: bool,
-    /// Added tokens are part of the text for the rules on spaces (SentencePiece) instead of starting a
-    /// new one (llama.cpp).
-    pub tokens_are_text: bool,
-}
-
-/// Where in a text a part between added tokens stands.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pub first: bool,
-    pub last: bool,
 }
 
 impl Normalizer {
@@ -43,10 +33,10 @@ impl Normalizer {
     }
 
     /// The text as the model sees it.
-    pub fn normalize(&self, text: &str, place: Place) -> String {
+    pub fn normalize(&self, text: &str) -> String {
         let space = if self.keep_spaces { ' ' } else { '▁' };
         let mut out = String::with_capacity(text.len() + text.len() / 2 + 4);
-        let prefix = place.first && self.add_space_prefix && !self.space_as_suffix;
+        let prefix = self.add_space_prefix && !self.space_as_suffix;
         if !self.merge_spaces {
             if prefix {
                 out.push(space);
@@ -57,7 +47,7 @@ impl Normalizer {
             let mut pending = prefix;
             self.charsmap.apply(text, &mut |c| {
                 if c == ' ' {
-                    pending |= !(out.is_empty() && place.first);
+                    pending |= !out.is_empty();
                     return;
                 }
                 if pending {
@@ -66,11 +56,8 @@ impl Normalizer {
                 pending = false;
                 out.push(c);
             });
-            if pending && !place.last {
-                out.push(space);
-            }
         }
-        if place.last && self.add_space_prefix && self.space_as_suffix && !out.is_empty() {
+        if self.add_space_prefix && self.space_as_suffix && !out.is_empty() {
             out.push(space);
         }
         out
@@ -167,8 +154,6 @@ fn offset(unit: u32) -> usize {
 mod tests {
     use super::*;
 
-    const WHOLE: Place = Place { first: true, last: true };
-
     #[test]
     fn spaces_follow_the_flags() {
         let check = |prefix, merge, suffix, text: &str, want: &str| {
@@ -178,7 +163,7 @@ mod tests {
                 space_as_suffix: suffix,
                 ..Normalizer::default()
             };
-            assert_eq!(n.normalize(text, WHOLE), want, "{text:?}");
+            assert_eq!(n.normalize(text), want, "{text:?}");
         };
         check(true, false, false, " a  b ", "▁▁a▁▁b▁");
         check(true, true, false, " a  b ", "▁a▁b");
@@ -194,6 +179,6 @@ mod tests {
             assert!(Normalizer::new(bytes).is_err(), "{bytes:?}");
         }
         let all_ones = [&[16, 0, 0, 0][..], &[0xff; 16], b"x\0"].concat();
-        assert_eq!(Normalizer::new(&all_ones).unwrap().normalize("abc", WHOLE), "abc");
+        assert_eq!(Normalizer::new(&all_ones).unwrap().normalize("abc"), "abc");
     }
 }

@@ -5,6 +5,7 @@ use super::bpe::{Bpe, Fallback};
 use super::build::{self, Frame};
 use super::byte_level;
 use super::charsmap::Normalizer;
+use super::config::AddedToken;
 use super::error::TokenError;
 use super::ids::Ids;
 use super::limits;
@@ -16,7 +17,7 @@ use super::source::GgufVocab;
 use super::spm::PatternBpe;
 use super::symbols::{Symbols, Unit};
 use super::tokenizer::{Decoding, Engine, Tokenizer};
-use super::unigram::Unigram;
+use super::unigram::{Unigram, Unknown};
 use super::vocab::{self, Kind, SpecialIds, Vocab};
 use super::wordpiece::WordPiece;
 
@@ -87,11 +88,11 @@ const MODELS: &[Model] = &[
     Model { name: "", ..NO_DEFAULTS },
 ];
 
-/// Builds the tokenizer.
+/// Builds the tokenizer. `marks`, by id, say which tokens swallow white space; GGUF itself cannot.
 ///
 /// # Errors
 /// An unknown `model` or `pre`; arrays of different lengths; a missing array; a limit passed.
-pub(super) fn tokenizer(mut source: GgufVocab) -> Result<Tokenizer, TokenError> {
+pub(super) fn tokenizer(mut source: GgufVocab, marks: &[AddedToken]) -> Result<Tokenizer, TokenError> {
     let Some(model) = MODELS.iter().find(|m| m.name == source.model) else {
         let known: Vec<_> =
             MODELS.iter().map(|m| m.name).filter(|n| !n.is_empty() && *n != super::gpt2::MODEL).collect();
@@ -119,7 +120,12 @@ pub(super) fn tokenizer(mut source: GgufVocab) -> Result<Tokenizer, TokenError> 
     let mut vocab = vocabulary(model.form, pre, &source)?;
     let (special, ends) = special_ids(model, pre, &source, &mut vocab);
     let frame = frame(model, pre, &source, &special);
-    let added = Added::new(&vocab, strip_rule(&source))?;
+    let by_model = strip_rule(&source);
+    let strip = |id: u32, name: &[u8]| match marks.binary_search_by_key(&id, |t| t.id) {
+        Ok(i) => Some((marks[i].lstrip, marks[i].rstrip)),
+        Err(_) => Some(by_model(name)),
+    };
+    let added = Added::new(&vocab, strip)?;
     let engine = engine(model, pre, &source, &vocab, &special)?;
     let space_prefix = source.add_space_prefix.unwrap_or(model.add_space_prefix);
     let decoding = Decoding {
@@ -231,7 +237,7 @@ fn frame(model: &Model, pre: Option<&Pre>, source: &GgufVocab, special: &Special
 }
 
 /// Which tokens swallow white space next to them: nothing in GGUF says so, but these models need it.
-fn strip_rule(source: &GgufVocab) -> impl Fn(u32, &[u8]) -> (bool, bool) {
+fn strip_rule(source: &GgufVocab) -> impl Fn(&[u8]) -> (bool, bool) {
     let pre = source.pre.clone().unwrap_or_default();
     let name = source.model_name.to_lowercase();
     let left: &[u8] = if ["jina-v2-de", "jina-v2-es", "jina-v2-code"].iter().any(|p| pre.contains(p))
@@ -244,7 +250,7 @@ fn strip_rule(source: &GgufVocab) -> impl Fn(u32, &[u8]) -> (bool, bool) {
         b""
     };
     let phi3 = left.is_empty() && (name.contains("phi-3") || name.contains("phi3"));
-    move |_, token| {
+    move |token| {
         let keeps = matches!(token, b"<unk>" | b"<s>" | b"<|endoftext|>");
         (!left.is_empty() && token == left, phi3 && !keeps)
     }
@@ -263,14 +269,15 @@ fn engine(
         (Form::Spm, _) => {
             let mut normalizer = Normalizer::new(&[])?;
             normalizer.add_space_prefix = space_prefix;
-            build::spm(vocab, &source.scores, normalizer, special.unk)
+            build::spm(vocab, &source.scores, normalizer, special.unk).map(Engine::Spm)
         }
         (Form::Unigram, _) => {
             let mut normalizer = Normalizer::new(&source.precompiled_charsmap)?;
             normalizer.add_space_prefix = space_prefix;
             normalizer.merge_spaces = source.remove_extra_whitespaces.unwrap_or(false);
             let unknown = special.unk.unwrap_or(0);
-            let unigram = Unigram::new(vocab, &source.scores, normalizer, (unknown, Vec::new()))?;
+            let unigram =
+                Unigram::new(vocab, &source.scores, normalizer, Unknown { id: unknown, bytes: Vec::new() }, |_| 0.0)?;
             Ok(Engine::Unigram(unigram))
         }
         (Form::WordPiece, _) => {
@@ -378,7 +385,7 @@ fn ids_only(source: &GgufVocab) -> Result<Tokenizer, TokenError> {
         after: special.eos.filter(|_| source.add_eos.unwrap_or(false)).into_iter().collect(),
     };
     let ends = special.eos.into_iter().collect();
-    let added = Added::new(&vocab, |_, _| (false, false))?;
+    let added = Added::new(&vocab, |_, _| Some((false, false)))?;
     let decoding = Decoding { strip_first_space: false, clean_spaces: false };
     let engine = Engine::Ids(Ids::new(n));
     Ok(Tokenizer::new(build::Parts { vocab, added, engine, special, ends, frame, decoding }))

@@ -44,7 +44,8 @@ pub(super) fn tokenizer(
         let id = id.ok_or_else(|| TokenError::malformed("vocab.json", text, "no id", help))?;
         place(id, text, if text == END_OF_TEXT { Kind::Control } else { Kind::Normal })?;
     }
-    for token in config::added_tokens(config)? {
+    let marks = config::added_tokens(config)?;
+    for token in &marks {
         let kind = if token.special { Kind::Control } else { Kind::UserDefined };
         place(token.id as usize, &token.text, kind)?;
     }
@@ -59,7 +60,7 @@ pub(super) fn tokenizer(
     let lines = merges_txt.split(|&b| b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
     let merges = lines.filter(|l| !l.is_empty() && !l.starts_with(b"#version")).map(<[u8]>::to_vec).collect();
     let (tokens, kinds): (Vec<_>, Vec<_>) = tokens.into_iter().unzip();
-    super::gguf::tokenizer(GgufVocab {
+    let vocab = GgufVocab {
         model: MODEL.to_string(),
         pre: Some(pre.to_string()),
         tokens,
@@ -79,5 +80,6 @@ pub(super) fn tokenizer(
         add_bos: Some(config::flag(config, "add_bos_token").unwrap_or(false)),
         add_eos: Some(config::flag(config, "add_eos_token").unwrap_or(false)),
         ..GgufVocab::default()
-    })
+    };
+    super::gguf::tokenizer(vocab, &marks)
 }

@@ -77,7 +77,7 @@ pub(super) fn tokenizer(json: &[u8], config: &Config) -> Result<Tokenizer, Token
     let mut decoding = decoder.decoding;
     decoding.clean_spaces |= config::flag(config, "clean_up_tokenization_spaces").unwrap_or(false);
     let engine = Engine::Hf(Box::new(Hf { inner, plain }));
-    let added = Added::new(&Vocab::default(), |_, _| (false, false))?;
+    let added = Added::new(&Vocab::default(), |_, _| Some((false, false)))?;
     Ok(Tokenizer::new(Parts { vocab, added, engine, special, ends, frame, decoding }))
 }
 

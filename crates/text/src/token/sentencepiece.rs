@@ -18,8 +18,9 @@ use super::limits;
 use super::protobuf::{Fields, Value};
 use super::roles;
 use super::source::Config;
+use super::spm::Frozen;
 use super::tokenizer::{Decoding, Engine, Tokenizer};
-use super::unigram::Unigram;
+use super::unigram::{Unigram, Unknown};
 use super::vocab::{Kind, SpecialIds, Vocab};
 
 const FILE: &str = "tokenizer.model";
@@ -59,21 +60,32 @@ pub(super) fn tokenizer(bytes: &[u8], config: &Config) -> Result<Tokenizer, Toke
     let ends = roles::assign(&mut vocab, &mut special, &named_ends);
     let strip = |id: u32, _: &[u8]| {
         let token = added.iter().find(|t| t.id == id);
-        token.map_or((false, false), |t| (t.lstrip, t.rstrip))
+        let piece = (id as usize) < model.pieces.len();
+        match token {
+            Some(t) => Some((t.lstrip, t.rstrip)),
+            // SentencePiece looks for its own user-defined pieces after normalizing.
+            None if piece && vocab.kind(id) == Some(Kind::UserDefined) => None,
+            None => Some((false, false)),
+        }
     };
     let mut normalizer = Normalizer::new(&model.charsmap)?;
     normalizer.add_space_prefix = config::flag(config, "add_prefix_space").unwrap_or(model.add_dummy_prefix);
     normalizer.merge_spaces = model.remove_extra_whitespaces;
     normalizer.space_as_suffix = model.space_as_suffix;
     normalizer.keep_spaces = !model.escape_whitespaces;
-    normalizer.tokens_are_text = true;
     let strip_first_space = normalizer.add_space_prefix && !normalizer.space_as_suffix;
     let engine = if model.model_type == BPE {
-        build::spm(&vocab, &scores, normalizer, unk)?
+        let mut spm = build::spm(&vocab, &scores, normalizer, unk)?;
+        spm.frozen = Frozen::new(&vocab, |id| (id as usize) < model.pieces.len())?;
+        Engine::Spm(spm)
     } else {
         let bytes: Option<Vec<u32>> = build::byte_tokens(&vocab).into_iter().collect();
         let bytes = bytes.filter(|_| model.byte_fallback).unwrap_or_default();
-        Engine::Unigram(Unigram::new(&vocab, &scores, normalizer, (unk.unwrap_or(0), bytes))?)
+        let normal = model.pieces.iter().filter(|(_, _, kind)| *kind == Kind::Normal);
+        let best = normal.map(|(_, score, _)| f64::from(*score)).fold(f64::NEG_INFINITY, f64::max);
+        let user_score = |len: usize| if best.is_finite() { len as f64 * best - 0.1 } else { 0.0 };
+        let unknown = Unknown { id: unk.unwrap_or(0), bytes };
+        Engine::Unigram(Unigram::new(&vocab, &scores, normalizer, unknown, user_score)?)
     };
     let frame = Frame {
         // Llama's and Gemma's configurations leave the flag out and mean yes; T5 has no begin token.
@@ -99,11 +111,6 @@ fn vocabulary(model: &Model, added: &[AddedToken]) -> Result<(Vocab, Vec<f32>), 
             Kind::Byte => {
                 let bytes = build::byte_of(name).map_or_else(|| name.to_vec(), |b| vec![b]);
                 vocab.push(name, &bytes, *kind)?;
-            }
-            // Added tokens are looked for in the text before its spaces become `▁`.
-            Kind::UserDefined => {
-                let text = build::unescape_spaces(name);
-                vocab.push(&text, &text, *kind)?;
             }
             Kind::Control | Kind::Unknown => vocab.push(name, name, *kind)?,
             _ => vocab.push(name, &build::unescape_spaces(name), *kind)?,

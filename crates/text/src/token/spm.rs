@@ -1,10 +1,12 @@
 //! Text to ids by merging, for the two ways of cutting words: patterns (BPE) and `▁` (SentencePiece).
 
 use super::bpe::{Bpe, SPACE};
-use super::charsmap::{Normalizer, Place};
+use super::charsmap::Normalizer;
 use super::error::TokenError;
 use super::merge::Scratch;
 use super::pre::Splitter;
+use super::vocab::{Kind, Vocab};
+use aho_corasick::{AhoCorasick, MatchKind};
 
 /// BPE as GPT-2 has it: words by patterns.
 #[derive(Debug)]
@@ -68,13 +70,55 @@ pub(super) struct Spm {
     pub normalizer: Normalizer,
     /// See [`Bpe::sticky_chars`].
     pub sticky: Vec<char>,
+    /// User-defined pieces of a SentencePiece model, which are looked for after normalizing.
+    pub frozen: Option<Frozen>,
+}
+
+/// Pieces that merging does not touch: the longest at each position, from the left.
+#[derive(Debug)]
+pub(super) struct Frozen {
+    finder: AhoCorasick,
+    ids: Vec<u32>,
+}
+
+impl Frozen {
+    /// The user-defined pieces of `vocab`, as far as `wanted`; `None` if there are none.
+    ///
+    /// # Errors
+    /// More or longer pieces than the automaton holds.
+    pub fn new(vocab: &Vocab, wanted: impl Fn(u32) -> bool) -> Result<Option<Frozen>, TokenError> {
+        let pieces =
+            vocab.iter().filter(|(id, name, kind)| *kind == Kind::UserDefined && wanted(*id) && !name.is_empty());
+        let (texts, ids): (Vec<&[u8]>, Vec<u32>) = pieces.map(|(id, name, _)| (name, id)).unzip();
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let built = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts);
+        let finder = built.map_err(|e| {
+            let help = "there are too many or too long ones";
+            TokenError::malformed("tokenizer.model", "user-defined pieces", e.to_string(), help)
+        })?;
+        Ok(Some(Frozen { finder, ids }))
+    }
 }
 
 impl Spm {
     /// Appends the ids of `text`, which holds no added token.
-    pub fn encode(&self, text: &str, place: Place, scratch: &mut Scratch, out: &mut Vec<u32>) {
-        let text = self.normalizer.normalize(text, place);
-        for word in words(&text, &self.sticky) {
+    pub fn encode(&self, text: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let text = self.normalizer.normalize(text);
+        let mut rest = 0;
+        if let Some(frozen) = &self.frozen {
+            for found in frozen.finder.find_iter(&text) {
+                self.merge(&text[rest..found.start()], scratch, out);
+                out.push(frozen.ids[found.pattern().as_usize()]);
+                rest = found.end();
+            }
+        }
+        self.merge(&text[rest..], scratch, out);
+    }
+
+    fn merge(&self, text: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        for word in words(text, &self.sticky) {
             self.bpe.encode(word.as_bytes(), scratch, out);
         }
     }

@@ -50,7 +50,7 @@ pub(super) fn tokenizer(
     };
     let strip = |id: u32, _: &[u8]| {
         let token = added.binary_search_by_key(&id, |t| t.id).ok().map(|i| &added[i]);
-        token.map_or((false, false), |t| (t.lstrip, t.rstrip))
+        Some(token.map_or((false, false), |t| (t.lstrip, t.rstrip)))
     };
     let cut = Added::new(&vocab, strip)?;
     let engine = rank_bpe(&vocab, Splitter::of_pattern(pattern)?)?;

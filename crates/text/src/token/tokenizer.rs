@@ -2,7 +2,6 @@
 
 use super::added::{Added, Part};
 use super::build::{Frame, Parts};
-use super::charsmap::Place;
 use super::clean;
 use super::error::TokenError;
 use super::hf::Hf;
@@ -62,11 +61,11 @@ pub(super) enum Engine {
 
 impl Engine {
     /// Appends the ids of a part of a text that holds no added token.
-    fn encode(&self, text: &str, place: Place, scratch: &mut Scratch, out: &mut Vec<u32>) -> Result<(), TokenError> {
+    fn encode(&self, text: &str, scratch: &mut Scratch, out: &mut Vec<u32>) -> Result<(), TokenError> {
         match self {
             Engine::Bpe(bpe) => bpe.encode(text, scratch, out)?,
-            Engine::Spm(spm) => spm.encode(text, place, scratch, out),
-            Engine::Unigram(unigram) => unigram.encode(text, place, out),
+            Engine::Spm(spm) => spm.encode(text, scratch, out),
+            Engine::Unigram(unigram) => unigram.encode(text, out),
             Engine::WordPiece(words) => words.encode(text, out),
             Engine::Rwkv(rwkv) => rwkv.encode(text, out),
             Engine::Plamo2(plamo) => plamo.encode(text, out),
@@ -74,16 +73,6 @@ impl Engine {
             Engine::Hf(hf) => hf.encode(text, false, out)?,
         }
         Ok(())
-    }
-
-    /// Whether the text after an added token of that kind is a new text for the rules on spaces.
-    fn starts_anew_after(&self, kind: Option<Kind>) -> bool {
-        let tokens_are_text = match self {
-            Engine::Spm(spm) => spm.normalizer.tokens_are_text,
-            Engine::Unigram(unigram) => unigram.normalizer.tokens_are_text,
-            _ => false,
-        };
-        !(tokens_are_text && kind == Some(Kind::UserDefined))
     }
 }
 
@@ -103,7 +92,7 @@ impl Tokenizer {
     /// A malformed or unsupported file; the message names the field and what was found.
     pub fn from_source(source: Source) -> Result<Tokenizer, TokenError> {
         match source {
-            Source::Gguf(vocab) => super::gguf::tokenizer(vocab),
+            Source::Gguf(vocab) => super::gguf::tokenizer(vocab, &[]),
             Source::HuggingFace { tokenizer_json, config } => super::hf::tokenizer(&tokenizer_json, &config),
             Source::SentencePiece { model, config } => super::sentencepiece::tokenizer(&model, &config),
             Source::Tiktoken { ranks, pattern, special, config } => {
@@ -160,23 +149,11 @@ impl Tokenizer {
         if let Engine::Hf(hf) = &self.engine {
             return hf.encode(text, parse_special, out);
         }
-        let parts = self.added.cut(text, parse_special);
-        let mut first = true;
-        for (i, part) in parts.iter().enumerate() {
-            let text = match *part {
-                Part::Token(id) => {
-                    out.push(id);
-                    first = self.engine.starts_anew_after(self.vocab.kind(id));
-                    continue;
-                }
-                Part::Text(text) => text,
-            };
-            let last = match parts.get(i + 1) {
-                Some(Part::Token(id)) => self.engine.starts_anew_after(self.vocab.kind(*id)),
-                _ => true,
-            };
-            self.engine.encode(text, Place { first, last }, scratch, out)?;
-            first = false;
+        for part in self.added.cut(text, parse_special) {
+            match part {
+                Part::Token(id) => out.push(id),
+                Part::Text(text) => self.engine.encode(text, scratch, out)?,
+            }
         }
         Ok(())
     }

@@ -4,13 +4,22 @@
 //! (Viterbi), and costs one walk through the trie per character.
 //! Source: Kudo 2018, arXiv:1804.10959; SentencePiece `src/unigram_model.cc` (`EncodeOptimized`).
 
-use super::charsmap::{Normalizer, Place};
+use super::charsmap::Normalizer;
 use super::error::TokenError;
 use super::trie::Trie;
 use super::vocab::{Kind, Vocab};
 
 /// How much worse than the worst token a character outside the vocabulary is.
 const UNKNOWN_PENALTY: f64 = 10.0;
+
+/// What text outside the vocabulary becomes.
+#[derive(Debug)]
+pub(super) struct Unknown {
+    /// One token for a run of unknown characters.
+    pub id: u32,
+    /// `[256]` byte tokens to be used instead, or empty.
+    pub bytes: Vec<u32>,
+}
 
 /// A unigram vocabulary.
 #[derive(Debug)]
@@ -19,15 +28,13 @@ pub(super) struct Unigram {
     trie: Trie,
     scores: Vec<f64>,
     unknown_score: f64,
-    unknown: u32,
-    /// `[256]` where text outside the vocabulary falls back to bytes, else empty.
-    bytes: Vec<u32>,
+    unknown: Unknown,
     /// Length of the longest token, in bytes.
     longest: usize,
 }
 
 impl Unigram {
-    /// `scores`: `[n_vocab]`. `bytes`: the byte tokens, `[256]` or empty.
+    /// `scores`: `[n_vocab]`. `user_score` is the score of a user-defined token of so many bytes.
     ///
     /// # Errors
     /// A vocabulary beyond the limits.
@@ -35,7 +42,8 @@ impl Unigram {
         vocab: &Vocab,
         scores: &[f32],
         normalizer: Normalizer,
-        (unknown, bytes): (u32, Vec<u32>),
+        unknown: Unknown,
+        user_score: impl Fn(usize) -> f64,
     ) -> Result<Unigram, TokenError> {
         let mut worst = f64::MAX;
         let mut own = Vec::with_capacity(vocab.len());
@@ -46,7 +54,7 @@ impl Unigram {
             if kind == Kind::Normal {
                 worst = worst.min(score);
             }
-            own.push(if kind == Kind::UserDefined { 0.0 } else { score });
+            own.push(if kind == Kind::UserDefined { user_score(name.len()) } else { score });
             if kind.is_text() {
                 entries.push((name, id));
             }
@@ -54,22 +62,22 @@ impl Unigram {
         let longest = entries.iter().map(|(t, _)| t.len()).max().unwrap_or(0);
         let worst = if worst == f64::MAX { 0.0 } else { worst };
         let trie = Trie::new(entries)?;
-        Ok(Unigram { normalizer, trie, scores: own, unknown_score: worst - UNKNOWN_PENALTY, unknown, bytes, longest })
+        Ok(Unigram { normalizer, trie, scores: own, unknown_score: worst - UNKNOWN_PENALTY, unknown, longest })
     }
 
     /// Appends the ids of `text`, which holds no added token.
-    pub fn encode(&self, text: &str, place: Place, out: &mut Vec<u32>) {
-        let text = self.normalizer.normalize(text, place);
+    pub fn encode(&self, text: &str, out: &mut Vec<u32>) {
+        let text = self.normalizer.normalize(text);
         let best = self.search(&text);
         let mut ids = Vec::new();
         let mut end = text.len();
         while end > 0 {
             let Some(&(_, start, id)) = best.get(end) else { break };
             let start = start as usize;
-            if id != self.unknown {
+            if id != self.unknown.id {
                 ids.push(id);
-            } else if self.bytes.len() == 256 {
-                ids.extend(text.as_bytes()[start..end].iter().rev().map(|&b| self.bytes[b as usize]));
+            } else if self.unknown.bytes.len() == 256 {
+                ids.extend(text.as_bytes()[start..end].iter().rev().map(|&b| self.unknown.bytes[b as usize]));
             } else if ids.last() != Some(&id) {
                 ids.push(id);
             }
@@ -80,7 +88,7 @@ impl Unigram {
 
     /// For each byte position: the best score that reaches it, where its last token starts, and that token.
     fn search(&self, text: &str) -> Vec<(f64, u32, u32)> {
-        let mut best = vec![(f64::NEG_INFINITY, 0_u32, self.unknown); text.len() + 1];
+        let mut best = vec![(f64::NEG_INFINITY, 0_u32, self.unknown.id); text.len() + 1];
         best[0].0 = 0.0;
         for (start, c) in text.char_indices() {
             let here = best[start].0;
@@ -98,7 +106,7 @@ impl Unigram {
                 let slot = &mut best[start + c.len_utf8()];
                 let score = here + self.unknown_score;
                 if score > slot.0 {
-                    *slot = (score, start as u32, self.unknown);
+                    *slot = (score, start as u32, self.unknown.id);
                 }
             }
         }

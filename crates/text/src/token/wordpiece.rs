@@ -12,7 +12,10 @@ use unicode_normalization_alignments::UnicodeNormalization;
 /// A WordPiece vocabulary.
 #[derive(Debug)]
 pub(super) struct WordPiece {
-    trie: Trie,
+    /// Tokens that start a word, without their `▁`.
+    starts: Trie,
+    /// Tokens that continue a word.
+    continues: Trie,
     unknown: u32,
     lowercase: bool,
     strip_accents: bool,
@@ -24,18 +27,21 @@ impl WordPiece {
     /// # Errors
     /// A vocabulary beyond the limits.
     pub fn new(vocab: &Vocab, unknown: u32, lowercase: bool, strip_accents: bool) -> Result<WordPiece, TokenError> {
-        let trie = Trie::new(vocab.iter().map(|(id, name, _)| (name, id)).collect())?;
-        Ok(WordPiece { trie, unknown, lowercase, strip_accents })
+        let text = vocab.iter().filter(|(_, _, kind)| kind.is_text());
+        let (starts, continues): (Vec<_>, Vec<_>) = text.partition(|(_, name, _)| name.starts_with("▁".as_bytes()));
+        let starts = starts.into_iter().map(|(id, name, _)| (&name["▁".len()..], id)).collect();
+        let continues = continues.into_iter().map(|(id, name, _)| (name, id)).collect();
+        let (starts, continues) = (Trie::new(starts)?, Trie::new(continues)?);
+        Ok(WordPiece { starts, continues, unknown, lowercase, strip_accents })
     }
 
     /// Appends the ids of `text`, which holds no added token.
     pub fn encode(&self, text: &str, out: &mut Vec<u32>) {
-        let mut word = String::from("▁");
-        let empty = word.len();
+        let mut word = String::new();
         let mut flush = |word: &mut String| {
-            if word.len() > empty {
+            if !word.is_empty() {
                 self.encode_word(word, out);
-                word.truncate(empty);
+                word.clear();
             }
         };
         let mut each = |c: char| {
@@ -70,7 +76,8 @@ impl WordPiece {
         let before = out.len();
         let mut rest = word.as_bytes();
         while !rest.is_empty() {
-            let Some((len, id)) = self.trie.prefixes(rest).last() else {
+            let trie = if rest.len() == word.len() { &self.starts } else { &self.continues };
+            let Some((len, id)) = trie.prefixes(rest).last() else {
                 out.truncate(before);
                 out.push(self.unknown);
                 return;

@@ -269,7 +269,8 @@ mod tests {
             splitter
                 .split(text, &mut |piece| {
                     assert!(!piece.is_empty(), "{:?}", row.names);
-                    (joined += piece, n += 1);
+                    joined += piece;
+                    n += 1;
                     Ok(())
                 })
                 .unwrap();
