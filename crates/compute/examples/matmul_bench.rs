@@ -37,18 +37,18 @@ fn main() {
     );
     print!("{:10} {:8}", "type", "isa");
     o.columns.iter().for_each(|n| print!(" {:>15}", format!("{n} columns")));
-    println!("\n{:19} {}", "", "   GB/s  GMAC/s".repeat(o.columns.len()));
+    println!("\n{:19} {}", "", "   GB/s  GMAC/s".repeat(o.columns.len()) + "  pack GB/s");
     for &dtype in &o.types {
         for &isa in &o.isas {
             print!("{:10} {:8}", dtype.name(), isa.name());
-            let matrices = matrices(dtype, isa, o.shape, &pool);
+            let (matrices, pack_seconds) = matrices(dtype, isa, o.shape, &pool);
             for &n in &o.columns {
                 let seconds = product_seconds(&matrices, n, &pool);
                 let bytes = matrices[0].bytes() as f64;
                 let macs = (o.shape[0] * o.shape[1] * n) as f64;
                 print!(" {:7.1} {:7.1}", bytes / seconds / 1e9, macs / seconds / 1e9);
             }
-            println!();
+            println!(" {:7.2}", matrices.iter().map(|m| m.bytes() as f64).sum::<f64>() / pack_seconds / 1e9);
         }
     }
 }
@@ -98,19 +98,19 @@ fn best(mut f: impl FnMut()) -> f64 {
     best
 }
 
-/// Enough matrices that a round over them leaves every cache, packed.
-fn matrices(dtype: DType, isa: Isa, [n_out, n_in]: [usize; 2], pool: &Pool) -> Vec<PackedMatrix> {
+/// Enough matrices that a round over them leaves every cache, packed, and how long packing took.
+fn matrices(dtype: DType, isa: Isa, [n_out, n_in]: [usize; 2], pool: &Pool) -> (Vec<PackedMatrix>, f64) {
     let bytes = dtype.bytes_of(n_in).expect("a multiple of the block") * n_out;
     let n = (DECODE_BYTES / bytes).clamp(1, 200);
-    (0..n)
-        .map(|_| {
-            // Bytes of 0x2c make small positive scales in every format.
-            let data = MatrixData::blocks("w", [n_out, n_in], dtype, Bytes::from(vec![0x2c; bytes])).expect("fits");
-            let matrix = PackedMatrix::new(&[data], isa).expect("available");
-            matrix.pack(pool).expect("memory");
-            matrix
-        })
-        .collect()
+    let matrix = |_| {
+        // Bytes of 0x2c make small positive scales in every format.
+        let data = MatrixData::blocks("w", [n_out, n_in], dtype, Bytes::from(vec![0x2c; bytes])).expect("fits");
+        PackedMatrix::new(&[data], isa).expect("available")
+    };
+    let matrices: Vec<_> = (0..n).map(matrix).collect();
+    let start = Instant::now();
+    matrices.iter().for_each(|m| m.pack(pool).expect("memory"));
+    (matrices, start.elapsed().as_secs_f64())
 }
 
 /// Seconds of a product of one matrix, each run taking the next one.

@@ -2,10 +2,64 @@
 
 mod matmul_support;
 
-use matmul_support::{Rng, decoded, dot, encodings, is_int8, matrix, rounded};
+use matmul_support::{Rng, decoded, dot, is_int8, matrix, rounded};
 use mlxr_compute::cpu::matmul::{Activations, Columns, Epilogue, Out, PackedMatrix, Place, Product, Weights, matmul};
 use mlxr_compute::cpu::{Isa, Pool};
+use mlxr_compute::matrix::MlxFloat;
 use mlxr_compute::{DType, Encoding};
+
+/// Every encoding: all GGUF types, and each of the others with some parameters.
+fn encodings() -> Vec<Encoding> {
+    let mut all: Vec<_> = TYPES.iter().map(|&t| Encoding::Blocks(t)).collect();
+    for bits in [2, 3, 4, 5, 6, 8] {
+        for (group, scale) in [(32, DType::F16), (64, DType::BF16), (128, DType::F16), (64, DType::F32)] {
+            all.push(Encoding::MlxAffine { bits, group, scale });
+        }
+    }
+    all.extend([MlxFloat::Mxfp4, MlxFloat::Mxfp8, MlxFloat::Nvfp4].map(Encoding::MlxFloat));
+    for bits in [2, 3, 4, 8] {
+        all.push(Encoding::Gptq { bits, group: 64, zero_plus_one: bits == 4, scale: DType::F16 });
+    }
+    all.push(Encoding::Awq { group: 64, scale: DType::F16 });
+    all.push(Encoding::Bnb4 { block: 64, nested_block: 0, nested_offset: 0.0 });
+    for dtype in [DType::F8E4M3, DType::F8E5M2] {
+        all.push(Encoding::Fp8 { dtype, rows: 8, cols: 128, scale: DType::F32 });
+    }
+    all
+}
+
+const TYPES: [DType; 30] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::F64,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+    DType::Q8_K,
+    DType::IQ1_S,
+    DType::IQ1_M,
+    DType::IQ2_XXS,
+    DType::IQ2_XS,
+    DType::IQ2_S,
+    DType::IQ3_XXS,
+    DType::IQ3_S,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
+    DType::TQ1_0,
+    DType::TQ2_0,
+    DType::MXFP4,
+    DType::NVFP4,
+    DType::F8E4M3,
+    DType::F8E5M2,
+];
 
 fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.available())

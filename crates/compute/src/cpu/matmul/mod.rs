@@ -12,7 +12,8 @@
 //! | `forms`, `pack` | how rows lie in a panel; from blocks of a file to panels |
 //! | `kernel` | the bodies of the kernels, over `simd` |
 //! | `scalar`, `avx2`, `avx512`, `neon` | `simd` for each instruction set |
-//! | `packed`, `arena`, `rows` | matrices, their memory, decoding of rows |
+//! | `packed`, `arena` | matrices and their memory |
+//! | `expand` | panels of encodings that would take more memory packed, made when used |
 //! | `activations`, `quantize` | inputs |
 //! | `product` | the loop over panels and tiles |
 //!
@@ -25,6 +26,7 @@ mod arena;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod expand;
 mod forms;
 mod kernel;
 #[cfg(target_arch = "aarch64")]
@@ -33,7 +35,6 @@ mod pack;
 mod packed;
 mod product;
 mod quantize;
-mod rows;
 mod scalar;
 mod simd;
 mod table;

@@ -1,6 +1,6 @@
 //! Weight matrices, packed into panels of 16 rows when they are first multiplied.
 //!
-//! Until then, and for encodings without a form (see [`super::table`]), a matrix is the bytes of its file, used in
+//! Until then, and for encodings whose panels are made each time (see [`super::table`]), a matrix is the bytes of its file, used in
 //! place: an embedding table that is only looked up is never copied. Packing copies the bytes as they are, so the file's
 //! pages are not needed afterwards, except for look-ups; the system may drop them.
 
@@ -10,8 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::arena::Arena;
 use super::kernel::ROWS;
-use super::rows;
-use super::table::{FLOAT, FORMS, FormRow, Input};
+use super::table::{self, FormRow, Input};
 use crate::cpu::{Isa, Pool};
 use crate::{Error, MatrixData};
 
@@ -32,8 +31,7 @@ pub(super) struct Segment {
     pub data: MatrixData,
     /// First row in its expert.
     pub first: usize,
-    /// `None`: decoded to [`FLOAT`] when used.
-    form: Option<&'static FormRow>,
+    form: &'static FormRow,
     /// Where its panels start in the arena.
     at: usize,
     packed: AtomicBool,
@@ -87,10 +85,10 @@ impl PackedMatrix {
         for &(data, first) in parts {
             same(data, "columns", data.n_in, n_in)?;
             data.check()?;
-            let form = std::iter::once(&FLOAT).chain(&FORMS).find(|f| (f.takes)(data));
-            segments.push(Segment { data: data.clone(), first, form, at, packed: AtomicBool::new(false) });
-            let bytes = form.map_or(0, |f| f.panel_bytes(n_in) * data.n_out.div_ceil(ROWS));
-            at += bytes.next_multiple_of(64);
+            let form = table::form(data);
+            let segment = Segment { data: data.clone(), first, form, at, packed: AtomicBool::new(form.each_time) };
+            at += segment.panels_bytes().next_multiple_of(64);
+            segments.push(segment);
         }
         let (arena, packing) = (OnceLock::new(), Mutex::new(()));
         Ok(PackedMatrix { isa, n_out, n_in, n_expert, segments, arena, packing })
@@ -164,7 +162,7 @@ impl PackedMatrix {
 
     /// Packs one expert, if need be.
     pub(super) fn pack_expert(&self, pool: &Pool, expert: usize) -> Result<(), Error> {
-        let done = |s: &Segment| s.form.is_none() || s.packed.load(Ordering::Acquire);
+        let done = |s: &Segment| s.packed.load(Ordering::Acquire);
         if self.expert(expert).iter().all(done) {
             return Ok(());
         }
@@ -189,7 +187,7 @@ impl PackedMatrix {
 
     /// Whether kernels of this matrix read tiles of this kind.
     pub(super) fn needs(&self, input: Input) -> bool {
-        self.segments.iter().any(|s| s.form.unwrap_or(&FLOAT).input == input)
+        self.segments.iter().any(|s| s.form.input == input)
     }
 
     /// The panel that starts at `row` of an expert; `None` if none does.
@@ -217,31 +215,38 @@ impl PackedMatrix {
         panic!("a panel beyond the matrix");
     }
 
-    /// The panel's form and its bytes, decoded into `scratch` ([`rows::scratch_floats`]) if it has no form of its own.
+    /// Floats of scratch memory that [`PackedMatrix::resolve`] needs.
+    pub(super) fn scratch_floats(&self) -> usize {
+        let each_time = self.segments.iter().filter(|s| s.form.each_time);
+        each_time.map(|s| s.form.panel_bytes(self.n_in) / 4).max().unwrap_or(0)
+    }
+
+    /// The panel's form and its bytes, which are written to `scratch` if they are made each time.
     pub(super) fn resolve(&self, panel: Panel<'_>, scratch: &mut [f32]) -> (&'static FormRow, *const u8) {
-        let segment = panel.segment;
-        let Some(form) = segment.form else {
-            rows::panel(&segment.data, panel.row, panel.n, scratch);
-            return (&FLOAT, scratch.as_ptr().cast());
-        };
-        assert!(segment.packed.load(Ordering::Acquire), "a product packs its matrices first");
+        let Segment { form, data, at, packed, .. } = panel.segment;
+        let panel_bytes = form.panel_bytes(self.n_in);
+        if form.each_time {
+            let bytes = &mut bytemuck::cast_slice_mut(scratch)[..panel_bytes];
+            if panel.n < ROWS {
+                bytes.fill(0);
+            }
+            (form.pack)(data, panel.row, panel.n, bytes);
+            return (form, bytes.as_ptr());
+        }
+        assert!(packed.load(Ordering::Acquire), "a product packs its matrices first");
         let arena = self.arena.get().expect("set before anything is packed");
-        (form, arena.at(segment.at + panel.row / ROWS * form.panel_bytes(self.n_in)))
+        (form, arena.at(at + panel.row / ROWS * panel_bytes))
     }
 }
 
 impl Segment {
+    /// Bytes of its panels in the arena.
     fn panels_bytes(&self) -> usize {
-        self.form.map_or(0, |f| f.panel_bytes(self.data.n_in) * self.data.n_out.div_ceil(ROWS))
-    }
-
-    /// Whether a panel must be decoded before use.
-    pub(super) fn in_place(&self) -> bool {
-        self.form.is_none()
+        if self.form.each_time { 0 } else { self.form.panel_bytes(self.data.n_in) * self.data.n_out.div_ceil(ROWS) }
     }
 
     fn pack(&self, pool: &Pool, arena: &Arena) -> Result<(), Error> {
-        let Some(form) = self.form else { return Ok(()) };
+        let form = self.form;
         let panel_bytes = form.panel_bytes(self.data.n_in);
         pool.run(self.data.n_out.div_ceil(ROWS), |_, panel| {
             let range: Range<usize> = panel * ROWS..self.data.n_out.min((panel + 1) * ROWS);

@@ -6,7 +6,6 @@ use std::ops::Range;
 use super::activations::{Activations, Tile};
 use super::kernel::{Args, BLOCK, ROWS};
 use super::packed::{PackedMatrix, Panel};
-use super::rows;
 use super::table::Input;
 use crate::cpu::Pool;
 use crate::cpu::pool::Worker;
@@ -142,7 +141,7 @@ fn n_panel(p: &Product<'_>) -> usize {
 /// As many panels as still give every thread enough items; one for matrices that are decoded into a thread's memory.
 fn panels_per_item(pool: &Pool, x: &Activations, products: &[Product<'_>]) -> usize {
     let one_tile = products.iter().all(|p| x.group(p.group).tiles.len() < 2);
-    let decoded = |w: &Weights<'_>| w.matrix.expert(w.expert).iter().any(|s| s.in_place());
+    let decoded = |w: &Weights<'_>| w.matrix.scratch_floats() > 0;
     let any_decoded = products.iter().any(|p| match p.epilogue {
         Epilogue::Gate { up, .. } => decoded(&p.weights) || decoded(up),
         _ => decoded(&p.weights),
@@ -222,12 +221,9 @@ impl Job<'_, '_, '_> {
     /// Panels `first .. first + per_item` of a product, all tiles.
     fn panels(&self, worker: &Worker<'_>, p: &Product<'_>, first: usize) {
         let n = self.per_item.min(n_panel(p) - first);
-        let decoded = |w: &Weights<'_>| match w.matrix.expert(w.expert).iter().any(|s| s.in_place()) {
-            true => rows::scratch_floats(w.matrix.n_in()),
-            false => 0,
-        };
         let up = if let Epilogue::Gate { up, combine } = p.epilogue { Some((up, combine)) } else { None };
-        let (size, size_up) = (decoded(&p.weights), up.map_or(0, |(up, _)| decoded(up)));
+        let size = p.weights.matrix.scratch_floats();
+        let size_up = up.map_or(0, |(up, _)| up.matrix.scratch_floats());
         worker.scratch(size + size_up, |scratch| {
             let (scratch, scratch_up) = scratch.split_at_mut(size);
             let gate = Strip::new(&p.weights, first, n, scratch);

@@ -1,5 +1,6 @@
 //! The forms of packed weights, one row of [`FORMS`] each, and their kernels for every instruction set.
 
+use super::expand;
 use super::forms;
 use super::kernel::{self, BLOCK, FloatForm, Form, Kernel, ROWS};
 use super::pack;
@@ -17,6 +18,9 @@ pub(super) enum Input {
     Float,
 }
 
+/// Writes a panel of the rows `first .. first + n` of a matrix: `(matrix, first, n, panel)`.
+pub(super) type Packer = fn(&MatrixData, usize, usize, &mut [u8]);
+
 /// One form of packed weights.
 pub(super) struct FormRow {
     /// What the kernels take.
@@ -26,7 +30,9 @@ pub(super) struct FormRow {
     /// Bytes of a group of 16 rows.
     pub bytes: usize,
     /// Packs rows `first .. first + n <= first + 16` of a matrix into a zeroed panel.
-    pub pack: fn(&MatrixData, usize, usize, &mut [u8]),
+    pub pack: Packer,
+    /// Whether panels are made each time they are used, as they are larger than the file's rows.
+    pub each_time: bool,
     /// Whether a matrix can be packed so.
     pub takes: fn(&MatrixData) -> bool,
     scalar: &'static [Kernel],
@@ -131,15 +137,13 @@ const fn int<F: Form, B: pack::Pack>() -> FormRow {
     int_packed::<F>(pack::blocks::<B>, pack::takes::<B>)
 }
 
-const fn int_packed<F: Form>(
-    pack: fn(&MatrixData, usize, usize, &mut [u8]),
-    takes: fn(&MatrixData) -> bool,
-) -> FormRow {
+const fn int_packed<F: Form>(pack: Packer, takes: fn(&MatrixData) -> bool) -> FormRow {
     FormRow {
         input: Input::Int8,
         weights: F::BLOCKS * BLOCK,
         bytes: F::BYTES,
         pack,
+        each_time: false,
         takes,
         scalar: scalar::int::<F>(),
         #[cfg(target_arch = "x86_64")]
@@ -160,6 +164,7 @@ const fn float<F: FloatForm, const SIZE: usize>(takes: fn(&MatrixData) -> bool) 
         weights: 1,
         bytes: ROWS * SIZE,
         pack: pack::numbers::<SIZE>,
+        each_time: false,
         takes,
         scalar: scalar::float::<F>(),
         #[cfg(target_arch = "x86_64")]
@@ -173,11 +178,17 @@ const fn float<F: FloatForm, const SIZE: usize>(takes: fn(&MatrixData) -> bool) 
     }
 }
 
-/// Floats; also the form into which encodings that have none are decoded, panel by panel, when used.
-pub(super) static FLOAT: FormRow = float::<forms::F32, 4>(|m| m.encoding == Encoding::Blocks(DType::F32));
+const fn expanded<B: expand::Expand>() -> FormRow {
+    FormRow { each_time: true, ..int_packed::<forms::Wide>(expand::blocks::<B>, expand::takes::<B>) }
+}
 
-/// Every form besides [`FLOAT`].
-pub(super) static FORMS: [FormRow; 20] = [
+/// The form of a matrix: the first row that takes it.
+pub(super) fn form(matrix: &MatrixData) -> &'static FormRow {
+    FORMS.iter().find(|f| (f.takes)(matrix)).expect("the last row takes everything")
+}
+
+static FORMS: [FormRow; 32] = [
+    float::<forms::F32, 4>(|m| m.encoding == Encoding::Blocks(DType::F32)),
     float::<forms::F16, 2>(|m| m.encoding == Encoding::Blocks(DType::F16)),
     float::<forms::BF16, 2>(|m| m.encoding == Encoding::Blocks(DType::BF16)),
     int::<forms::Q4_0, BlockQ4_0>(),
@@ -198,4 +209,15 @@ pub(super) static FORMS: [FormRow; 20] = [
     int_packed::<forms::Affine4<2>>(pack::affine::<4, 2>, pack::takes_affine::<4, 2>),
     int_packed::<forms::Affine8<1>>(pack::affine::<8, 1>, pack::takes_affine::<8, 1>),
     int_packed::<forms::Affine8<2>>(pack::affine::<8, 2>, pack::takes_affine::<8, 2>),
+    expanded::<BlockIQ1_S>(),
+    expanded::<BlockIQ1_M>(),
+    expanded::<BlockIQ2_XXS>(),
+    expanded::<BlockIQ2_XS>(),
+    expanded::<BlockIQ2_S>(),
+    expanded::<BlockIQ3_XXS>(),
+    expanded::<BlockIQ3_S>(),
+    expanded::<BlockTQ1_0>(),
+    expanded::<BlockTQ2_0>(),
+    expanded::<BlockQ8_K>(),
+    FormRow { pack: expand::floats, each_time: true, ..float::<forms::F32, 4>(|_| true) },
 ];

@@ -269,6 +269,35 @@ impl Form for Q8_0 {
     }
 }
 
+/// Bytes with a scale per 16. Group: scales f32 `[2, 16]`, 8 byte lines.
+pub(super) struct Wide;
+
+impl Form for Wide {
+    const BLOCKS: usize = 1;
+    const BYTES: usize = 128 + 512;
+    const CODES: Codes = Codes::I8 { zero: 0 };
+    const OFFSET: Offset = Offset::None;
+    const HALVES: bool = true;
+    type Head<S: Simd> = [S::Floats; 2];
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { [S::load_f32(p.add(4 * row)), S::load_f32(p.add(64 + 4 * row))] }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, _: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe { bytes::<S>(p.add(128), row) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &[S::Floats; 2], _: usize, _: usize) -> [S::Floats; 2] {
+        *head
+    }
+}
+
 /// Numbers of type f32.
 pub(super) struct F32;
 
