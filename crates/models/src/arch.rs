@@ -18,6 +18,8 @@ pub struct Arch {
     pub no_rope: NoRope,
     /// How layers with a window rotate.
     pub window_rope: WindowRope,
+    /// ALiBi: how the greatest slope is found.
+    pub alibi: Alibi,
     /// Which layers have a window, where the configuration does not list them.
     pub window: WindowLayers,
     /// Kind of all norms.
@@ -75,6 +77,17 @@ pub enum NoRope {
     Full,
 }
 
+/// ALiBi: scores lose a part of the distance, a slope a head. Source: arXiv:2108.12409.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Alibi {
+    /// No.
+    None,
+    /// With the bias that the configuration names, if any.
+    Config,
+    /// With this bias.
+    Bias(f32),
+}
+
 /// How layers with a window rotate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum WindowRope {
@@ -93,6 +106,8 @@ pub enum WindowLayers {
     All,
     /// All but every n-th.
     Period(usize),
+    /// All but every n-th, in models of this many layers only.
+    PeriodIn(usize, usize),
     /// All but every n-th, in chunks instead of a sliding window.
     Chunked(usize),
 }
@@ -155,6 +170,7 @@ pub const LLAMA: Arch = Arch {
     pairs: [RopePairs::Interleaved, RopePairs::HalfSplit],
     no_rope: NoRope::Never,
     window_rope: WindowRope::Same,
+    alibi: Alibi::None,
     window: WindowLayers::None,
     norm: NormKind::Rms,
     norm_plus_one: false,

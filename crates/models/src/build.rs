@@ -89,6 +89,7 @@ impl<B: Backend> Loader<'_, B> {
             q: self.linear(q)?,
             k: self.linear(k)?,
             v: self.linear(v)?,
+            alibi: self.hyper.alibi.map(|bias| self.backend.tensor([1, n_head], &slopes(n_head, bias))),
             rope,
             sinks,
             n_head,
@@ -383,4 +384,16 @@ impl<B: Backend> Loader<'_, B> {
         let first = first.map(|m| self.arrange(Role::ExpDown, vec![m])).transpose()?;
         first.and_then(|m| m.first().map(|m| m.n_in)).ok_or_else(|| self.missing(Role::ExpDown, i))
     }
+}
+
+/// ALiBi's slopes of all heads. Source: arXiv:2108.12409; other than powers of two as in its reference code.
+fn slopes(n_head: usize, bias: f32) -> Vec<f32> {
+    let whole = 1usize << n_head.ilog2();
+    let step = |divisor: f32| (-bias / divisor).exp2();
+    let (first, between) = (step(whole as f32), step(2.0 * whole as f32));
+    let slope = |h: usize| match h.checked_sub(whole) {
+        None => first.powi(h as i32 + 1),
+        Some(extra) => between.powi(2 * extra as i32 + 1),
+    };
+    (0..n_head).map(slope).collect()
 }

@@ -71,6 +71,7 @@ keys! {
     SCALE_DEPTH = "" ["scale_depth"];
     EMBED_SCALE = "embedding_scale" ["embedding_multiplier", "scale_emb"];
     DIM_BASE = "" ["dim_model_base"];
+    ALIBI_BIAS = "attention.max_alibi_bias" ["attn_config.alibi_bias_max"];
     CLAMP_KQV = "attention.clamp_kqv" ["clip_qkv"];
     PARALLEL = "use_parallel_residual" ["use_parallel_residual"];
     PARALLEL_FALCON = "" ["parallel_attn"];

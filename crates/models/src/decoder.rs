@@ -157,7 +157,7 @@ impl<B: Backend> Attn<B> {
             window: self.window,
             softcap: hyper.attn_softcap,
             sinks: self.sinks.as_ref(),
-            alibi: None,
+            alibi: self.alibi.as_ref(),
             causal: true,
         };
         let out = b.attention(&q, pass.kv, i, &attention, seqs);

@@ -21,6 +21,16 @@ pub enum LoadError {
         /// Names of the known architectures.
         known: String,
     },
+    /// A model that no decoder can run.
+    #[error("{path}: `{arch}` is {what}, which does not write text token by token; choose a decoder")]
+    Refused {
+        /// The checkpoint.
+        path: String,
+        /// What it calls itself.
+        arch: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// A tensor that the architecture needs.
     #[error(
         "{path}: no tensor for {role}: tried {tried}; the file is incomplete or of another architecture than `{arch}`"

@@ -3,7 +3,7 @@
 use mlxr_compute::op::{Act, Gating, RopePairs, Window};
 
 use crate::LoadError;
-use crate::arch::{Arch, EmbedScale, LogitScale, NoRope, Parallel, WindowLayers, WindowRope};
+use crate::arch::{Alibi, Arch, EmbedScale, LogitScale, NoRope, Parallel, WindowLayers, WindowRope};
 use crate::config::{self, Config};
 use crate::rope::{self, RopeSpec, Scaling};
 
@@ -31,6 +31,8 @@ pub struct Hyper {
     pub attn_softcap: Option<f32>,
     pub final_softcap: Option<f32>,
     pub clamp_qkv: Option<f32>,
+    /// ALiBi's greatest bias.
+    pub alibi: Option<f32>,
     pub embed_scale: f32,
     pub logit_scale: f32,
     pub residual_scale: f32,
@@ -120,6 +122,11 @@ impl Hyper {
             attn_softcap: config.nonzero(config::ATTN_SOFTCAP)?.filter(|_| arch.softcaps[0]),
             final_softcap: config.nonzero(config::FINAL_SOFTCAP)?.filter(|_| arch.softcaps[1]),
             clamp_qkv: config.nonzero(config::CLAMP_KQV)?.filter(|&c| c > 0.0),
+            alibi: match arch.alibi {
+                Alibi::None => None,
+                Alibi::Bias(bias) => Some(bias),
+                Alibi::Config => config.nonzero(config::ALIBI_BIAS)?,
+            },
             embed_scale: embed_scale(config, arch, d_model)?,
             logit_scale: logit_scale(config, arch, d_model)?,
             residual_scale: residual_scale(config, n_layer)?,
@@ -287,6 +294,11 @@ fn windows(config: &Config<'_>, arch: &Arch, n_layer: usize) -> Result<Vec<Windo
     if n == 0 || config.flag(config::USE_WINDOW) == Some(false) || arch.window == WindowLayers::None {
         return Ok(vec![Window::Full; n_layer]);
     }
+    if config.texts(config::LAYER_TYPES).is_none()
+        && matches!(arch.window, WindowLayers::PeriodIn(_, l) if l != n_layer)
+    {
+        return Ok(vec![Window::Full; n_layer]);
+    }
     let n = u32::try_from(n).map_err(|_| config.error(config::WINDOW, n, "less than 2^32"))?;
     let sized = |windowed: bool| match (windowed, arch.window) {
         (false, _) => Window::Full,
@@ -300,7 +312,9 @@ fn windows(config: &Config<'_>, arch: &Arch, n_layer: usize) -> Result<Vec<Windo
         return Ok(list.into_iter().map(sized).collect());
     }
     let period = match arch.window {
-        WindowLayers::Period(p) | WindowLayers::Chunked(p) => config.count(config::WINDOW_PATTERN)?.unwrap_or(p),
+        WindowLayers::Period(p) | WindowLayers::Chunked(p) | WindowLayers::PeriodIn(p, _) => {
+            config.count(config::WINDOW_PATTERN)?.unwrap_or(p)
+        }
         _ => 0,
     };
     Ok((0..n_layer).map(|i| sized(period == 0 || i % period < period - 1)).collect())
@@ -314,6 +328,7 @@ fn rotating(config: &Config<'_>, arch: &Arch, window: &[Window]) -> Result<Vec<b
     Ok(match arch.no_rope {
         NoRope::Never => vec![true; n_layer],
         NoRope::Always => vec![false; n_layer],
+        NoRope::Full if window.iter().all(|w| *w == Window::Full) => vec![true; n_layer],
         NoRope::Full => window.iter().map(|w| *w != Window::Full).collect(),
         NoRope::Every(n) => {
             let n = config.count(config::NO_ROPE_STEP)?.unwrap_or(n).max(1);

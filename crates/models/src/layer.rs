@@ -36,6 +36,8 @@ pub struct Attn<B: Backend> {
     pub norm_late: bool,
     pub rope: Option<Rope>,
     pub sinks: Option<B::Tensor>,
+    /// ALiBi's slopes, `[1, n_head]`.
+    pub alibi: Option<B::Tensor>,
     pub sub_norm: Option<Norm<B>>,
     pub n_head: usize,
     pub n_kv_head: usize,

@@ -12,6 +12,7 @@ use crate::decoder::Decoder;
 use crate::hyper::Hyper;
 use crate::layer::Layer;
 use crate::names::{Names, Role};
+use crate::table;
 
 /// Reads tensors for one backend.
 pub(crate) struct Loader<'a, B: Backend> {
@@ -71,8 +72,25 @@ impl<'a, B: Backend> Loader<'a, B> {
         };
         let output = self.linear(output)?;
         progress(1.0);
+        self.nothing_left()?;
         let decoder = Decoder { embed, positions, embed_norm, layers, output_norm, output, n_vocab };
         Ok((decoder, self.hyper))
+    }
+
+    /// A decoder that is known only by its tensors must have no others than those that were understood.
+    fn nothing_left(&self) -> Result<(), LoadError> {
+        if !std::ptr::eq(self.arch, table::GENERIC) {
+            return Ok(());
+        }
+        let unused = self.names.unused(self.checkpoint);
+        let Some(first) = unused.first() else { return Ok(()) };
+        let missing = format!("{} tensors of its layers are not understood, such as `{first}`", unused.len());
+        Err(LoadError::Architecture {
+            path: self.path(),
+            arch: self.arch_name.clone(),
+            missing,
+            known: table::known(self.checkpoint.kind == Kind::Gguf),
+        })
     }
 
     /// GGUF keeps llama3's and longrope's divisors as tensors.

@@ -1,5 +1,6 @@
 //! Names of tensors: one row of [`NAMES`] for each role, in GGUF and in Hugging Face files.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use mlxr_weights::{Checkpoint, Kind};
@@ -288,6 +289,8 @@ const NAMES: &[NameRow] = &[
 /// The names of one checkpoint.
 pub struct Names {
     stems: HashSet<String>,
+    /// Stems that a role was found under.
+    used: RefCell<HashSet<String>>,
     gguf: bool,
     root: &'static str,
     layers: String,
@@ -314,12 +317,27 @@ impl Names {
                 break;
             }
         }
-        Names { stems, gguf, root, layers, renames: Vec::new() }
+        Names { stems, used: RefCell::default(), gguf, root, layers, renames: Vec::new() }
     }
 
     /// The stem of a role that the checkpoint has, or `None`. A stem with `{e}` stands for one of each expert.
     pub fn find(&self, role: Role, i: usize) -> Option<String> {
-        self.candidates(role, i).into_iter().find(|stem| self.has(&stem.replace("{e}", "0")))
+        let stem = self.candidates(role, i).into_iter().find(|stem| self.has(&stem.replace("{e}", "0")))?;
+        self.used.borrow_mut().insert(stem.clone());
+        Some(stem)
+    }
+
+    /// Tensors of layers that no role has asked for.
+    pub fn unused(&self, checkpoint: &Checkpoint) -> Vec<String> {
+        let used = self.used.borrow();
+        let experts: Vec<&str> = used.iter().filter_map(|s| s.split_once("{e}").map(|(head, _)| head)).collect();
+        let known = |name: &str| {
+            let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+            let bias = name.strip_suffix("_bias").unwrap_or(name);
+            [stem, name, bias].iter().any(|s| used.contains(*s)) || experts.iter().any(|e| name.starts_with(e))
+        };
+        let layers = if self.gguf { "blk." } else { &self.layers };
+        checkpoint.names().filter(|n| n.starts_with(layers) && !known(n)).map(str::to_owned).collect()
     }
 
     /// Whether there is a tensor of this name or stem.

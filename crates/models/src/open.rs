@@ -55,6 +55,9 @@ pub fn load<B: Backend>(
 ) -> Result<Model<B>, LoadError> {
     let arch_name = architecture(checkpoint);
     let names = Names::new(checkpoint);
+    if let Some((_, what)) = table::REFUSED.iter().find(|(name, _)| *name == arch_name) {
+        return Err(LoadError::Refused { path: checkpoint.path().display().to_string(), arch: arch_name, what });
+    }
     let arch = match (checkpoint.kind, table::by_gguf(&arch_name), table::by_hf(&arch_name)) {
         (Kind::Gguf, Some(arch), _) | (Kind::HuggingFace | Kind::Mlx, _, Some(arch)) => arch,
         _ => generic(checkpoint, &names, &arch_name)?,
@@ -84,11 +87,10 @@ fn generic(checkpoint: &Checkpoint, names: &Names, arch: &str) -> Result<&'stati
     if missing.is_empty() {
         return Ok(table::GENERIC);
     }
-    let known = table::ARCHS.iter().flat_map(|a| if checkpoint.kind == Kind::Gguf { a.gguf } else { a.hf });
     Err(LoadError::Architecture {
         path: checkpoint.path().display().to_string(),
         arch: arch.to_owned(),
         missing: format!("no {}", missing.join(", no ")),
-        known: known.copied().collect::<Vec<_>>().join(", "),
+        known: table::known(checkpoint.kind == Kind::Gguf),
     })
 }

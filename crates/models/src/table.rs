@@ -2,7 +2,9 @@
 
 use mlxr_compute::op::{Act, Gating, NormKind, RopePairs};
 
-use crate::arch::{Arch, EmbedScale, Fused, LLAMA, LogitScale, NoRope, Norms, Parallel, WindowLayers, WindowRope};
+use crate::arch::{
+    Alibi, Arch, EmbedScale, Fused, LLAMA, LogitScale, NoRope, Norms, Parallel, WindowLayers, WindowRope,
+};
 
 const HALF: [RopePairs; 2] = [RopePairs::HalfSplit; 2];
 const INTERLEAVED: [RopePairs; 2] = [RopePairs::Interleaved; 2];
@@ -25,11 +27,7 @@ pub const ARCHS: &[Arch] = &[
     // LLaMA with rotation left out of every fourth layer. Source: modeling_smollm3.py.
     Arch { gguf: &["smollm3"], hf: &["SmolLM3ForCausalLM"], no_rope: NoRope::Every(4), ffn_scales: false, ..LLAMA },
     // LLaMA with biases on q, k, v (read from the tensors). Source: modeling_qwen2.py.
-    Arch {
-        gguf: &["qwen2", "qwen2vl"],
-        hf: &["Qwen2ForCausalLM", "Qwen2VLForConditionalGeneration"],
-        ..HALVES
-    },
+    Arch { gguf: &["qwen2", "qwen2vl"], hf: &["Qwen2ForCausalLM", "Qwen2VLForConditionalGeneration"], ..HALVES },
     Arch { gguf: &["qwen2moe"], hf: &["Qwen2MoeForCausalLM"], normalize: false, ..HALVES },
     // LLaMA with q and k normed per head. Source: modeling_qwen3.py.
     Arch { gguf: &["qwen3"], hf: &["Qwen3ForCausalLM"], ffn_scales: true, ..HALVES },
@@ -193,7 +191,6 @@ pub const ARCHS: &[Arch] = &[
         parallel: Parallel::Yes,
         window: WindowLayers::Period(4),
         no_rope: NoRope::Full,
-        ffn_scales: false,
         ..LLAMA
     },
     // State space duality. Source: arXiv:2405.21060.
@@ -245,7 +242,7 @@ pub const ARCHS: &[Arch] = &[
         gguf: &["exaone4"],
         hf: &["Exaone4ForCausalLM"],
         norms: Norms::Post,
-        window: WindowLayers::Period(4),
+        window: WindowLayers::PeriodIn(4, 64),
         no_rope: NoRope::Full,
         ..HALVES
     },
@@ -259,7 +256,7 @@ pub const ARCHS: &[Arch] = &[
         ffn_scales: false,
         ..LLAMA
     },
-    Arch { gguf: &["glm4moe"], hf: &["Glm4MoeForCausalLM"], gating: Gating::Sigmoid, ..HALVES },
+    Arch { gguf: &["glm4moe"], hf: &["Glm4MoeForCausalLM"], gating: Gating::Sigmoid, normalize: false, ..HALVES },
     Arch { gguf: &["seed_oss"], hf: &["SeedOssForCausalLM"], ..HALVES },
     Arch {
         gguf: &["hunyuan-dense", "hunyuan-moe"],
@@ -267,8 +264,45 @@ pub const ARCHS: &[Arch] = &[
         qk_norm_late: true,
         ..HALVES
     },
-    Arch { gguf: &["dots1"], hf: &["Dots1ForCausalLM"], gating: Gating::Sigmoid, ..HALVES },
+    Arch { gguf: &["dots1"], hf: &["Dots1ForCausalLM"], gating: Gating::Sigmoid, normalize: false, ..HALVES },
     Arch { gguf: &["bailingmoe"], hf: &["BailingMoeForCausalLM"], normalize: true, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &["bailingmoe2", "exaone-moe"],
+        hf: &["BailingMoeV2ForCausalLM"],
+        gating: Gating::Sigmoid,
+        normalize: false,
+        ..HALVES
+    },
+    Arch { gguf: &["codeshell"], hf: &[], norm: NormKind::Layer, act: Act::GeluTanh, ..HALVES },
+    Arch { gguf: &["jais2"], hf: &[], norm: NormKind::Layer, act: Act::ReluSquared, ..HALVES },
+    // ALiBi instead of rotation. Source: arXiv:2108.12409.
+    Arch {
+        gguf: &["bloom"],
+        hf: &["BloomForCausalLM"],
+        norm: NormKind::Layer,
+        no_rope: NoRope::Always,
+        alibi: Alibi::Bias(8.0),
+        act: Act::GeluTanh,
+        qkv: Fused::Grouped,
+        ..HALVES
+    },
+    Arch {
+        gguf: &["mpt"],
+        hf: &["MptForCausalLM"],
+        norm: NormKind::Layer,
+        no_rope: NoRope::Always,
+        alibi: Alibi::Config,
+        act: Act::GeluTanh,
+        ..HALVES
+    },
+    Arch {
+        gguf: &["refact"],
+        hf: &["GPTRefactForCausalLM"],
+        no_rope: NoRope::Always,
+        alibi: Alibi::Bias(8.0),
+        ffn_scales: false,
+        ..LLAMA
+    },
     Arch {
         gguf: &["llama4"],
         hf: &["Llama4ForCausalLM", "Llama4ForConditionalGeneration"],
@@ -295,8 +329,28 @@ pub fn by_hf(name: &str) -> Option<&'static Arch> {
     ARCHS.iter().find(|a| a.hf.contains(&name))
 }
 
+/// Models that are no autoregressive decoders, though their tensors look like it: what they are instead.
+pub const REFUSED: &[(&str, &str)] = &[
+    ("dream", "a diffusion model"),
+    ("DreamModel", "a diffusion model"),
+    ("llada", "a diffusion model"),
+    ("llada-moe", "a diffusion model"),
+    ("LLaDAModelLM", "a diffusion model"),
+    ("rnd1", "a diffusion model"),
+    ("bert", "an encoder"),
+    ("BertModel", "an encoder"),
+    ("nomic-bert", "an encoder"),
+    ("t5encoder", "an encoder"),
+];
+
 /// What an unknown decoder is taken for: LLaMA with halves rotated.
-pub const GENERIC: &Arch = &HALVES;
+pub static GENERIC: &Arch = &HALVES;
+
+/// Names of all architectures, in GGUF or in `config.json`.
+pub fn known(gguf: bool) -> String {
+    let names = ARCHS.iter().flat_map(|a| if gguf { a.gguf } else { a.hf });
+    names.copied().collect::<Vec<_>>().join(", ")
+}
 
 #[cfg(test)]
 mod tests {

@@ -74,7 +74,11 @@ pub fn compare(path: &Path, logits: &Path, limits: [f64; 2]) -> Vec<String> {
     let mut failures = Vec::new();
     for ((backend, model), limit) in models.into_iter().zip(limits) {
         match model {
-            Ok(mut model) => failures.extend(misses(&name, backend, &mut *model, &golden(logits), limit)),
+            Ok(mut model) => {
+                let run = || misses(&name, backend, &mut *model, &golden(logits), limit);
+                let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+                failures.extend(run.unwrap_or_else(|_| vec![format!("{name} on {backend}: panicked")]));
+            }
             Err(e) => failures.push(format!("{name} on {backend}: {e}")),
         }
     }
