@@ -90,7 +90,7 @@ fn prepare_chat(model: &Arc<Model>, job: &Job, chat: &Chat) -> Result<Ready, Err
             own = ChatTemplate::new(source, specials)?;
             &own
         }
-        (None, Some(template)) => template,
+        (None, Some(template)) => template.for_tools(!chat.conversation.tools.is_empty()),
         (None, None) => {
             let message = format!(
                 "`{}` has no chat template: continue text with /v1/completions or `raw`, or give a template",

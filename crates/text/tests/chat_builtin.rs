@@ -145,3 +145,24 @@ fn a_conversation_is_adapted_to_what_a_template_lacks() {
         assert!(text.contains(part), "{part:?} is missing in\n{text}");
     }
 }
+
+#[test]
+fn a_template_for_tools_is_taken_when_there_are_tools() {
+    use mlxr_text::chat::TemplateSources;
+    let check = |value: serde_json::Value, plain: &str, with_tools: &str| {
+        let sources = TemplateSources::from_json(&value).expect("templates");
+        let template = sources.compile(Specials::default()).expect("they compile");
+        let mut talk = Conversation::new(vec![Message::new("user", "x")]);
+        assert_eq!(template.render(&talk).as_deref(), Ok(plain));
+        talk.tools.push(serde_json::json!({"type": "function", "function": {"name": "f"}}));
+        assert_eq!(template.render(&talk).as_deref(), Ok(with_tools));
+    };
+    let tools = "{{ messages | map(attribute='content') | join }}{{ tools | tojson }}";
+    let named = serde_json::json!([{"name": "tool_use", "template": tools}, {"name": "default", "template": "D"}]);
+    check(named, "D", "x[{\"type\": \"function\", \"function\": {\"name\": \"f\"}}]");
+    check(serde_json::json!([{"name": "other", "template": "O"}]), "O", "O");
+    check(serde_json::json!("S"), "S", "S");
+    check(serde_json::json!({"default": "D"}), "D", "D");
+    assert_eq!(TemplateSources::from_json(&serde_json::json!([])), None);
+    assert_eq!(TemplateSources::from_json(&serde_json::json!(1)), None);
+}

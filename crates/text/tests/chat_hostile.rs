@@ -62,6 +62,13 @@ fn templates_that_want_too_much_are_stopped() {
         &format!("{{{{ a{} }}}}", "|upper".repeat(60_000)),
         &format!("{{{{ 1{} }}}}", "+1".repeat(100_000)),
         &"{% if true %}".repeat(30_000),
+        &format!("{{% set x = 1 %}}{}{{{{ x | pprint }}}}", format!("{{% set x = {deep} %}}").repeat(400)),
+        "{{ ('a' * 3000000).split('a') | length }}",
+        "{% set s = 'a' * 5000000 %}{% for i in range(9999) %}{{ s is lower }}{% endfor %}",
+        "{% set s = range(9999) | list %}{% for i in range(9999) %}{{ s.count(9999) }}{% endfor %}",
+        "{{ [1] | batch(10**9, 0) | list }}",
+        "{{ [1] | slice(10**9) | list }}",
+        "{{ '%.1000000000f' | format(1.5) }}",
         "{{ strftime_now('%Y' * 1000) }}",
         "{{ strftime_now('%99999999999Y') }}",
         "{{ strftime_now('%!') }}",
@@ -102,6 +109,9 @@ fn deep_values_that_fuel_allows_are_dropped_printed_and_compared() {
         if let Err(error) = render(&source) {
             eprintln!("{last}: {error}");
         }
+        if !["", "{{ x }}", "{{ x == [x] }}"].contains(&last) {
+            continue;
+        }
         let recursive = format!(
             "{{% macro m(x, n) %}}{level}{{% if n %}}{{{{ m(x, n - 1) }}}}{{% else %}}{last}{{% endif %}}{{% endmacro %}}{{{{ m(1, 40) }}}}"
         );
@@ -130,6 +140,19 @@ fn each_limit_is_named_by_its_error() {
 }
 
 #[test]
+fn a_rendering_that_fuel_does_not_stop_is_given_up() {
+    // Indexing walks over the characters of a text that is not ASCII, at the price of one step.
+    let source = "{% if messages | length > 1 %}{% set s = 'é' * 1000000 %}\
+                  {% for i in range(20) %}{{ s[999999] }}{% endfor %}{% endif %}{{ messages[0].content }}";
+    let limits = Limits { time: std::time::Duration::ZERO, ..Limits::default() };
+    let template = ChatTemplate::new(source, Specials::default()).expect("a template");
+    let hurried = ChatTemplate::with_limits(source, Specials::default(), limits).expect("compiling takes its time");
+    let talk = Conversation::new(vec![Message::new("user", "x"), Message::new("user", "y")]);
+    assert_eq!(template.render(&talk), Ok(format!("{}x", "é".repeat(20))));
+    assert_eq!(hurried.render(&talk), Err(TemplateError::Time { limit: limits.time }));
+}
+
+#[test]
 fn a_long_conversation_stays_within_the_fuel() {
     let source =
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>\n' }}{% endfor %}";
@@ -137,4 +160,84 @@ fn a_long_conversation_stays_within_the_fuel() {
     let messages = (0..2000).map(|i| Message::new(if i % 2 == 0 { "user" } else { "assistant" }, &"word ".repeat(200)));
     let text = template.render(&Conversation::new(messages.collect())).expect("two megabytes of messages render");
     assert_eq!(text.len(), 1000 * (24 + 4) + 1000 * (24 + 9) + 2000 * 999);
+}
+
+/// Small and even enough for tests (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n.max(1)
+    }
+}
+
+/// What mutations put in.
+const PIECES: [&str; 28] = [
+    "{%",
+    "%}",
+    "{{",
+    "}}",
+    "{#",
+    "#}",
+    "-%}",
+    "{% for x in messages %}",
+    "{% endfor %}",
+    "{% if x %}",
+    "{% endif %}",
+    "{% set ns.x = ",
+    "{% set x %}",
+    "{% generation %}",
+    "{% endgeneration %}",
+    "{% macro m(x) %}",
+    "{{ m(m) }}",
+    "namespace()",
+    "loop",
+    "[",
+    "]",
+    "'",
+    "\\",
+    "|tojson",
+    "*99999",
+    ".split('')",
+    ".format(messages)",
+    "é",
+];
+
+#[test]
+fn mutated_templates_give_text_or_errors() {
+    let seed =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+    eprintln!("seed {seed}");
+    let mut random = Random(seed | 1);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat");
+    let sources: Vec<String> = ["tools_and_reasoning", "alternating", "python_isms", "documents"]
+        .iter()
+        .map(|name| std::fs::read_to_string(folder.join(format!("{name}.jinja"))).expect("a template"))
+        .collect();
+    let limits = Limits { fuel: 20_000, output_bytes: 1 << 20, ..Limits::default() };
+    let talk = Conversation::new(vec![Message::new("system", "s"), Message::new("user", "u")]);
+    let mut n_text = 0;
+    for round in 0..400 {
+        let mut source: Vec<char> = sources[round % sources.len()].chars().collect();
+        for _ in 0..=random.below(3) {
+            let at = random.below(source.len());
+            let end = (at + random.below(40)).min(source.len());
+            let piece: Vec<char> = match random.below(3) {
+                0 => PIECES[random.below(PIECES.len())].chars().collect(),
+                1 => source[at..end].repeat(1 + random.below(3)),
+                _ => Vec::new(),
+            };
+            source.splice(at..end, piece);
+        }
+        let source: String = source.into_iter().collect();
+        let result = ChatTemplate::with_limits(&source, Specials::default(), limits).and_then(|t| t.render(&talk));
+        n_text += usize::from(result.is_ok());
+        if let Err(TemplateError::Render { message, .. }) = &result {
+            assert!(!message.contains("panicked"), "seed {seed}: {source}");
+        }
+    }
+    assert!(n_text > 0, "seed {seed}: nothing rendered");
 }

@@ -2,9 +2,12 @@
 //!
 //! minijinja's fuel pays for instructions and for bytes made (one fuel is one instruction or 64 bytes), so that it
 //! bounds time and memory at once; `methods` and `json` charge it for what they make before they make it. What fuel
-//! does not see is the stack: dropping or printing a value recurses as deep as the value is nested. Nesting grows
+//! does not see is the time of a few steps over long texts (`text[i]` counts characters), for which there is a clock; and
+//! the stack: dropping or printing a value recurses as deep as the value is nested. Nesting grows
 //! without bound only through namespaces, which [`keep`] prevents, and within the fuel by recursive macros, for which
 //! the rendering thread's stack is sized.
+
+use std::time::Duration;
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value};
@@ -25,6 +28,8 @@ pub struct Limits {
     pub input_bytes: usize,
     /// Depth of macro calls and recursive loops, in minijinja's units (a macro call costs about 5).
     pub recursion: usize,
+    /// Time of one rendering. The thread is left to end on its own, and no other is started for the template until then.
+    pub time: Duration,
     /// Stack of the rendering thread, reserved but not touched until used.
     pub stack_bytes: usize,
 }
@@ -37,7 +42,8 @@ impl Default for Limits {
             output_bytes: 16 << 20,
             input_bytes: 16 << 20,
             recursion: 250,
-            stack_bytes: 512 << 20,
+            time: Duration::from_secs(10),
+            stack_bytes: 256 << 20,
         }
     }
 }

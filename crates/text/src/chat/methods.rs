@@ -31,6 +31,18 @@ fn string(state: &mut State, value: &Value, text: &str, method: &str, args: &[Va
         "replace" => check_replace(state, text, args)?,
         "join" => check_join(state, text, args)?,
         "format" => check_format(text)?,
+        // A piece takes more memory than its bytes, so the pieces are paid for before they are made.
+        "split" | "rsplit" => {
+            let n = match args.first().and_then(Value::as_str) {
+                Some(separator) if !separator.is_empty() => text.matches(separator).count(),
+                _ => text.split_whitespace().count(),
+            };
+            state.consume_fuel(n as u64)?;
+            if method == "rsplit" {
+                return rsplit(text, args);
+            }
+        }
+        "splitlines" => state.consume_fuel(text.matches('\n').count() as u64)?,
         "removeprefix" => return with_text(args, |part| text.strip_prefix(part).unwrap_or(text).into()),
         "removesuffix" => return with_text(args, |part| text.strip_suffix(part).unwrap_or(text).into()),
         "partition" => {
@@ -39,7 +51,6 @@ fn string(state: &mut State, value: &Value, text: &str, method: &str, args: &[Va
         "rpartition" => {
             return with_text(args, |part| triple(text.rsplit_once(part).map(|(a, b)| (a, part, b)), ("", "", text)));
         }
-        "rsplit" => return rsplit(text, args),
         "index" => {
             let found = pycompat::unknown_method_callback(state, value, "find", args)?;
             if found == Value::from(-1) {
@@ -58,6 +69,10 @@ fn string(state: &mut State, value: &Value, text: &str, method: &str, args: &[Va
 fn sequence(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match method {
         "copy" => from_args::<()>(args).map(|()| value.clone()),
+        "count" => {
+            state.consume_fuel(value.len().unwrap_or(0) as u64)?;
+            pycompat::unknown_method_callback(state, value, method, args)
+        }
         "index" => {
             let (what,): (&Value,) = from_args(args)?;
             for (index, item) in value.try_iter()?.checked().enumerate() {

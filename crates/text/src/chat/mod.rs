@@ -5,6 +5,7 @@
 //! | [`template`] | a compiled template, its environment and errors |
 //! | [`conversation`] | what is rendered |
 //! | [`capability`] | what a template supports, found out by trial |
+//! | [`sources`] | the templates that a model ships, by name |
 //! | [`builtin`] | templates for families that ship none |
 //! | [`parse`] | what a model writes back |
 //! | [`limits`] | what a template may use |
@@ -18,10 +19,12 @@ pub mod limits;
 mod methods;
 pub mod parse;
 mod source;
+pub mod sources;
 pub mod template;
 
 pub use capability::Capabilities;
 pub use conversation::{Conversation, Message, ToolCall};
 pub use limits::Limits;
 pub use parse::{Delta, Format, OutputParser, ParsedCall, Reads};
+pub use sources::TemplateSources;
 pub use template::{ChatTemplate, Specials, TemplateError};

@@ -5,11 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde_json::Map;
 
 use super::capability::{self, Capabilities};
@@ -60,6 +64,12 @@ pub enum TemplateError {
         /// What went wrong.
         message: String,
     },
+    /// It took more than [`Limits::time`], in a step that costs little fuel; or an earlier rendering did and goes on.
+    #[error("chat template: not done after {limit:?}: it does too much with one text")]
+    Time {
+        /// The limit.
+        limit: Duration,
+    },
     /// The system gave no thread to render on.
     #[error("chat template: no thread to render on: {0}")]
     Thread(String),
@@ -76,14 +86,23 @@ pub struct Specials {
     pub others: BTreeMap<String, String>,
 }
 
-/// A compiled chat template.
-#[derive(Debug)]
+/// A compiled chat template. Clones share it.
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
+    compiled: Arc<Compiled>,
+    capabilities: Capabilities,
+    /// Used in place of this one when there are tools.
+    tool_use: Option<Arc<ChatTemplate>>,
+}
+
+#[derive(Debug)]
+struct Compiled {
     source: String,
     specials: Specials,
     limits: Limits,
     environment: Environment<'static>,
-    capabilities: Capabilities,
+    /// Renderings that did not end in time and still run.
+    overdue: Arc<AtomicUsize>,
 }
 
 impl ChatTemplate {
@@ -101,30 +120,41 @@ impl ChatTemplate {
     /// If the source is too large or no template.
     pub fn with_limits(source: &str, specials: Specials, limits: Limits) -> Result<ChatTemplate, TemplateError> {
         check_size("a source", source.len(), limits.source_bytes)?;
-        let mut template = ChatTemplate {
-            source: source.to_owned(),
-            specials,
-            limits,
-            environment: Environment::empty(),
-            capabilities: Capabilities::default(),
-        };
         let rewritten = source::rewrite(source)
             .map_err(|message| TemplateError::Syntax { line: 0, message: message.to_owned() })?;
         // Compiling recurses into nested expressions, so it runs on the large stack as well.
-        template.environment = on_large_stack(limits.stack_bytes, || {
+        let unhurried = Limits { time: Duration::MAX, ..limits };
+        let compiled = on_large_stack(unhurried, &Arc::default(), move || {
             let mut environment = environment(&limits);
             environment.add_template_owned(NAME, rewritten).map_err(|error| syntax_error(&error))?;
             Ok(environment)
-        })?;
-        template.environment.set_fuel(Some(limits.fuel.min(PROBE_FUEL)));
-        template.capabilities = capability::probe(&template);
-        template.environment.set_fuel(Some(limits.fuel));
-        Ok(template)
+        });
+        let template = |environment: Environment<'static>, capabilities| {
+            let (source, specials) = (source.to_owned(), specials.clone());
+            let compiled = Compiled { source, specials, limits, environment, overdue: Arc::default() };
+            ChatTemplate { compiled: Arc::new(compiled), capabilities, tool_use: None }
+        };
+        let environment = compiled?;
+        let mut trial = environment.clone();
+        trial.set_fuel(Some(limits.fuel.min(PROBE_FUEL)));
+        let capabilities = capability::probe(&template(trial, Capabilities::default()));
+        Ok(template(environment, capabilities))
+    }
+
+    /// This template, but `other` for conversations with tools.
+    #[must_use]
+    pub fn with_tool_use(self, other: ChatTemplate) -> ChatTemplate {
+        ChatTemplate { tool_use: Some(Arc::new(other)), ..self }
+    }
+
+    /// The template that renders conversations with tools, or without.
+    pub fn for_tools(&self, has_tools: bool) -> &ChatTemplate {
+        self.tool_use.as_deref().filter(|_| has_tools).unwrap_or(self)
     }
 
     /// The source as it was given.
     pub fn source(&self) -> &str {
-        &self.source
+        &self.compiled.source
     }
 
     /// What the template supports.
@@ -134,7 +164,7 @@ impl ChatTemplate {
 
     /// The special tokens it prints.
     pub fn specials(&self) -> &Specials {
-        &self.specials
+        &self.compiled.specials
     }
 
     /// Renders a conversation as prompt text, adapted to what the template supports.
@@ -145,7 +175,8 @@ impl ChatTemplate {
     /// # Errors
     /// If the template refuses the conversation, fails on it, or exceeds its limits.
     pub fn render(&self, conversation: &Conversation) -> Result<String, TemplateError> {
-        self.render_context(&conversation.context(&self.capabilities), conversation.now)
+        let template = self.for_tools(!conversation.tools.is_empty());
+        template.render_context(&conversation.context(&template.capabilities), conversation.now)
     }
 
     /// Renders with the template variables `context` as they are; special tokens, `strftime_now` (the time is `now`)
@@ -158,24 +189,32 @@ impl ChatTemplate {
         context: &Map<String, serde_json::Value>,
         now: DateTime,
     ) -> Result<String, TemplateError> {
+        let compiled = &self.compiled;
         let input_bytes: usize = context.values().map(json_bytes).sum();
-        check_size("messages and tools", input_bytes, self.limits.input_bytes)?;
-        let limits = self.limits;
-        on_large_stack(limits.stack_bytes, || {
-            let mut writer = Bounded { bytes: Vec::new(), limit: limits.output_bytes };
-            let template = self.environment.get_template(NAME).map_err(|error| syntax_error(&error))?;
-            let result = template.render_captured_to(self.root(context, now), &mut writer).map(drop);
-            match result {
-                _ if writer.bytes.len() > limits.output_bytes => Err(TemplateError::TooLarge {
-                    what: "a rendering",
-                    found: writer.bytes.len(),
-                    limit: limits.output_bytes,
-                }),
-                Ok(()) => String::from_utf8(writer.bytes)
-                    .map_err(|error| TemplateError::Render { line: 0, message: error.to_string() }),
-                Err(error) => Err(render_error(&error, &limits)),
+        check_size("messages and tools", input_bytes, compiled.limits.input_bytes)?;
+        if compiled.overdue.load(Ordering::Acquire) > 0 {
+            return Err(TemplateError::Time { limit: compiled.limits.time });
+        }
+        let root = compiled.root(context, now);
+        let shared = compiled.clone();
+        on_large_stack(compiled.limits, &compiled.overdue, move || shared.render(root))
+    }
+}
+
+impl Compiled {
+    fn render(&self, root: Value) -> Result<String, TemplateError> {
+        let limit = self.limits.output_bytes;
+        let mut writer = Bounded { bytes: Vec::new(), limit };
+        let template = self.environment.get_template(NAME).map_err(|error| syntax_error(&error))?;
+        let result = template.render_captured_to(root, &mut writer).map(drop);
+        match result {
+            _ if writer.bytes.len() > limit => {
+                Err(TemplateError::TooLarge { what: "a rendering", found: writer.bytes.len(), limit })
             }
-        })
+            Ok(()) => String::from_utf8(writer.bytes)
+                .map_err(|error| TemplateError::Render { line: 0, message: error.to_string() }),
+            Err(error) => Err(render_error(&error, &self.limits)),
+        }
     }
 
     fn root(&self, context: &Map<String, serde_json::Value>, now: DateTime) -> Value {
@@ -217,8 +256,18 @@ fn environment(limits: &Limits) -> Environment<'static> {
         let message = message.to_string();
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });
+    env.add_test("lower", |state: &State, text: &str| cased(state, text, char::is_lowercase, char::is_uppercase));
+    env.add_test("upper", |state: &State, text: &str| cased(state, text, char::is_uppercase, char::is_lowercase));
     env.remove_global("debug");
+    // Its output grows with the square of the depth, and only then is paid for.
+    env.remove_filter("pprint");
     env
+}
+
+/// Python's `islower` and `isupper`.
+fn cased(state: &State, text: &str, is: fn(char) -> bool, is_not: fn(char) -> bool) -> Result<bool, Error> {
+    state.consume_fuel(text.len() as u64 / 64)?;
+    Ok(text.chars().any(is) && !text.chars().any(is_not))
 }
 
 fn strftime(now: DateTime) -> Value {
@@ -265,18 +314,34 @@ fn json_bytes(value: &serde_json::Value) -> usize {
     }
 }
 
-/// Runs `work` on a thread with a stack of `stack_bytes`; see [`limits`] for why.
-fn on_large_stack<T: Send>(
-    stack_bytes: usize,
-    work: impl FnOnce() -> Result<T, TemplateError> + Send,
+/// Runs `work` on a thread with a large stack; see [`limits`] for why. When it takes too long it is left to end on its
+/// own, and counts as `overdue` until then.
+fn on_large_stack<T: Send + 'static>(
+    limits: Limits,
+    overdue: &Arc<AtomicUsize>,
+    work: impl FnOnce() -> Result<T, TemplateError> + Send + 'static,
 ) -> Result<T, TemplateError> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("chat template".into()).stack_size(stack_bytes);
-        let handle = thread.spawn_scoped(scope, work).map_err(|error| TemplateError::Thread(error.to_string()))?;
-        handle.join().unwrap_or_else(|_| {
-            Err(TemplateError::Render { line: 0, message: "the template engine panicked".to_owned() })
-        })
-    })
+    // Without a buffer a result is sent only if it is received, so that either side knows whether it came in time.
+    let (sender, receiver) = mpsc::sync_channel(0);
+    let thread = std::thread::Builder::new().name("chat template".into()).stack_size(limits.stack_bytes);
+    let counted = overdue.clone();
+    let panicked = || TemplateError::Render { line: 0, message: "the template engine panicked".to_owned() };
+    let body = move || {
+        let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()));
+        if sender.send(result).is_err() {
+            counted.fetch_sub(1, Ordering::AcqRel);
+        }
+    };
+    thread.spawn(body).map_err(|error| TemplateError::Thread(error.to_string()))?;
+    match receiver.recv_timeout(limits.time) {
+        Ok(result) => result,
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            overdue.fetch_add(1, Ordering::AcqRel);
+            drop(receiver);
+            Err(TemplateError::Time { limit: limits.time })
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(panicked()),
+    }
 }
 
 fn syntax_error(error: &Error) -> TemplateError {
