@@ -48,6 +48,11 @@ impl Simd for Avx512 {
             let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), a)
         }
+        fn unzip(a: __m512i, b: __m512i) -> [__m512i; 2] {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            [_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b)]
+        }
         fn signed(a: __m512i, zero: u8) -> __m512i {
             _mm512_add_epi8(a, _mm512_set1_epi8(128u8.wrapping_sub(zero) as i8))
         }

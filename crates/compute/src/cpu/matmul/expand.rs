@@ -4,7 +4,7 @@
 //! Codebook and ternary types become bytes with a scale per 16 ([`super::forms::Wide`]), which is exact: each weight is
 //! a small integer times a scale. Everything else becomes floats.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 
 use super::forms::Wide;
 use super::kernel::{BLOCK, Form, ROWS};
@@ -12,45 +12,59 @@ use crate::quant::grids;
 use crate::quant::*;
 use crate::{DType, Encoding, MatrixData};
 
+/// A group of [`Wide`]: 32 weights of 16 rows.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Group {
+    scales: [[f32; ROWS]; 2],
+    codes: [[u64; ROWS]; 4],
+}
+
+/// A row of consecutive groups.
+pub(super) struct Row<'a> {
+    groups: &'a mut [Group],
+    row: usize,
+}
+
+impl Row<'_> {
+    /// Writes weights `8 i .. 8 i + 8`, as bytes of a word, the first lowest.
+    #[inline(always)]
+    fn codes(&mut self, i: usize, codes: u64) {
+        self.groups[i / 4].codes[i % 4][self.row % ROWS] = codes;
+    }
+
+    /// Writes the scale of weights `16 k .. 16 k + 16`.
+    #[inline(always)]
+    fn scale(&mut self, k: usize, scale: f32) {
+        self.groups[k / 2].scales[k % 2][self.row % ROWS] = scale;
+    }
+}
+
 /// A block whose weights are small integers times a scale of each 16.
 pub(super) trait Expand: Pod {
     /// Its type.
     const DTYPE: DType;
 
-    /// The integers, eight i8 a word, the first lowest; and the scales. Both have as many items as the block needs.
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]);
+    /// Writes all weights and scales of the block.
+    fn expand(&self, row: &mut Row<'_>);
 }
-
-/// Most weights of a block.
-const MOST: usize = 256;
 
 /// Whether a matrix holds blocks of this type.
 pub(super) fn takes<B: Expand>(matrix: &MatrixData) -> bool {
-    // A type with blocks of 16, or rows that end within a group of 32, would not fit.
-    matrix.encoding == Encoding::Blocks(B::DTYPE) && B::DTYPE.block().is_multiple_of(BLOCK)
+    matrix.encoding == Encoding::Blocks(B::DTYPE)
 }
 
 /// Expands rows `first .. first + n` of `matrix` into `panel`, all bytes of which are zero.
 pub(super) fn blocks<B: Expand>(matrix: &MatrixData, first: usize, n: usize, panel: &mut [u8]) {
+    const { assert!(size_of::<Group>() == Wide::BYTES && B::DTYPE.block().is_multiple_of(BLOCK)) };
     let weights = B::DTYPE.block();
     let per_row = matrix.n_in / weights;
     let rows = &matrix.parts[0][first * per_row * size_of::<B>()..][..n * per_row * size_of::<B>()];
     let blocks = bytemuck::cast_slice::<u8, B>(rows);
-    let (mut codes, mut scales) = ([0; MOST / 8], [0.0; MOST / 16]);
-    let (codes, scales) = (&mut codes[..weights / 8], &mut scales[..weights / 16]);
-    for (i, groups) in panel.chunks_exact_mut(weights / BLOCK * Wide::BYTES).enumerate() {
+    let groups: &mut [Group] = bytemuck::cast_slice_mut(panel);
+    for (i, groups) in groups.chunks_exact_mut(weights / BLOCK).enumerate() {
         for row in 0..n {
-            blocks[row * per_row + i].expand(codes, scales);
-            let parts = codes.as_chunks::<4>().0.iter().zip(scales.as_chunks::<2>().0);
-            for (group, (codes, scales)) in groups.chunks_exact_mut(Wide::BYTES).zip(parts) {
-                for (half, scale) in scales.iter().enumerate() {
-                    group[4 * (ROWS * half + row)..][..4].copy_from_slice(&scale.to_le_bytes());
-                }
-                for (lines, eight) in group[128..].as_chunks_mut::<128>().0.iter_mut().zip(codes) {
-                    lines[4 * row..][..4].copy_from_slice(&(*eight as u32).to_le_bytes());
-                    lines[64 + 4 * row..][..4].copy_from_slice(&((eight >> 32) as u32).to_le_bytes());
-                }
-            }
+            blocks[row * per_row + i].expand(&mut Row { groups, row });
         }
     }
 }
@@ -103,16 +117,30 @@ fn pair(low: u32, high: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
+/// `a - b` in every byte, for `b` of 1 in every byte.
+#[inline]
+fn less_one(a: u64) -> u64 {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    ((a | HIGH) - 0x0101_0101_0101_0101) ^ (!a & HIGH)
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
+}
+
 impl Expand for BlockIQ2_XXS {
     const DTYPE: DType = DType::IQ2_XXS;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
         let d = self.d.f32();
-        for (k, (codes, qs)) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&self.qs).enumerate() {
+        for (k, qs) in self.qs.iter().enumerate() {
             let word = u32::from_le_bytes([qs[4], qs[5], qs[6], qs[7]]);
-            scales[2 * k..][..2].fill(d * (0.5 + (word >> 28) as f32) * 0.25);
-            for (i, code) in codes.iter_mut().enumerate() {
-                *code = negate(grids::IQ2_XXS[usize::from(qs[i])], signs_of(word, i));
+            let scale = d * (0.5 + (word >> 28) as f32) * 0.25;
+            row.scale(2 * k, scale);
+            row.scale(2 * k + 1, scale);
+            for i in 0..4 {
+                row.codes(4 * k + i, negate(grids::IQ2_XXS[usize::from(qs[i])], signs_of(word, i)));
             }
         }
     }
@@ -120,20 +148,21 @@ impl Expand for BlockIQ2_XXS {
 
 /// The scales of IQ2_XS and IQ2_S, from nibbles.
 #[inline]
-fn scales2(d: f32, nibbles: &[u8; 8], scales: &mut [f32]) {
-    for (k, scale) in scales.iter_mut().enumerate() {
-        *scale = d * (0.5 + f32::from(nibbles[k / 2] >> (4 * (k % 2)) & 15)) * 0.25;
+fn scales2(d: f32, nibbles: &[u8; 8], row: &mut Row<'_>) {
+    for k in 0..16 {
+        row.scale(k, d * (0.5 + f32::from(nibbles[k / 2] >> (4 * (k % 2)) & 15)) * 0.25);
     }
 }
 
 impl Expand for BlockIQ2_XS {
     const DTYPE: DType = DType::IQ2_XS;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
-        scales2(self.d.f32(), &self.scales, scales);
-        for (code, qs) in codes.iter_mut().zip(&self.qs) {
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
+        scales2(self.d.f32(), &self.scales, row);
+        for (i, qs) in self.qs.iter().enumerate() {
             let q = usize::from(u16::from_le_bytes(*qs));
-            *code = negate(grids::IQ2_XS[q & 511], grids::SIGNS[q >> 9]);
+            row.codes(i, negate(grids::IQ2_XS[q & 511], grids::SIGNS[q >> 9]));
         }
     }
 }
@@ -141,11 +170,12 @@ impl Expand for BlockIQ2_XS {
 impl Expand for BlockIQ2_S {
     const DTYPE: DType = DType::IQ2_S;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
-        scales2(self.d.f32(), &self.scales, scales);
-        for (i, code) in codes.iter_mut().enumerate() {
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
+        scales2(self.d.f32(), &self.scales, row);
+        for i in 0..32 {
             let q = usize::from(self.qs[i]) | usize::from(self.qh[i / 4] >> (2 * (i % 4)) & 3) << 8;
-            *code = negate(grids::IQ2_S[q], self.signs[i]);
+            row.codes(i, negate(grids::IQ2_S[q], self.signs[i]));
         }
     }
 }
@@ -153,14 +183,17 @@ impl Expand for BlockIQ2_S {
 impl Expand for BlockIQ3_XXS {
     const DTYPE: DType = DType::IQ3_XXS;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
         let d = self.d.f32();
-        for (k, codes) in codes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        for k in 0..8 {
             let word = u32::from_le_bytes(self.signs[k]);
-            scales[2 * k..][..2].fill(d * (0.5 + (word >> 28) as f32) * 0.5);
-            for (i, code) in codes.iter_mut().enumerate() {
+            let scale = d * (0.5 + (word >> 28) as f32) * 0.5;
+            row.scale(2 * k, scale);
+            row.scale(2 * k + 1, scale);
+            for i in 0..4 {
                 let [low, high] = [0, 1].map(|h| grids::IQ3_XXS[usize::from(self.qs[8 * k + 2 * i + h])]);
-                *code = negate(pair(low, high), signs_of(word, i));
+                row.codes(4 * k + i, negate(pair(low, high), signs_of(word, i)));
             }
         }
     }
@@ -169,16 +202,17 @@ impl Expand for BlockIQ3_XXS {
 impl Expand for BlockIQ3_S {
     const DTYPE: DType = DType::IQ3_S;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
         let d = self.d.f32();
-        for (k, scale) in scales.iter_mut().enumerate() {
-            *scale = d * f32::from(1 + 2 * (self.scales[k / 4] >> (4 * (k / 2 % 2)) & 15));
+        for k in 0..16 {
+            row.scale(k, d * f32::from(1 + 2 * (self.scales[k / 4] >> (4 * (k / 2 % 2)) & 15)));
         }
-        for (i, code) in codes.iter_mut().enumerate() {
+        for i in 0..32 {
             let high = usize::from(self.qh[i / 4]) >> (2 * (i % 4));
             let low = usize::from(self.qs[2 * i]) | (high & 1) << 8;
             let next = usize::from(self.qs[2 * i + 1]) | (high >> 1 & 1) << 8;
-            *code = negate(pair(grids::IQ3_S[low], grids::IQ3_S[next]), self.signs[i]);
+            row.codes(i, negate(pair(grids::IQ3_S[low], grids::IQ3_S[next]), self.signs[i]));
         }
     }
 }
@@ -186,20 +220,25 @@ impl Expand for BlockIQ3_S {
 /// Eight values of the codebook of IQ1, times 8, plus or minus 1.
 #[inline]
 fn shifted(code: usize, minus: bool) -> u64 {
-    let delta = if minus { 0xff } else { 1 };
-    u64::from_le_bytes(grids::IQ1[code].to_le_bytes().map(|v| (v << 3).wrapping_add(delta)))
+    let times_eight = (grids::IQ1[code] & 0x1f1f_1f1f_1f1f_1f1f) << 3;
+    if minus { less_one(times_eight) } else { times_eight + 0x0101_0101_0101_0101 }
 }
 
 impl Expand for BlockIQ1_S {
     const DTYPE: DType = DType::IQ1_S;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
         let d = self.d.f32();
-        for (i, code) in codes.iter_mut().enumerate() {
-            let word = u16::from_le_bytes(self.qh[i / 4]);
-            scales[i / 2] = d * f32::from(2 * (word >> 12 & 7) + 1) * iq1::DELTA;
-            let q = usize::from(self.qs[i]) | usize::from(word >> (3 * (i % 4)) & 7) << 8;
-            *code = shifted(q, word & 0x8000 != 0);
+        for k in 0..8 {
+            let word = u16::from_le_bytes(self.qh[k]);
+            let scale = d * f32::from(2 * (word >> 12 & 7) + 1) * iq1::DELTA;
+            row.scale(2 * k, scale);
+            row.scale(2 * k + 1, scale);
+            for i in 0..4 {
+                let q = usize::from(self.qs[4 * k + i]) | usize::from(word >> (3 * i) & 7) << 8;
+                row.codes(4 * k + i, shifted(q, word & 0x8000 != 0));
+            }
         }
     }
 }
@@ -207,13 +246,17 @@ impl Expand for BlockIQ1_S {
 impl Expand for BlockIQ1_M {
     const DTYPE: DType = DType::IQ1_M;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
         let d = self.d();
-        for (i, code) in codes.iter_mut().enumerate() {
-            let nibble = self.qh[i / 2] >> (4 * (i % 2)) & 15;
-            let scale = u16::from_le_bytes(self.scales[i / 8]) >> (3 * (i / 2 % 4)) & 7;
-            scales[i / 2] = d * f32::from(2 * scale + 1) * iq1::DELTA;
-            *code = shifted(usize::from(self.qs[i]) | usize::from(nibble & 7) << 8, nibble & 8 != 0);
+        for k in 0..16 {
+            let scale = u16::from_le_bytes(self.scales[k / 4]) >> (3 * (k % 4)) & 7;
+            row.scale(k, d * f32::from(2 * scale + 1) * iq1::DELTA);
+            for i in 0..2 {
+                let nibble = self.qh[k] >> (4 * i) & 15;
+                let q = usize::from(self.qs[2 * k + i]) | usize::from(nibble & 7) << 8;
+                row.codes(2 * k + i, shifted(q, nibble & 8 != 0));
+            }
         }
     }
 }
@@ -221,9 +264,9 @@ impl Expand for BlockIQ1_M {
 impl Expand for BlockTQ1_0 {
     const DTYPE: DType = DType::TQ1_0;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
-        scales.fill(self.d.f32());
-        let codes: &mut [u8] = bytemuck::cast_slice_mut(codes);
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
+        let mut codes = [0u8; 256];
         let (head, tail) = codes.split_at_mut(160);
         let (middle, last) = tail.split_at_mut(80);
         for (out, bytes) in [(head, &self.qs[..32]), (middle, &self.qs[32..]), (last, &self.qh[..])] {
@@ -231,23 +274,26 @@ impl Expand for BlockTQ1_0 {
             for out in out.chunks_exact_mut(bytes.len()) {
                 for (code, byte) in out.iter_mut().zip(bytes) {
                     *code = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
-                    *code = code.wrapping_sub(1);
                 }
                 power = power.wrapping_mul(3);
             }
         }
+        (0..16).for_each(|k| row.scale(k, self.d.f32()));
+        codes.chunks_exact(8).enumerate().for_each(|(i, eight)| row.codes(i, less_one(word(eight))));
     }
 }
 
 impl Expand for BlockTQ2_0 {
     const DTYPE: DType = DType::TQ2_0;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
-        scales.fill(self.d.f32());
-        let codes: &mut [u8] = bytemuck::cast_slice_mut(codes);
-        for (k, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            for (code, q) in codes.iter_mut().zip(&self.qs[32 * (k / 4)..]) {
-                *code = (q >> (2 * (k % 4)) & 3).wrapping_sub(1);
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
+        (0..16).for_each(|k| row.scale(k, self.d.f32()));
+        for (i, eight) in self.qs.chunks_exact(8).enumerate() {
+            let (half, eight) = (i / 4, word(eight));
+            for j in 0..4 {
+                let codes = eight >> (2 * j) & 0x0303_0303_0303_0303;
+                row.codes(16 * half + 4 * j + i % 4, less_one(codes));
             }
         }
     }
@@ -256,8 +302,10 @@ impl Expand for BlockTQ2_0 {
 impl Expand for BlockQ8_K {
     const DTYPE: DType = DType::Q8_K;
 
-    fn expand(&self, codes: &mut [u64], scales: &mut [f32]) {
-        scales.fill(f32::from_le_bytes(self.d));
-        bytemuck::cast_slice_mut(codes).copy_from_slice(&self.qs);
+    #[inline]
+    fn expand(&self, row: &mut Row<'_>) {
+        (0..16).for_each(|k| row.scale(k, f32::from_le_bytes(self.d)));
+        let qs: &[u8] = bytemuck::cast_slice(&self.qs);
+        qs.chunks_exact(8).enumerate().for_each(|(i, eight)| row.codes(i, word(eight)));
     }
 }

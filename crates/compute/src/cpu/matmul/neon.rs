@@ -76,6 +76,10 @@ impl<const DOT: bool> Simd for Arm<DOT> {
             let table = unsafe { vld1q_s8(table.as_ptr()) };
             vreinterpretq_u8_s8(vqtbl1q_s8(table, a))
         }
+        fn unzip(a: uint8x16_t, b: uint8x16_t) -> [uint8x16_t; 2] {
+            let (a, b) = (vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b));
+            [vreinterpretq_u8_u32(vuzp1q_u32(a, b)), vreinterpretq_u8_u32(vuzp2q_u32(a, b))]
+        }
         fn signed(a: uint8x16_t, zero: u8) -> uint8x16_t {
             if zero == 0 { a } else { vsubq_u8(a, vdupq_n_u8(zero)) }
         }

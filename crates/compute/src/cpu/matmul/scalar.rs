@@ -51,6 +51,15 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
+    unsafe fn unzip(a: [u8; 64], b: [u8; 64]) -> [[u8; 64]; 2] {
+        let lane = |i: usize, odd: usize| {
+            let from = 8 * (i / 4) + 4 * odd + i % 4;
+            if from < 64 { a[from] } else { b[from - 64] }
+        };
+        [std::array::from_fn(|i| lane(i, 0)), std::array::from_fn(|i| lane(i, 1))]
+    }
+
+    #[inline(always)]
     unsafe fn signed(a: [u8; 64], zero: u8) -> [u8; 64] {
         a.map(|a| a.wrapping_sub(zero))
     }

@@ -44,6 +44,8 @@ pub(super) trait Simd: Copy {
     unsafe fn shl<const N: u32>(a: Self::Bytes) -> Self::Bytes;
     /// `table[a]` in every byte; `a < 16`.
     unsafe fn lookup(table: &[i8; 16], a: Self::Bytes) -> Self::Bytes;
+    /// The even and the odd 32-bit lanes of `a` followed by `b`.
+    unsafe fn unzip(a: Self::Bytes, b: Self::Bytes) -> [Self::Bytes; 2];
     /// Makes codes into what `dot` takes for [`Codes::I8`].
     unsafe fn signed(a: Self::Bytes, zero: u8) -> Self::Bytes;
 

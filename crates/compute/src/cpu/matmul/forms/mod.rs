@@ -269,7 +269,8 @@ impl Form for Q8_0 {
     }
 }
 
-/// Bytes with a scale per 16. Group: scales f32 `[2, 16]`, 8 byte lines.
+/// Bytes with a scale per 16. Group: scales f32 `[2, 16]`, codes `[4, 16, 8]`: eight consecutive weights of a row side
+/// by side.
 pub(super) struct Wide;
 
 impl Form for Wide {
@@ -289,7 +290,16 @@ impl Form for Wide {
     #[inline(always)]
     unsafe fn codes<S: Simd>(p: *const u8, _: usize, row: usize) -> [S::Bytes; 8] {
         // SAFETY: see [`Form`].
-        unsafe { bytes::<S>(p.add(128), row) }
+        unsafe {
+            let mut codes = [S::load(p); 8];
+            for i in 0..4 {
+                let rows = p.add(128 + 128 * i + 8 * row);
+                let [even, odd] = S::unzip(S::load(rows), S::load(rows.add(4 * S::LANES)));
+                codes[2 * i] = even;
+                codes[2 * i + 1] = odd;
+            }
+            codes
+        }
     }
 
     #[inline(always)]
