@@ -5,7 +5,16 @@
 mod token_common;
 
 use mlxr_text::token::{Config, Encode, Source, Tokenizer};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The fixtures, or `None` with a loud word.
+fn fixtures() -> Option<PathBuf> {
+    let folder = std::env::var_os("MLXR_FIXTURES").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("SKIPPED: set MLXR_FIXTURES to the fixtures folder to run this test");
+    }
+    folder
+}
 
 /// Checks one vocabulary; returns how many texts it had.
 fn check(gguf: &Path) -> usize {
@@ -27,7 +36,7 @@ fn check(gguf: &Path) -> usize {
 
 #[test]
 fn every_vocabulary_gives_exactly_the_expected_ids() {
-    let Some(folder) = token_common::fixtures() else { return };
+    let Some(folder) = fixtures() else { return };
     let mut n = 0;
     let mut files: Vec<_> = std::fs::read_dir(folder.join("vocab")).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
@@ -41,7 +50,7 @@ fn every_vocabulary_gives_exactly_the_expected_ids() {
 
 #[test]
 fn stories_encodes_the_same_from_gguf_and_from_hugging_face() {
-    let Some(folder) = token_common::fixtures() else { return };
+    let Some(folder) = fixtures() else { return };
     let folder = folder.join("stories260k");
     let gguf = token_common::gguf_vocab(&std::fs::read(folder.join("stories260K-f32.gguf")).unwrap());
     let gguf = Tokenizer::from_source(Source::Gguf(gguf)).unwrap();

@@ -350,13 +350,12 @@ fn pattern_bpe(
     let sticky = if pre.escape_spaces { bpe.sticky_chars() } else { Vec::new() };
     let white_space = model.name == "whitespace";
     Ok(Engine::Bpe(PatternBpe {
-        bpe,
-        splitter: Splitter::new(pre.rules)?,
         escape_spaces: pre.escape_spaces,
         whole_newlines: pre.whole_newlines,
         sticky,
         lowercase: white_space && source.lowercase.unwrap_or(false),
         drop_white_space: white_space,
+        ..PatternBpe::new(bpe, Splitter::new(pre.rules)?)
     }))
 }
 

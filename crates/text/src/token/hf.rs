@@ -1,4 +1,4 @@
-//! `tokenizer.json` on Hugging Face's own library.
+//! `tokenizer.json` on Hugging Face's own library, unless its shape is one of `hf_native.rs`.
 //!
 //! Its pieces are called one by one instead of through `Tokenizer::encode`: that leaves out offsets
 //! and word numbers, which nobody here reads, and lets special tokens in the text stay text without a
@@ -10,6 +10,7 @@ use super::build::{Frame, Parts};
 use super::config;
 use super::error::TokenError;
 use super::hf_decoder::Decoder;
+use super::hf_native::HfNative;
 use super::limits;
 use super::roles;
 use super::source::Config;
@@ -76,7 +77,11 @@ pub(super) fn tokenizer(json: &[u8], config: &Config) -> Result<Tokenizer, Token
     plain.set_encode_special_tokens(true);
     let mut decoding = decoder.decoding;
     decoding.clean_spaces |= config::flag(config, "clean_up_tokenization_spaces").unwrap_or(false);
-    let engine = Engine::Hf(Box::new(Hf { inner, plain }));
+    let engine =
+        match HfNative::new(json, inner.get_added_tokens_decoder().iter().map(|(id, t)| (*id, t)), vocab.len())? {
+            Some(native) => Engine::HfNative(Box::new(native)),
+            None => Engine::Hf(Box::new(Hf { inner, plain })),
+        };
     let added = Added::new(&Vocab::default(), |_, _| Some((false, false)))?;
     Ok(Tokenizer::new(Parts { vocab, added, engine, special, ends, frame, decoding }))
 }
@@ -126,4 +131,48 @@ fn frame(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Frame> {
     let ids = whole.get_ids();
     let at = ids.iter().position(|&id| id == marker).unwrap_or(ids.len());
     Ok(Frame { before: ids[..at].to_vec(), after: ids.iter().skip(at + 1).copied().collect() })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // tests
+mod tests {
+    use super::super::merge::Scratch;
+    use super::*;
+
+    /// Our engine gives what the library gives, for the shapes that it takes; and it does take them.
+    #[test]
+    fn common_shapes_run_on_our_engine_and_agree_with_the_library() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/token");
+        let texts = std::fs::read(format!("{folder}/texts.json")).unwrap();
+        let texts: Vec<String> = serde_json::from_slice(&texts).unwrap();
+        let shapes = [
+            ("bpe-gpt2", true),
+            ("bpe-llama3", true),
+            ("bpe-llama", true),
+            ("bpe-digits-nfc", true),
+            ("unigram", false),
+            ("wordpiece", false),
+        ];
+        for (name, ours) in shapes {
+            let json = std::fs::read(format!("{folder}/{name}.json")).unwrap();
+            let inner = tokenizers::Tokenizer::from_bytes(&json).unwrap();
+            let added = inner.get_added_tokens_decoder();
+            let n_vocab = inner.get_vocab_size(true);
+            let native = HfNative::new(&json, added.iter().map(|(id, t)| (*id, t)), n_vocab).unwrap();
+            assert_eq!(native.is_some(), ours, "{name}");
+            let Some(native) = native else { continue };
+            let mut plain = inner.get_added_vocabulary().clone();
+            plain.set_encode_special_tokens(true);
+            let library = Hf { inner, plain };
+            let joined = texts.join("<|endoftext|> <tool>  </s>");
+            for text in texts.iter().chain([&joined]) {
+                for parse_special in [false, true] {
+                    let (mut got, mut want) = (Vec::new(), Vec::new());
+                    native.encode(text, parse_special, &mut Scratch::default(), &mut got).unwrap();
+                    library.encode(text, parse_special, &mut want).unwrap();
+                    assert_eq!(got, want, "{name}, parse_special {parse_special}: {text:?}");
+                }
+            }
+        }
+    }
 }

@@ -18,7 +18,7 @@ pub const MAX_FILE_BYTES: usize = 256 << 20;
 /// Longest split pattern, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 64 << 10;
 /// Size of a compiled split pattern, in bytes.
-pub const MAX_COMPILED_BYTES: usize = 64 << 20;
+pub const MAX_COMPILED_BYTES: usize = 16 << 20;
 
 use super::error::TokenError;
 

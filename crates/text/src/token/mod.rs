@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Encoding a text cuts out added tokens, normalizes what is left, cuts it into words and merges each.
-//! `tokenizer.json` files run on Hugging Face's own library (`hf.rs`); the rest runs on ours, whose
-//! cost is O(n log n) on every text.
+//! A `tokenizer.json` of an uncommon shape runs on Hugging Face's own library (`hf.rs`); the rest runs
+//! on ours, whose cost is O(n log n) on every text.
 
 mod added;
 mod arena;
@@ -27,6 +27,7 @@ mod gguf;
 mod gpt2;
 mod hf;
 mod hf_decoder;
+mod hf_native;
 mod ids;
 pub mod limits;
 mod merge;

@@ -19,13 +19,26 @@ pub(super) struct PatternBpe {
     pub whole_newlines: bool,
     /// See [`Bpe::sticky_chars`]; used where `escape_spaces`.
     pub sticky: Vec<char>,
-    /// Text between the pattern's matches is dropped instead of encoded (white space pre-tokenizer).
+    /// Text is lowercased first.
     pub lowercase: bool,
     /// White space only separates words and is not encoded.
     pub drop_white_space: bool,
 }
 
 impl PatternBpe {
+    /// Words by `splitter`, nothing else.
+    pub fn new(bpe: Bpe, splitter: Splitter) -> PatternBpe {
+        PatternBpe {
+            bpe,
+            splitter,
+            escape_spaces: false,
+            whole_newlines: false,
+            sticky: Vec::new(),
+            lowercase: false,
+            drop_white_space: false,
+        }
+    }
+
     /// Appends the ids of `text`, which holds no added token.
     ///
     /// # Errors

@@ -116,7 +116,7 @@ pub(super) fn tokenizer(json: &[u8]) -> Result<Tokenizer, TokenError> {
     let ends = roles::assign(&mut vocab, &mut special, &[]);
     let frame = Frame { before: special.bos.into_iter().collect(), after: Vec::new() };
     let added = Added::new(&vocab, |_, _| Some((false, false)))?;
-    let engine = tiktoken::rank_bpe(&vocab, Splitter::of_pattern(&file.config.pattern)?)?;
+    let engine = tiktoken::rank_bpe(&vocab, Splitter::of_patterns(&[&file.config.pattern])?)?;
     Ok(Tokenizer::new(Parts { vocab, added, engine, special, ends, frame, decoding: Decoding::default() }))
 }
 

@@ -53,7 +53,7 @@ pub(super) fn tokenizer(
         Some(token.map_or((false, false), |t| (t.lstrip, t.rstrip)))
     };
     let cut = Added::new(&vocab, strip)?;
-    let engine = rank_bpe(&vocab, Splitter::of_pattern(pattern)?)?;
+    let engine = rank_bpe(&vocab, Splitter::of_patterns(&[pattern])?)?;
     Ok(Tokenizer::new(Parts { vocab, added: cut, engine, special, ends, frame, decoding: Decoding::default() }))
 }
 
@@ -75,15 +75,7 @@ pub(super) fn rank_bpe(vocab: &Vocab, splitter: Splitter) -> Result<Engine, Toke
     let fallback = Fallback { bytes, unknown: None };
     // tiktoken looks a whole word up before it merges.
     let bpe = Bpe::new(symbols, merges, (Unit::Byte, vocab.len()), fallback, true);
-    Ok(Engine::Bpe(PatternBpe {
-        bpe,
-        splitter,
-        escape_spaces: false,
-        whole_newlines: false,
-        sticky: Vec::new(),
-        lowercase: false,
-        drop_white_space: false,
-    }))
+    Ok(Engine::Bpe(PatternBpe::new(bpe, splitter)))
 }
 
 /// Bytes and rank of each line, by rank.

@@ -5,6 +5,7 @@ use super::build::{Frame, Parts};
 use super::clean;
 use super::error::TokenError;
 use super::hf::Hf;
+use super::hf_native::HfNative;
 use super::ids::Ids;
 use super::limits;
 use super::merge::Scratch;
@@ -57,6 +58,7 @@ pub(super) enum Engine {
     Plamo2(Plamo2),
     Ids(Ids),
     Hf(Box<Hf>),
+    HfNative(Box<HfNative>),
 }
 
 impl Engine {
@@ -71,6 +73,7 @@ impl Engine {
             Engine::Plamo2(plamo) => plamo.encode(text, out),
             Engine::Ids(ids) => ids.encode(text, out),
             Engine::Hf(hf) => hf.encode(text, false, out)?,
+            Engine::HfNative(native) => native.encode(text, false, scratch, out)?,
         }
         Ok(())
     }
@@ -146,8 +149,11 @@ impl Tokenizer {
         scratch: &mut Scratch,
         out: &mut Vec<u32>,
     ) -> Result<(), TokenError> {
-        if let Engine::Hf(hf) = &self.engine {
-            return hf.encode(text, parse_special, out);
+        // These two have their own rules on added tokens.
+        match &self.engine {
+            Engine::Hf(hf) => return hf.encode(text, parse_special, out),
+            Engine::HfNative(native) => return native.encode(text, parse_special, scratch, out),
+            _ => {}
         }
         for part in self.added.cut(text, parse_special) {
             match part {

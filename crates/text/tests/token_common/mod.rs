@@ -1,9 +1,10 @@
 //! Reads the tokenizer part of a GGUF file, for tests. The product's reader is the crate `weights`,
 //! on which this leaf does not depend.
 
+#![allow(clippy::unwrap_used)] // tests
+
 use mlxr_text::token::{GgufIds, GgufVocab};
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 /// A metadata value.
 #[derive(Debug, Clone)]
@@ -125,13 +126,4 @@ pub fn gguf_vocab(bytes: &[u8]) -> GgufVocab {
         architecture: text("general.architecture").unwrap_or_default(),
         vocab_size: None,
     }
-}
-
-/// The fixtures, or `None` with a loud word.
-pub fn fixtures() -> Option<PathBuf> {
-    let folder = std::env::var_os("MLXR_FIXTURES").map(PathBuf::from);
-    if folder.is_none() {
-        eprintln!("SKIPPED: set MLXR_FIXTURES to the fixtures folder to run this test");
-    }
-    folder
 }

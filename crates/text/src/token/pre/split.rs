@@ -12,8 +12,8 @@ pub enum Rule {
     ThreesFromEnd(&'static str),
 }
 
-/// Compiled rules.
-#[derive(Debug)]
+/// Compiled rules. Without any, a text is one piece.
+#[derive(Debug, Default)]
 pub struct Splitter {
     steps: Vec<(Pattern, bool)>,
 }
@@ -31,12 +31,13 @@ impl Splitter {
         Ok(Splitter { steps: rules.iter().map(compile).collect::<Result<_, TokenError>>()? })
     }
 
-    /// Compiles one pattern of a model file.
+    /// Compiles patterns of a model file.
     ///
     /// # Errors
     /// A pattern that does not compile, or that passes a limit.
-    pub fn of_pattern(pattern: &str) -> Result<Splitter, TokenError> {
-        Ok(Splitter { steps: vec![(Pattern::new(pattern)?, false)] })
+    pub fn of_patterns(patterns: &[impl AsRef<str>]) -> Result<Splitter, TokenError> {
+        let compile = |pattern: &_| Ok((Pattern::new(AsRef::as_ref(pattern))?, false));
+        Ok(Splitter { steps: patterns.iter().map(compile).collect::<Result<_, TokenError>>()? })
     }
 
     /// Calls `each` with the pieces of `text`, in order; together they are `text`.
