@@ -13,7 +13,8 @@ use serde_json::Value;
 const LINE: &str = "\n----\n";
 
 /// Names of values that differ from run to run.
-const VOLATILE: [&str; 8] = [
+const VOLATILE: [&str; 9] = [
+    "cached_tokens",
     "created",
     "created_at",
     "expires_at",
