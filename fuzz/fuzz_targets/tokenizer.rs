@@ -5,7 +5,11 @@
 use libfuzzer_sys::fuzz_target;
 use mlxr_text::token::{Config, Encode, GgufVocab, Source, Tokenizer};
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: {
+    // Panics inside Hugging Face's library are caught and become errors. libFuzzer's own hook would end
+    // the process at once; without it a panic that nobody catches still does.
+    std::panic::set_hook(Box::new(|_| {}));
+}, |data: &[u8]| {
     let Some((&kind, bytes)) = data.split_first() else { return };
     if let Ok(tokenizer) = Tokenizer::from_source(source(kind, bytes)) {
         // The last bytes of the file as a text, and ids from them: the file may shape both.

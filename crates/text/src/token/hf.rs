@@ -64,8 +64,9 @@ impl Hf {
 pub(super) fn tokenizer(json: &[u8], config: &Config) -> Result<Tokenizer, TokenError> {
     limits::check(FILE, json.len(), limits::MAX_FILE_BYTES, "MAX_FILE_BYTES")?;
     let refused = |found: String| TokenError::malformed(FILE, "file", found, "the file is damaged or too new");
-    let inner = guard(|| tokenizers::Tokenizer::from_bytes(json)).map_err(refused)?;
+    // First, because it finds broken JSON, on which the library panics in places.
     let decoder = Decoder::new(json)?;
+    let inner = guard(|| tokenizers::Tokenizer::from_bytes(json)).map_err(refused)?;
     let mut vocab = vocabulary(&inner, &decoder)?;
     let mut special =
         SpecialIds { unk: decoder.unknown.as_ref().and_then(|t| vocab.id(t.as_bytes())), ..SpecialIds::default() };
