@@ -27,6 +27,8 @@ pub const MAX_STOP_TOKENS: usize = 256;
 pub struct Config {
     /// Most tokens that a step computes, of all sequences.
     pub step_tokens: usize,
+    /// How long a step may take: prompts are computed in chunks that keep to it, as measured.
+    pub step_time: Duration,
     /// Most sequences at once; the model's slots may allow fewer.
     pub max_running: usize,
     /// Most requests that wait.
@@ -39,7 +41,14 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { step_tokens: 512, max_running: 32, max_queue: 256, max_context: usize::MAX, seed: 0 }
+        Config {
+            step_tokens: 512,
+            step_time: Duration::from_millis(500),
+            max_running: 32,
+            max_queue: 256,
+            max_context: usize::MAX,
+            seed: 0,
+        }
     }
 }
 

@@ -5,13 +5,14 @@
 //! request   what a client asks and hears             client    one request inside the loop
 //! schedule  which tokens a step computes             sampler/  a token from logits
 //! pages     free, in use, cached                     prefix    which page holds which prefix
-//! runner    the contract with a model
+//! runner    the contract with a model                pace      how many tokens a step may have
 //! ```
 //! GLOSSARY: a *sequence* is a request's tokens; a *step* computes a *batch* of *rows*, one a sequence; a *page* holds the
 //! keys and values of 16 tokens; a *prefix* is whole pages of tokens from a sequence's start.
 
 mod client;
 pub mod engine;
+mod pace;
 pub mod pages;
 mod prefix;
 pub mod request;

@@ -176,11 +176,12 @@ impl Schedule {
         &self.pages
     }
 
-    /// Overwrites `batch` with the next step. It is empty only if no sequence is left.
-    pub fn plan(&mut self, batch: &mut Batch) {
+    /// Overwrites `batch` with the next step, of at most `budget_tokens`, if that is within the limits. It is empty only
+    /// if no sequence is left.
+    pub fn plan(&mut self, batch: &mut Batch, budget_tokens: usize) {
         batch.clear();
         let n_preempted = self.n_preempted;
-        let mut budget = self.limits.step_tokens;
+        let mut budget = budget_tokens.clamp(self.limits.n_running, self.limits.step_tokens);
         let mut at = 0;
         // Running sequences are in order, and the last in order is preempted: one that has its row keeps it.
         while at < self.running.len() {

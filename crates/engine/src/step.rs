@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::client::{Client, Sampled};
 use crate::engine::{Clock, Config, Event, Shared};
+use crate::pace::Pace;
 use crate::request::{FinishReason, Stats};
 use crate::sampler::{SampleError, Scratch};
 use crate::schedule::{Limits, Reuse, Schedule};
@@ -22,6 +23,7 @@ pub(crate) struct Steps {
     clock: Clock,
     n_ctx: usize,
     stats: Stats,
+    pace: Pace,
     batch: Batch,
     scratch: Scratch,
     sampled: Vec<(SeqId, Option<Result<Sampled, SampleError>>)>,
@@ -48,6 +50,7 @@ impl Steps {
             clock,
             n_ctx,
             stats: Stats::default(),
+            pace: Pace::new(config.step_time, config.step_tokens),
             batch: Batch::default(),
             scratch: Scratch::default(),
             sampled: Vec::new(),
@@ -95,7 +98,7 @@ impl Steps {
 
     fn step(&mut self) -> Result<(), RunError> {
         let start = (self.clock)();
-        self.schedule.plan(&mut self.batch);
+        self.schedule.plan(&mut self.batch, self.pace.budget_tokens());
         self.note_starts(start);
         self.runner.submit(&self.batch)?;
         self.sample()?;
@@ -103,6 +106,7 @@ impl Steps {
         let now = (self.clock)();
         self.stats.n_step += 1;
         self.stats.busy += now.saturating_sub(start);
+        self.pace.learn(self.batch.tokens.len(), now.saturating_sub(start));
         let mut sampled = std::mem::take(&mut self.sampled);
         for (id, outcome) in sampled.drain(..) {
             self.take(id, outcome, now);

@@ -299,10 +299,14 @@ fn a_broken_model_fails_its_requests_and_refuses_others() {
         let mut fake = Fake::new(32);
         fake.fault = fault;
         let config = Config { max_running: 2, ..Config::default() };
-        let engine = spawn(fake, config);
+        let (engine, open) = gated(fake, config);
         let sinks: Vec<_> = (0..4).map(|i| submit(&engine, greedy(vec![i], 50))).collect();
+        for _ in 0..2 {
+            // The engine may have stopped before it waits a second time.
+            let _ = open.send(());
+        }
         for (_ticket, events) in &sinks {
-            // A request that was still on its way when the engine stopped hears the same, or that the engine stopped.
+            // A request that was still on its way when the engine stopped hears only that.
             let reason = collect(events).1;
             let FinishReason::Error(text) = reason else { panic!("{reason:?}") };
             assert!(text == want || text == "the model stopped running", "{text}");

@@ -71,7 +71,7 @@ fn play(limits: Limits, scripts: &[Script]) -> String {
             return trace;
         }
         assert!(step < 10_000, "the schedule stands still:\n{trace}");
-        schedule.plan(&mut batch);
+        schedule.plan(&mut batch, limits.step_tokens);
         schedule.check();
         assert!(batch.tokens.len() <= limits.step_tokens && batch.rows.len() <= limits.n_running);
         assert_eq!(batch.rows.is_empty(), n_left.is_empty(), "a step does nothing, step {step}");
