@@ -72,6 +72,23 @@ fn hugging_face() {
 }
 
 #[test]
+fn flags_of_the_configuration_move_the_begin_token() {
+    let with = |class: &str, add_bos: bool, add_eos: bool| {
+        let config = json!({"tokenizer_class": class, "add_bos_token": add_bos, "add_eos_token": add_eos,
+                            "bos_token": "<s>", "eos_token": {"content": "</s>"}});
+        let config = Config { tokenizer_config: Some(config), ..Config::default() };
+        let source = Source::HuggingFace { tokenizer_json: data("bpe-llama.json"), config };
+        let tokenizer = Tokenizer::from_source(source).unwrap();
+        let ids = tokenizer.encode("", FRAMED).unwrap();
+        assert_eq!((tokenizer.add_bos(), tokenizer.add_eos()), (ids.contains(&1), ids.contains(&2)));
+        ids
+    };
+    assert_eq!(with("LlamaTokenizer", true, false), [1]);
+    assert_eq!(with("LlamaTokenizerFast", false, true), [2]);
+    assert_eq!(with("PreTrainedTokenizerFast", false, false), [1, 2]);
+}
+
+#[test]
 fn sentencepiece() {
     for name in ["spm-bpe", "spm-unigram", "spm-unigram-unk", "spm-bpe-unk"] {
         let model = data(&format!("{name}.model"));
@@ -94,6 +111,14 @@ fn tiktoken_and_tekken() {
     let ranks = data("tiny.tiktoken");
     let source = Source::Tiktoken { ranks, pattern, special, config: Config::default() };
     check("tiktoken", &Tokenizer::from_source(source).unwrap(), &golden);
+    // A pattern by its name.
+    let named = |pattern: &str| {
+        let (ranks, config) = (data("tiny.tiktoken"), Config::default());
+        let source = Source::Tiktoken { ranks, pattern: pattern.into(), special: Vec::new(), config };
+        Tokenizer::from_source(source).unwrap().encode("It's 12345 漢字AB", Encode::PLAIN).unwrap()
+    };
+    let gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+    assert_eq!(named("gpt-2"), named(gpt2));
     let tekken = Tokenizer::from_source(Source::Tekken { json: data("tekken.json") }).unwrap();
     check("tekken", &tekken, &json_of("tekken.ids.json"));
     assert_eq!((tekken.bos(), tekken.eos(), tekken.eog_ids()), (Some(1), Some(2), &[2][..]));

@@ -70,9 +70,10 @@ pub(super) fn tokenizer(json: &[u8], config: &Config) -> Result<Tokenizer, Token
     let mut vocab = vocabulary(&inner, &decoder)?;
     let mut special =
         SpecialIds { unk: decoder.unknown.as_ref().and_then(|t| vocab.id(t.as_bytes())), ..SpecialIds::default() };
-    let frame = guard(|| frame(&inner)).map_err(refused)?;
+    let mut frame = guard(|| frame(&inner)).map_err(refused)?;
     special.bos = frame.before.first().copied();
     let named_ends = config::roles(config, &vocab, &mut special);
+    frame = reframe(frame, config, &special);
     let ends = roles::assign(&mut vocab, &mut special, &named_ends);
     let mut plain = inner.get_added_vocabulary().clone();
     plain.set_encode_special_tokens(true);
@@ -121,6 +122,34 @@ fn vocabulary(inner: &tokenizers::Tokenizer, decoder: &Decoder) -> Result<Vocab,
         vocab.push(name.as_bytes(), &decoder.bytes(name, added.is_some()), kind)?;
     }
     Ok(vocab)
+}
+
+/// `transformers` classes that put begin and end tokens where `tokenizer_config.json` says so, whatever
+/// the post-processor of `tokenizer.json` does.
+const BY_FLAGS: &[&str] = &[
+    "LlamaTokenizer",
+    "LlamaTokenizerFast",
+    "CodeLlamaTokenizer",
+    "CodeLlamaTokenizerFast",
+    "GemmaTokenizer",
+    "GemmaTokenizerFast",
+    "CohereTokenizer",
+    "CohereTokenizerFast",
+];
+
+fn reframe(frame: Frame, config: &Config, special: &SpecialIds) -> Frame {
+    let class = config.tokenizer_config.as_ref().and_then(|c| c.get("tokenizer_class")?.as_str());
+    if !class.is_some_and(|class| BY_FLAGS.contains(&class)) {
+        return frame;
+    }
+    let side = |flag: &str, id: Option<u32>, found: Vec<u32>| match config::flag(config, flag) {
+        Some(add) => id.filter(|_| add).into_iter().collect(),
+        None => found,
+    };
+    Frame {
+        before: side("add_bos_token", special.bos, frame.before),
+        after: side("add_eos_token", special.eos, frame.after),
+    }
 }
 
 /// What the post-processor puts around a text, found by giving it one token that no vocabulary has.

@@ -26,7 +26,8 @@ pub enum Source {
     Tiktoken {
         /// The bytes of the rank file (`*.tiktoken`, `tiktoken.model`, `qwen.tiktoken`).
         ranks: Vec<u8>,
-        /// The split pattern; see [`super::patterns`] for the known families.
+        /// The split pattern: a regular expression, or a name of [`super::pre_tokenizer_names`] such as
+        /// `llama-bpe`, `gpt-4o` or `kimi-k2`.
         pattern: String,
         /// Special tokens and their ids; those of `config.tokenizer_config.added_tokens_decoder` are added.
         special: Vec<(String, u32)>,

@@ -12,7 +12,7 @@ use super::build::{Frame, Parts};
 use super::config::{self, AddedToken};
 use super::error::TokenError;
 use super::limits;
-use super::pre::Splitter;
+use super::pre::{self, Splitter};
 use super::roles;
 use super::source::Config;
 use super::spm::PatternBpe;
@@ -53,7 +53,11 @@ pub(super) fn tokenizer(
         Some(token.map_or((false, false), |t| (t.lstrip, t.rstrip)))
     };
     let cut = Added::new(&vocab, strip)?;
-    let engine = rank_bpe(&vocab, Splitter::of_patterns(&[pattern])?)?;
+    let splitter = match pre::find(pattern) {
+        Some(named) if !pattern.is_empty() => Splitter::new(named.rules)?,
+        _ => Splitter::of_patterns(&[pattern])?,
+    };
+    let engine = rank_bpe(&vocab, splitter)?;
     Ok(Tokenizer::new(Parts { vocab, added: cut, engine, special, ends, frame, decoding: Decoding::default() }))
 }
 
