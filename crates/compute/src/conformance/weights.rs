@@ -1,8 +1,12 @@
 //! Random weight matrices of every encoding.
 
 use super::{F32, Limit, QUANTIZED, Random};
+use crate::dtype::TYPES;
 use crate::matrix::MlxFloat;
 use crate::{Bytes, DType, Encoding, MatrixData, quant};
+
+/// Different random blocks of a matrix; finding one takes up to a hundred tries.
+const DIFFERENT: usize = 32;
 
 /// An encoding with what the suite must know of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,38 +21,10 @@ pub struct Sample {
     pub limit: Limit,
 }
 
-/// GGUF types of a block each.
-const BLOCKS: [DType; 24] = [
-    DType::Q4_0,
-    DType::Q4_1,
-    DType::Q5_0,
-    DType::Q5_1,
-    DType::Q8_0,
-    DType::Q2_K,
-    DType::Q3_K,
-    DType::Q4_K,
-    DType::Q5_K,
-    DType::Q6_K,
-    DType::Q8_K,
-    DType::IQ1_S,
-    DType::IQ1_M,
-    DType::IQ2_XXS,
-    DType::IQ2_XS,
-    DType::IQ2_S,
-    DType::IQ3_XXS,
-    DType::IQ3_S,
-    DType::IQ4_NL,
-    DType::IQ4_XS,
-    DType::TQ1_0,
-    DType::TQ2_0,
-    DType::MXFP4,
-    DType::NVFP4,
-];
-
 impl Sample {
     /// Plain numbers, or GGUF blocks.
     pub fn blocks(dtype: DType) -> Sample {
-        let limit = if BLOCKS.contains(&dtype) { QUANTIZED } else { F32 };
+        let limit = if dtype.block() > 1 { QUANTIZED } else { F32 };
         Sample { encoding: Encoding::Blocks(dtype), n_in_of: dtype.block(), n_out_of: 1, limit }
     }
 
@@ -58,8 +34,9 @@ impl Sample {
 
     /// Every encoding that a matrix may have, the layouts of packed ones in several widths.
     pub fn all() -> Vec<Sample> {
+        let blocks = TYPES.iter().filter(|row| row.block > 1).map(|row| row.dtype);
         let plain = [DType::F32, DType::F16, DType::BF16];
-        let mut all: Vec<Sample> = plain.into_iter().chain(BLOCKS).map(Sample::blocks).collect();
+        let mut all: Vec<Sample> = plain.into_iter().chain(blocks).map(Sample::blocks).collect();
         for (bits, group, scale) in [
             (2, 32, DType::F16),
             (3, 64, DType::BF16),
@@ -145,7 +122,7 @@ fn blocks(random: &mut Random, dtype: DType, n: usize) -> Vec<u8> {
         DType::F32 | DType::F16 | DType::BF16 => numbers(dtype, &random.normals(n)),
         _ => {
             let mut weights = vec![0.0; dtype.block()];
-            let mut block = || loop {
+            let mut block = |random: &mut Random| loop {
                 let bytes = random.bytes(dtype.block_bytes());
                 quant::decode(dtype, &bytes, &mut weights);
                 let largest = weights.iter().fold(0f32, |m, w| m.max(w.abs()));
@@ -153,7 +130,9 @@ fn blocks(random: &mut Random, dtype: DType, n: usize) -> Vec<u8> {
                     return bytes;
                 }
             };
-            (0..n / dtype.block()).flat_map(|_| block()).collect()
+            let n = n / dtype.block();
+            let different: Vec<Vec<u8>> = (0..n.min(DIFFERENT)).map(|_| block(random)).collect();
+            (0..n).flat_map(|_| different[random.below(different.len())].iter().copied()).collect()
         }
     }
 }
