@@ -74,7 +74,7 @@ pub(super) fn tokenizer(json: &[u8], config: &Config) -> Result<Tokenizer, Token
     special.bos = frame.before.first().copied();
     let named_ends = config::roles(config, &vocab, &mut special);
     frame = reframe(frame, config, &special);
-    let ends = roles::assign(&mut vocab, &mut special, &named_ends);
+    let ends = roles::assign(&mut vocab, &mut special, &named_ends, roles::Named::Marked);
     let mut plain = inner.get_added_vocabulary().clone();
     plain.set_encode_special_tokens(true);
     let mut decoding = decoder.decoding;

@@ -102,12 +102,26 @@ const END_NAMES: &[&str] = &[
 /// Names that structure a reply (gpt-oss) and must reach whoever parses it.
 const SHOWN_NAMES: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
 
+/// Which tokens may get a role by their name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    /// All: GGUF files often say "normal" of their control tokens.
+    Any,
+    /// Those that the file sets apart from text. A text token may be spelled like a control token:
+    /// vocabularies of code have `</s>`.
+    Marked,
+}
+
 /// Fills the roles that `special` leaves open, returns the ids that end a generation (sorted), and
 /// makes tokens with a role control tokens. `known_ends` are ends that the files name.
-pub(super) fn assign(vocab: &mut Vocab, special: &mut SpecialIds, known_ends: &[u32]) -> Vec<u32> {
+pub(super) fn assign(vocab: &mut Vocab, special: &mut SpecialIds, known_ends: &[u32], named: Named) -> Vec<u32> {
+    let find = |vocab: &Vocab, name: &str| {
+        let id = vocab.id(name.as_bytes())?;
+        (named == Named::Any || vocab.kind(id) != Some(Kind::Normal)).then_some(id)
+    };
     for (role, names) in BY_NAME {
         if role(special).is_none() {
-            let id = names.iter().find_map(|name| vocab.id(name.as_bytes()));
+            let id = names.iter().find_map(|name| find(vocab, name));
             *role(special) = id;
             if let Some(id) = id {
                 make_control(vocab, id);
@@ -116,13 +130,13 @@ pub(super) fn assign(vocab: &mut Vocab, special: &mut SpecialIds, known_ends: &[
     }
     let mut ends: Vec<u32> = [special.fim_pad, special.fim_rep, special.fim_sep].into_iter().flatten().collect();
     for name in END_NAMES {
-        if let Some(id) = vocab.id(name.as_bytes()) {
+        if let Some(id) = find(vocab, name) {
             ends.push(id);
             make_control(vocab, id);
         }
     }
     for name in SHOWN_NAMES {
-        if let Some(id) = vocab.id(name.as_bytes()) {
+        if let Some(id) = find(vocab, name) {
             vocab.set_kind(id, Kind::UserDefined);
         }
     }
@@ -166,7 +180,7 @@ mod tests {
             vocab.push(name.as_bytes(), name.as_bytes(), Kind::Normal).unwrap();
         }
         let mut special = SpecialIds { eos, ..SpecialIds::default() };
-        assert_eq!(assign(&mut vocab, &mut special, &[]), want, "{names:?}");
+        assert_eq!(assign(&mut vocab, &mut special, &[], Named::Any), want, "{names:?}");
         (vocab, special)
     }
 
@@ -178,5 +192,15 @@ mod tests {
         check(&["<|return|>", "<|call|>", "<|end|>", "<|channel|>"], None, &[0, 1]);
         let (vocab, _) = check(&["<eos>", "<|tool_response>", "</s>"], Some(0), &[0, 1]);
         assert_eq!(vocab.kind(2), Some(Kind::Normal));
+    }
+    #[test]
+    fn text_that_looks_like_an_end_is_text_where_files_mark_their_tokens() {
+        let mut vocab = Vocab::default();
+        for (name, kind) in [("</s>", Kind::Normal), ("<|im_end|>", Kind::Control)] {
+            vocab.push(name.as_bytes(), name.as_bytes(), kind).unwrap();
+        }
+        let ends = |named| assign(&mut vocab.clone(), &mut SpecialIds::default(), &[], named);
+        assert_eq!(ends(Named::Marked), [1]);
+        assert_eq!(ends(Named::Any), [0, 1]);
     }
 }

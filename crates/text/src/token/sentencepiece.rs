@@ -57,7 +57,7 @@ pub(super) fn tokenizer(bytes: &[u8], config: &Config) -> Result<Tokenizer, Toke
     let [unk, bos, eos, pad] = model.ids.map(valid);
     let mut special = SpecialIds { unk, bos, eos, pad, ..SpecialIds::default() };
     let named_ends = config::roles(config, &vocab, &mut special);
-    let ends = roles::assign(&mut vocab, &mut special, &named_ends);
+    let ends = roles::assign(&mut vocab, &mut special, &named_ends, roles::Named::Marked);
     let strip = |id: u32, _: &[u8]| {
         let token = added.iter().find(|t| t.id == id);
         let piece = (id as usize) < model.pieces.len();

@@ -113,7 +113,7 @@ pub(super) fn tokenizer(json: &[u8]) -> Result<Tokenizer, TokenError> {
         pad: id(&vocab, "<pad>"),
         ..SpecialIds::default()
     };
-    let ends = roles::assign(&mut vocab, &mut special, &[]);
+    let ends = roles::assign(&mut vocab, &mut special, &[], roles::Named::Marked);
     let frame = Frame { before: special.bos.into_iter().collect(), after: Vec::new() };
     let added = Added::new(&vocab, |_, _| Some((false, false)))?;
     let engine = tiktoken::rank_bpe(&vocab, Splitter::of_patterns(&[&file.config.pattern])?)?;

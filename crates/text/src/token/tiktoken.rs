@@ -43,7 +43,7 @@ pub(super) fn tokenizer(
     let mut vocab = vocabulary(tokens, &added)?;
     let mut special = SpecialIds::default();
     let named_ends = config::roles(config, &vocab, &mut special);
-    let ends = roles::assign(&mut vocab, &mut special, &named_ends);
+    let ends = roles::assign(&mut vocab, &mut special, &named_ends, roles::Named::Marked);
     let frame = Frame {
         before: special.bos.filter(|_| config::flag(config, "add_bos_token").unwrap_or(false)).into_iter().collect(),
         after: special.eos.filter(|_| config::flag(config, "add_eos_token").unwrap_or(false)).into_iter().collect(),
