@@ -334,7 +334,7 @@ def llama_cpp(out, texts):
 
 def compare(program, files):
     seed = random.randrange(1 << 32)
-    texts = NASTY + random_texts(seed, 300)
+    texts = NASTY + random_texts(seed, 200)
     print(f"seed {seed}, {len(texts)} texts")
     for file in files:
         ran = subprocess.run([program, "gguf", file], input=json.dumps(texts), capture_output=True, text=True)
