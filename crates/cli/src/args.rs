@@ -118,8 +118,8 @@ pub struct RunArgs {
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// Let the model think first, or not, where it can be told
-    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    /// Let the model think first, or not (--think=false), where it can be told
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub think: Option<bool>,
     /// Chat template: a file, or the name of a built-in one
     #[arg(long, value_name = "FILE|NAME")]
@@ -243,8 +243,8 @@ pub struct TemplateArgs {
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// Let the model think first, or not, where it can be told
-    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    /// Let the model think first, or not (--think=false), where it can be told
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub think: Option<bool>,
     /// Do not begin the assistant's message
     #[arg(long)]

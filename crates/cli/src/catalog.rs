@@ -3,6 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use mlxr_models::architecture;
+use mlxr_models::config::{self, Config};
 use mlxr_registry::{Folder, Model, RegistryError};
 use mlxr_server::{LoadError, LoadedModel, ModelCard, ModelDetails, ModelLoader};
 use mlxr_weights::{Checkpoint, Kind};
@@ -10,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::args::LoadArgs;
 use crate::command::show::count_text;
-use crate::setting::{SETTINGS, Settings};
+use crate::setting::{self, Settings};
 use crate::{CliError, defaults, load, template, vocab};
 
 /// Where the server's models come from.
@@ -94,11 +95,8 @@ fn bare(model: &Model) -> ModelCard {
 /// What the files say.
 fn card(model: &Model, checkpoint: &Checkpoint) -> ModelCard {
     let summary = checkpoint.summary().ok();
-    let number = |gguf: &str, json: &str| {
-        let key = format!("{}.{gguf}", architecture(checkpoint));
-        let json = || checkpoint.config()?.get(json)?.as_u64();
-        checkpoint.meta().get::<u64>(&key).ok().flatten().or_else(json).unwrap_or(0) as usize
-    };
+    let name = architecture(checkpoint);
+    let config = Config::new(checkpoint, &name);
     let format = match checkpoint.kind {
         Kind::Gguf => "gguf",
         Kind::HuggingFace => "safetensors",
@@ -106,13 +104,13 @@ fn card(model: &Model, checkpoint: &Checkpoint) -> ModelCard {
     };
     ModelCard {
         format: format.to_owned(),
-        family: architecture(checkpoint),
+        family: name.clone(),
         parameter_size: summary
             .as_ref()
             .map_or_else(String::new, |summary| count_text(summary.n_parameter).replace(' ', "")),
         quantization: summary.and_then(|summary| Some(summary.types.first()?.name.clone())).unwrap_or_default(),
-        context_length: number("context_length", "max_position_embeddings"),
-        embedding_length: number("embedding_length", "hidden_size"),
+        context_length: load::own_context(checkpoint).ok().flatten().unwrap_or(0),
+        embedding_length: config.count(config::D_MODEL).ok().flatten().unwrap_or(0),
         ..bare(model)
     }
 }
@@ -142,9 +140,8 @@ fn details(model: &Model, asked_template: Option<&str>) -> Result<ModelDetails, 
 
 /// Settings that the model recommends, a line each.
 fn parameters(settings: &Settings) -> String {
-    let neutral = Settings::new(mlxr_engine::sampler::Params::neutral());
-    let changed = SETTINGS.iter().filter(|row| (row.get)(settings) != (row.get)(&neutral));
-    changed.map(|row| format!("{:30} {}", row.name, (row.get)(settings))).collect::<Vec<_>>().join("\n")
+    let lines = setting::recommended(settings).map(|row| format!("{:30} {}", row.name, (row.get)(settings)));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn license(checkpoint: &Checkpoint) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mlxr_engine::{Config, Engine, Runner};
-use mlxr_models::LoadOptions;
+use mlxr_models::{LoadOptions, config};
 use mlxr_registry::{Folder, Model};
 use mlxr_text::chat::ChatTemplate;
 use mlxr_text::token::Tokenizer;
@@ -94,16 +94,36 @@ pub fn parts(
     let n_thread = backend::n_thread(args.threads)?;
     let choice = BackendChoice { name: args.backend, n_thread, isa: args.isa.as_deref() };
     let kv_type = args.kv_type.unwrap_or(KvTypeName::F16).kv_type();
-    let n_ctx = match args.ctx {
-        Some(0) => None,
-        Some(n) => Some(n),
-        None => Some(DEFAULT_CTX),
-    };
+    let n_ctx = context(checkpoint, args.ctx)?;
     let options = LoadOptions { n_ctx, kv_tokens: args.kv_tokens, n_slot: n_running, kv_type };
     let bar = progress(model);
     let runner = backend::load(checkpoint, &choice, &options, &mut |part| bar.set_position((part * 1000.0) as u64))?;
     bar.finish_and_clear();
     Ok(Parts { runner, tokenizer, template, settings })
+}
+
+/// The context to ask for; `None` for the model's own.
+fn context(checkpoint: &Checkpoint, asked: Option<usize>) -> Result<Option<usize>, CliError> {
+    let own = own_context(checkpoint)?.unwrap_or(usize::MAX);
+    match asked {
+        None if own > DEFAULT_CTX => Ok(Some(DEFAULT_CTX)),
+        None | Some(0) => Ok(None),
+        Some(n) => {
+            if n > own {
+                eprintln!("warning: the model was trained on {own} tokens at once; beyond them it may write nonsense");
+            }
+            Ok(Some(n))
+        }
+    }
+}
+
+/// Tokens that the model was trained on at once, if its files say.
+///
+/// # Errors
+/// If they say something else than a number.
+pub fn own_context(checkpoint: &Checkpoint) -> Result<Option<usize>, CliError> {
+    let name = mlxr_models::architecture(checkpoint);
+    Ok(config::Config::new(checkpoint, &name).count(config::N_CTX)?)
 }
 
 /// Starts a model.

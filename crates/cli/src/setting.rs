@@ -256,6 +256,14 @@ pub fn find(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|row| row.name == name || row.aliases.contains(&name))
 }
 
+/// The settings that a model recommends: those that differ from what changes nothing. None if they are the usual ones.
+pub fn recommended(settings: &Settings) -> impl Iterator<Item = &'static Setting> {
+    let neutral = Settings::new(Params::neutral());
+    let is_usual = *settings == Settings::new(Params::default());
+    let differs = move |row: &&Setting| !is_usual && (row.get)(settings) != (row.get)(&neutral);
+    SETTINGS.iter().filter(differs)
+}
+
 impl Setting {
     /// Sets it and checks all parameters.
     ///

@@ -1,6 +1,6 @@
 //! `mlx-run serve` and `mlxrd`.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use crate::load;
 /// If the address is taken, or the model that was named does not exist.
 pub fn run(args: &ServeArgs) -> Result<(), CliError> {
     let filter = EnvFilter::try_from_env("MLXR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colors = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colors).with_writer(io::stderr).init();
     let folder = load::folder(&args.folder)?;
     let extra = args.model.as_deref().map(|name| folder.find(name)).transpose()?;
     let engine = EngineConfig {

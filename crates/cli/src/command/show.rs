@@ -8,8 +8,7 @@ use mlxr_weights::{Checkpoint, Kind};
 use super::{print_table, size_text};
 use crate::CliError;
 use crate::args::ShowArgs;
-use crate::setting::{SETTINGS, Settings};
-use crate::{defaults, load, template, vocab};
+use crate::{defaults, load, setting, template, vocab};
 
 /// Prints what a model is.
 ///
@@ -38,7 +37,7 @@ pub fn run(args: &ShowArgs) -> Result<(), CliError> {
         Err(error) => rows.push(pair("tokenizer", format!("unusable: {error}"))),
     }
     let settings = defaults::settings(&checkpoint, &mut |text| eprintln!("warning: {text}"))?;
-    rows.extend(changed(&settings));
+    rows.extend(setting::recommended(&settings).map(|row| pair(row.name, (row.get)(&settings))));
     Ok(print_table(&rows)?)
 }
 
@@ -62,6 +61,7 @@ fn weights(checkpoint: &Checkpoint) -> Result<Vec<Vec<String>>, CliError> {
     Ok(vec![
         pair("architecture", architecture(checkpoint)),
         pair("parameters", count_text(summary.n_parameter)),
+        pair("context", load::own_context(checkpoint)?.map_or("not told".to_owned(), |n| format!("{n} tokens"))),
         pair("tensors", types.collect::<Vec<_>>().join(", ")),
     ])
 }
@@ -96,13 +96,6 @@ fn text(tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Vec<Vec<Strin
     let names: Vec<&str> = abilities.iter().filter(|(_, can)| *can).map(|(name, _)| *name).collect();
     rows.push(pair("template", format!("{} characters; {}", template.source().len(), names.join(", "))));
     rows
-}
-
-/// Settings that the model recommends.
-fn changed(settings: &Settings) -> Vec<Vec<String>> {
-    let neutral = Settings::new(mlxr_engine::sampler::Params::neutral());
-    let rows = SETTINGS.iter().filter(|row| (row.get)(settings) != (row.get)(&neutral));
-    rows.map(|row| pair(row.name, (row.get)(settings))).collect()
 }
 
 fn tensors(checkpoint: &Checkpoint) -> Vec<Vec<String>> {

@@ -1,12 +1,10 @@
 //! The commands on the fixtures, by the real binary.
 
-mod common;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
-use common::{Temp, fixtures, mlx_run, stdout, succeed};
+use crate::common::{Temp, fixtures, mlx_run, stdout, succeed};
 use serde_json::Value;
 
 fn text(path: &Path) -> &str {
