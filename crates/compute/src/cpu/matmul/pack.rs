@@ -36,39 +36,49 @@ pub(super) fn blocks<B: Pack>(matrix: &MatrixData, first: usize, n: usize, panel
 
 /// Packs rows of numbers of `SIZE` bytes: weight `k` of each row lies in line `k`.
 pub(super) fn numbers<const SIZE: usize>(matrix: &MatrixData, first: usize, n: usize, panel: &mut [u8]) {
+    /// Lines filled at a time, so that they stay in the nearest cache while the rows pass.
+    const LINES: usize = 128;
     let row_bytes = matrix.n_in * SIZE;
-    for row in 0..n {
-        let numbers = matrix.parts[0][(first + row) * row_bytes..][..row_bytes].as_chunks::<SIZE>().0;
-        for (line, number) in panel.chunks_exact_mut(ROWS * SIZE).zip(numbers) {
-            line[row * SIZE..][..SIZE].copy_from_slice(number);
+    for (chunk, lines) in panel.chunks_mut(LINES * ROWS * SIZE).enumerate() {
+        for row in 0..n {
+            let numbers = &matrix.parts[0][(first + row) * row_bytes..][..row_bytes];
+            let numbers = numbers[chunk * LINES * SIZE..].as_chunks::<SIZE>().0;
+            for (line, number) in lines.chunks_exact_mut(ROWS * SIZE).zip(numbers) {
+                line[row * SIZE..][..SIZE].copy_from_slice(number);
+            }
         }
     }
 }
 
+/// Four codes of each of eight groups, as words.
+fn words(codes: &[u8; 32]) -> [u32; 8] {
+    std::array::from_fn(|g| u32::from_le_bytes([codes[4 * g], codes[4 * g + 1], codes[4 * g + 2], codes[4 * g + 3]]))
+}
+
+fn put(line: &mut [u8], row: usize, word: u32) {
+    line[4 * row..][..4].copy_from_slice(&word.to_le_bytes());
+}
+
 /// Writes the low four bits of 32 codes as row `row` of nibble lines.
 fn nibbles(codes: &[u8; 32], row: usize, lines: &mut [u8]) {
-    for (g, line) in lines.chunks_exact_mut(64).take(4).enumerate() {
-        for i in 0..4 {
-            line[4 * row + i] = codes[4 * g + i] & 15 | codes[16 + 4 * g + i] << 4;
-        }
+    let words = words(codes).map(|w| w & 0x0f0f_0f0f);
+    for (g, line) in lines.as_chunks_mut::<64>().0.iter_mut().take(4).enumerate() {
+        put(line, row, words[g] | words[4 + g] << 4);
     }
 }
 
 /// Writes two bits of 32 codes, from bit `shift` on, as row `row` of two-bit lines.
 fn two_bits(codes: &[u8; 32], shift: u32, row: usize, lines: &mut [u8]) {
-    for (h, line) in lines.chunks_exact_mut(64).take(2).enumerate() {
-        for i in 0..4 {
-            let code = |g: usize| (codes[16 * h + 4 * g + i] >> shift & 3) << (2 * g);
-            line[4 * row + i] = code(0) | code(1) | code(2) | code(3);
-        }
+    let words = words(codes).map(|w| w >> shift & 0x0303_0303);
+    for (line, w) in lines.as_chunks_mut::<64>().0.iter_mut().zip(words.as_chunks::<4>().0) {
+        put(line, row, w[0] | w[1] << 2 | w[2] << 4 | w[3] << 6);
     }
 }
 
 /// Writes bit `shift` of 32 codes as row `row` of a bit line.
 fn bits(codes: &[u8; 32], shift: u32, row: usize, line: &mut [u8]) {
-    for i in 0..4 {
-        line[4 * row + i] = (0..8).fold(0, |byte, g| byte | (codes[4 * g + i] >> shift & 1) << g);
-    }
+    let words = words(codes).map(|w| w >> shift & 0x0101_0101);
+    put(line, row, words.iter().rev().fold(0, |all, w| all << 1 | w));
 }
 
 /// Writes 32 codes as row `row` of byte lines.
