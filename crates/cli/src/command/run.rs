@@ -26,7 +26,8 @@ const INPUT_WAIT: Duration = Duration::from_secs(2);
 /// If the model does not load or fails, or the command line is wrong.
 pub fn run(args: RunArgs, interrupt: &Interrupt) -> Result<(), CliError> {
     // Read while the model loads.
-    let input = (!io::stdin().is_terminal() && !(args.raw && args.prompt.is_some())).then(Input::read);
+    let is_whole = args.raw && args.prompt.is_some();
+    let input = (!is_whole && !io::stdin().is_terminal()).then(Input::read);
     let opened = load::open(&args.model, &args.folder)?;
     let config = Config { max_running: 1, ..Config::default() };
     let mut loaded = load::start(opened, &args.load, args.template.as_deref(), config)?;
