@@ -13,7 +13,7 @@
 mod plan;
 mod tile;
 
-use plan::{Item, Plan};
+use plan::{Item, Piece, Plan};
 use tile::{Partial, Tile};
 
 use super::kv::Kv;
@@ -94,68 +94,69 @@ impl Planner {
         let call = Call { q, kv, layer, heads, features, seqs };
         let mut out = memory.tensor([q.shape[0], features.n_head * heads.d_out()]);
         self.0.fill(&call, pool.n_threads());
-        let (plan, width) = (&self.0, call.width());
-        // A partial: maxima, sums, then outputs of all queries.
-        let mut partials = memory.buffer(plan.n_partial * QUERIES * (2 + width));
-        let partials = Shared::new(&mut partials);
-        // SAFETY: a partial belongs to one piece, and is merged after a barrier by one thread.
-        let partial =
-            |i: usize| unsafe { Partial::of(partials.part(i * QUERIES * (2 + width), QUERIES * (2 + width))) };
-        let results = Shared::new(&mut out.data);
-        let scratch = Tile::scratch(&call);
-        let finish = |item: &Item, partial: &mut Partial<'_>| {
-            kernels.run(tile::Finish { call: &call, item, partial, out: &results });
-        };
-        let compute = |worker: &Worker<'_>, i: usize| {
-            let piece = &plan.pieces[i];
-            let item = &plan.items[piece.item];
-            worker.scratch(scratch, |scratch| {
-                let (own, scratch) = scratch.split_at_mut(QUERIES * (2 + width));
-                let mut total = Partial::of(own);
-                match piece.partial {
-                    Some(at) => {
-                        let mut total = partial(at);
-                        kernels.run(Tile {
-                            call: &call,
-                            item,
-                            places: piece.places.clone(),
-                            total: &mut total,
-                            scratch,
-                        });
-                    }
-                    None => {
-                        kernels.run(Tile {
-                            call: &call,
-                            item,
-                            places: piece.places.clone(),
-                            total: &mut total,
-                            scratch,
-                        });
-                        finish(item, &mut total);
-                    }
-                }
-            });
-        };
+        let (plan, partial) = (&self.0, QUERIES * (2 + call.width()));
+        let mut partials = memory.buffer(plan.n_partial * partial);
+        let (partials, results) = (Shared::new(&mut partials), Shared::new(&mut out.data));
+        let job = Job { kernels, call: &call, plan, partial, partials, out: &results };
         if plan.n_partial == 0 {
-            pool.run(plan.pieces.len(), compute)?;
-            return Ok(out);
+            pool.run(plan.pieces.len(), |worker, i| job.piece(worker, &plan.pieces[i]))?;
+        } else {
+            pool.run_job(|worker| {
+                worker.items(plan.pieces.len(), |i| job.piece(worker, &plan.pieces[i]));
+                worker.barrier();
+                worker.items(plan.items.len(), |i| job.merge(worker, &plan.items[i]));
+            })?;
         }
-        pool.run_job(|worker| {
-            worker.items(plan.pieces.len(), |i| compute(worker, i));
-            worker.barrier();
-            worker.items(plan.items.len(), |i| {
-                let item = &plan.items[i];
-                worker.scratch(QUERIES * (2 + width), |own| {
-                    let mut total = Partial::of(own);
-                    total.clear(item.n_query());
-                    for piece in &plan.pieces[item.pieces.clone()] {
-                        let at = piece.partial.expect("all pieces of a split plan have one");
-                        kernels.run(tile::Merge { total: &mut total, part: &partial(at), n: item.n_query() });
-                    }
-                    finish(item, &mut total);
-                });
-            });
-        })?;
         Ok(out)
+    }
+}
+
+/// The work of a call, shared by its threads.
+struct Job<'a> {
+    kernels: Kernels,
+    call: &'a Call<'a>,
+    plan: &'a Plan,
+    /// Floats of a partial: maxima, sums, then outputs of all queries.
+    partial: usize,
+    partials: Shared<'a, f32>,
+    out: &'a Shared<'a, f32>,
+}
+
+impl Job<'_> {
+    /// Computes a piece, and the result if it is a whole item.
+    fn piece(&self, worker: &Worker<'_>, piece: &Piece) {
+        let item = &self.plan.items[piece.item];
+        worker.scratch(Tile::scratch(self.call), |scratch| {
+            let (own, scratch) = scratch.split_at_mut(self.partial);
+            let mut total = piece.partial.map_or_else(|| Partial::of(own), |at| self.partial(at));
+            let places = piece.places.clone();
+            self.kernels.run(Tile { call: self.call, item, places, total: &mut total, scratch });
+            if piece.partial.is_none() {
+                self.finish(item, &mut total);
+            }
+        });
+    }
+
+    /// Merges the pieces of an item, in their order, and computes its result.
+    fn merge(&self, worker: &Worker<'_>, item: &Item) {
+        worker.scratch(self.partial, |own| {
+            let (mut total, n) = (Partial::of(own), item.n_query());
+            total.clear(n);
+            for piece in &self.plan.pieces[item.pieces.clone()] {
+                let at = piece.partial.expect("all pieces of a split plan have one");
+                self.kernels.run(tile::Merge { total: &mut total, part: &self.partial(at), n });
+            }
+            self.finish(item, &mut total);
+        });
+    }
+
+    fn finish(&self, item: &Item, partial: &mut Partial<'_>) {
+        self.kernels.run(tile::Finish { call: self.call, item, partial, out: self.out });
+    }
+
+    /// The partial of a piece.
+    fn partial(&self, at: usize) -> Partial<'_> {
+        // SAFETY: a partial belongs to one piece, which one thread computes; it is merged after a barrier, by one thread.
+        Partial::of(unsafe { self.partials.part(at * self.partial, self.partial) })
     }
 }
