@@ -139,8 +139,8 @@ impl Expand for BlockIQ2_XXS {
             let scale = d * (0.5 + (word >> 28) as f32) * 0.25;
             row.scale(2 * k, scale);
             row.scale(2 * k + 1, scale);
-            for i in 0..4 {
-                row.codes(4 * k + i, negate(grids::IQ2_XXS[usize::from(qs[i])], signs_of(word, i)));
+            for (i, q) in qs[..4].iter().enumerate() {
+                row.codes(4 * k + i, negate(grids::IQ2_XXS[usize::from(*q)], signs_of(word, i)));
             }
         }
     }
