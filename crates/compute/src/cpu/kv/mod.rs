@@ -1,4 +1,4 @@
-//! Pages of keys and values, laid out for [`super::attention`], and recurrent states.
+//! Pages of keys and values, laid out for `attention`, and recurrent states.
 //!
 //! A page is cut into strips, one a KV head. `lanes` is `page_tokens` rounded up to 16.
 //!
