@@ -155,7 +155,7 @@ pub struct ServeArgs {
     /// Seconds that a model stays loaded after its last use; -1 for ever
     #[arg(long, env = "MLXR_KEEP_ALIVE", default_value_t = 300.0, value_name = "S", allow_negative_numbers = true)]
     pub keep_alive: f64,
-    /// Web pages that may use the server besides local ones, such as https://chat.example; `*` for all
+    /// Web pages that may use the server besides local ones, such as `https://chat.example`; `*` for all
     #[arg(long, env = "MLXR_ORIGINS", value_delimiter = ',', value_name = "ORIGIN,..")]
     pub origins: Vec<String>,
     /// Names under which the server may be reached besides local ones

@@ -1,6 +1,6 @@
 //! The handle to a running engine, and how it starts and ends.
 //!
-//! One thread owns the model and reads a closed [`Event`]. A model that fails or panics takes its requests with it, never
+//! One thread owns the model and reads a closed `Event`. A model that fails or panics takes its requests with it, never
 //! the process: every sink hears `Finished`, and later requests are refused as [`SubmitError::Dead`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
