@@ -97,9 +97,7 @@ impl Prompt {
     /// If it cannot be encoded.
     pub fn rendered(tokenizer: &Tokenizer, template: &ChatTemplate, text: &str) -> Result<Prompt, CliError> {
         let mut tokens = tokenizer.encode(text, Encode::TEMPLATE)?;
-        if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && tokens.first() != Some(bos)) {
-            tokens.insert(0, bos);
-        }
+        tokenizer.begin(&mut tokens);
         let format = Format::detect(template.source());
         let reasoning = template.capabilities().reasons;
         let reads = Reads { calls: false, reasoning, in_reasoning: format.begins_in_reasoning(text) };

@@ -103,6 +103,7 @@ fn prepare_chat(model: &Arc<Model>, job: &Job, chat: &Chat) -> Result<Ready, Err
         let text = render(template, conversation)?;
         let mut tokens = chat.context.clone();
         tokens.extend(model.tokenizer.encode(&text, Encode::TEMPLATE)?);
+        model.tokenizer.begin(&mut tokens);
         Ok((text, tokens))
     };
     let limit = context(model, job);

@@ -276,6 +276,14 @@ impl Tokenizer {
         Some([self.special.fim_pre?, self.special.fim_suf?, self.special.fim_mid?])
     }
 
+    /// Puts the begin token before the tokens of a rendered conversation, if the model wants one and the template has
+    /// not printed it.
+    pub fn begin(&self, tokens: &mut Vec<u32>) {
+        if let Some(bos) = self.bos().filter(|bos| self.add_bos() && tokens.first() != Some(bos)) {
+            tokens.insert(0, bos);
+        }
+    }
+
     /// Whether `add_special` puts the begin token (or whatever starts a text) first.
     pub fn add_bos(&self) -> bool {
         !self.frame.before.is_empty()
