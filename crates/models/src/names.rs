@@ -1,4 +1,4 @@
-//! Names of tensors: one row of [`NAMES`] for each role, in GGUF and in Hugging Face files.
+//! Names of tensors: one row of a table for each role, in GGUF and in Hugging Face files.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

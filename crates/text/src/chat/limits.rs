@@ -4,7 +4,7 @@
 //! bounds time and memory at once; `methods` and `json` charge it for what they make before they make it. What fuel
 //! does not see is the time of a few steps over long texts (`text[i]` counts characters), for which there is a clock; and
 //! the stack: dropping or printing a value recurses as deep as the value is nested. Nesting grows
-//! without bound only through namespaces, which [`keep`] prevents, and within the fuel by recursive macros, for which
+//! without bound only through namespaces, which `keep` prevents, and within the fuel by recursive macros, for which
 //! the rendering thread's stack is sized.
 
 use std::time::Duration;
