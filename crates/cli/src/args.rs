@@ -44,6 +44,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Write the logits after every token of a prompt
     Logits(LogitsArgs),
+    /// Measure perplexity over a text, or divergence from a base model, as llama-perplexity does
+    Perplexity(PerplexityArgs),
 }
 
 /// Where models are.
@@ -91,7 +93,7 @@ pub struct LoadArgs {
     /// Instruction set of the processor [default: the best that it has]
     #[arg(long, value_name = "NAME", help_heading = "Loading")]
     pub isa: Option<String>,
-    /// How keys and values are stored [default: f16; f32 for `logits`]
+    /// How keys and values are stored [default: f16; f32 for `logits` and `perplexity`]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Loading")]
     pub kv_type: Option<KvTypeName>,
     /// Most tokens of a conversation; 0 for the model's own limit [default: that, but at most 8192]
@@ -313,6 +315,35 @@ pub struct LogitsArgs {
     /// File to write: i32 n, i32 v, n ids, n*v f32 logits, little-endian
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `perplexity`.
+#[derive(Debug, clap::Args)]
+pub struct PerplexityArgs {
+    /// A .gguf file, a folder, or a name in the model folder
+    #[arg(short, long)]
+    pub model: String,
+    /// The text
+    #[arg(short, long, value_name = "FILE", required_unless_present = "kl_divergence_base")]
+    pub file: Option<PathBuf>,
+    /// Most windows [default: all of the text]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub chunks: Option<u32>,
+    /// Write the model's probabilities of every token to this file, to compare others with
+    #[arg(long, value_name = "FILE", conflicts_with = "kl_divergence_base")]
+    pub save_all_logits: Option<PathBuf>,
+    /// Compare with the probabilities of this file, which holds the text too
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub kl_divergence_base: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     /// Loading.
     #[command(flatten)]
     pub load: LoadArgs,

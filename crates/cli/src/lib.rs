@@ -48,6 +48,7 @@ pub fn run(cli: Cli) -> u8 {
         Command::Template(args) => command::template::run(&args),
         Command::Bench(args) => command::bench::run(&args),
         Command::Logits(args) => command::logits::run(&args),
+        Command::Perplexity(args) => command::perplexity::run(&args),
     };
     match result {
         Ok(()) => 0,

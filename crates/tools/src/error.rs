@@ -35,6 +35,30 @@ pub enum ToolError {
     /// Nothing to do.
     #[error("no tokens: give at least one")]
     Empty,
+    /// A text of too few tokens.
+    #[error(
+        "the text has {found} tokens and {expected} are needed for windows of {n_ctx}: give a longer text, or --ctx"
+    )]
+    ShortText {
+        /// Given.
+        found: usize,
+        /// Needed.
+        expected: usize,
+        /// Tokens of a window.
+        n_ctx: usize,
+    },
+    /// A window that scores nothing.
+    #[error("a window of {found} tokens scores none: ask for at least 3")]
+    Window {
+        /// Tokens of a window.
+        found: usize,
+    },
+    /// A file of logits that is not one.
+    #[error("the file of logits: {0}")]
+    LogitsFile(String),
+    /// The file of logits could not be read.
+    #[error("cannot read the file of logits: {0}")]
+    Read(std::io::Error),
     /// The result could not be written.
     #[error("cannot write the result: {0}")]
     Write(#[from] std::io::Error),

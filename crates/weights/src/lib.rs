@@ -40,6 +40,7 @@ use std::path::{Path, PathBuf};
 
 use mlxr_compute::Bytes;
 
+pub use atomic::AtomicFile;
 pub use checkpoint::{Checkpoint, Kind, Vector};
 pub use error::OpenError;
 pub use fields::Fields;

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod list;
 pub mod logits;
+pub mod perplexity;
 pub mod run;
 pub mod serve;
 pub mod show;

@@ -2,6 +2,7 @@
 
 mod commands;
 mod common;
+mod perplexity;
 #[cfg(unix)]
 mod serve;
 #[cfg(unix)]
