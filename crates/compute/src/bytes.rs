@@ -4,17 +4,28 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-/// A slice of bytes that keeps its owner (a mapped file, a `Vec`) alive. Cloning copies no bytes.
+/// Who holds the bytes: a mapped file, a `Vec`.
+pub trait Owner: AsRef<[u8]> + Send + Sync {
+    /// The bytes in `range` will hardly be read again. An owner that can read them anew may give their memory back; what
+    /// the bytes are does not change. Does nothing by default.
+    fn release(&self, range: Range<usize>) {
+        let _ = range;
+    }
+}
+
+impl Owner for Vec<u8> {}
+
+/// A slice of bytes that keeps its owner alive. Cloning copies no bytes.
 #[derive(Clone)]
 pub struct Bytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn Owner>,
     start: usize,
     len: usize,
 }
 
 impl Bytes {
     /// All bytes of `owner`.
-    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Bytes {
+    pub fn new(owner: Arc<dyn Owner>) -> Bytes {
         let len = (*owner).as_ref().len();
         Bytes { owner, start: 0, len }
     }
@@ -25,6 +36,11 @@ impl Bytes {
             return None;
         }
         Some(Bytes { owner: self.owner.clone(), start: self.start + range.start, len: range.end - range.start })
+    }
+
+    /// Says that these bytes will hardly be read again, so that a mapped file's pages need not stay in memory.
+    pub fn release(&self) {
+        self.owner.release(self.start..self.start + self.len);
     }
 }
 

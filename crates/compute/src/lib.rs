@@ -30,7 +30,7 @@ pub mod quant;
 pub mod scalar;
 
 pub use backend::Backend;
-pub use bytes::Bytes;
+pub use bytes::{Bytes, Owner};
 pub use dtype::DType;
 pub use error::Error;
 pub use matrix::{Encoding, MatrixData};

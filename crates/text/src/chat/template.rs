@@ -332,9 +332,13 @@ fn on_large_stack<T: Send + 'static>(
             counted.fetch_sub(1, Ordering::AcqRel);
         }
     };
-    thread.spawn(body).map_err(|error| TemplateError::Thread(error.to_string()))?;
+    let thread = thread.spawn(body).map_err(|error| TemplateError::Thread(error.to_string()))?;
     match receiver.recv_timeout(limits.time) {
-        Ok(result) => result,
+        Ok(result) => {
+            // It has nothing left to do: its stack is given back before the next one takes its place.
+            let _ = thread.join();
+            result
+        }
         Err(mpsc::RecvTimeoutError::Timeout) => {
             overdue.fetch_add(1, Ordering::AcqRel);
             drop(receiver);

@@ -12,7 +12,7 @@ use super::arena::Arena;
 use super::kernel::ROWS;
 use super::table::{self, FormRow, Input};
 use crate::cpu::{Isa, Pool};
-use crate::{Error, MatrixData};
+use crate::{Bytes, Error, MatrixData};
 
 /// A matrix `[n_out, n_in]`, or those of all experts.
 pub struct PackedMatrix {
@@ -255,6 +255,7 @@ impl Segment {
             let out = unsafe { arena.part(self.at + panel * panel_bytes, panel_bytes) };
             (form.pack)(&self.data, range.start, range.len(), out);
         })?;
+        self.data.parts.iter().for_each(Bytes::release);
         self.packed.store(true, Ordering::Release);
         Ok(())
     }
