@@ -289,6 +289,10 @@ pub struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Run llama.cpp's llama-bench on the same file by turns with this program, once for each repetition, and print the
+    /// ratios of the medians
+    #[arg(long, value_name = "llama.cpp=PATH", conflicts_with = "batch")]
+    pub compare: Option<String>,
     /// What computes
     #[arg(long, value_enum, default_value = "cpu")]
     pub backend: BackendName,

@@ -1,5 +1,7 @@
 //! Why an offline job stopped.
 
+use std::path::PathBuf;
+
 use mlxr_engine::RunError;
 
 /// Why an offline job stopped.
@@ -59,6 +61,14 @@ pub enum ToolError {
     /// The file of logits could not be read.
     #[error("cannot read the file of logits: {0}")]
     Read(std::io::Error),
+    /// A peer in a comparison.
+    #[error("{program}: {message}")]
+    Peer {
+        /// Its executable or name.
+        program: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// The result could not be written.
     #[error("cannot write the result: {0}")]
     Write(#[from] std::io::Error),

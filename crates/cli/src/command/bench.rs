@@ -11,7 +11,7 @@ use mlxr_weights::{Checkpoint, Summary};
 use serde::Serialize;
 
 use super::show::count_text;
-use super::{print_table, size_text};
+use super::{bench_compare, print_table, size_text};
 use crate::CliError;
 use crate::args::BenchArgs;
 use crate::backend::{self, BackendChoice};
@@ -57,6 +57,9 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     let (model, checkpoint) = load::open(&args.model, &args.folder)?;
     let tests = Test::combine(&args.n_prompt, &args.n_gen, &args.n_depth, &args.batch);
     check(args, &tests)?;
+    if let Some(peer) = &args.compare {
+        return bench_compare::run(args, peer, &model.path);
+    }
     let n_page = tests.iter().map(Test::n_page).max().unwrap_or(1);
     let n_ctx = tests.iter().map(Test::n_token).max();
     let n_slot = tests.iter().map(|test| test.n_seq).max().unwrap_or(1);

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod bench;
+mod bench_compare;
 pub mod list;
 pub mod logits;
 pub mod perplexity;

@@ -148,6 +148,32 @@ fn bench_rows_have_the_names_of_llama_bench() {
     assert!(stdout(&table).contains("tg2"), "{}", stdout(&table));
 }
 
+/// The peer is a script that prints a row as llama-bench does, slower with `-fa 0`.
+#[cfg(unix)]
+#[test]
+fn bench_compares_with_a_peer_by_turns() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(fixtures) = fixtures() else { return };
+    let home = Temp::new("compare");
+    let model = fixtures.join("stories260k/stories260K-f32.gguf");
+    let peer = home.0.join("peer");
+    let script = r#"#!/bin/sh
+case "$*" in *"-fa 0"*) ts=1;; *) ts=2;; esac
+echo "[{\"n_prompt\": 8, \"n_gen\": 0, \"n_depth\": 0, \"n_threads\": 1, \"avg_ts\": $ts}]"
+"#;
+    std::fs::write(&peer, script).expect("a script");
+    std::fs::set_permissions(&peer, std::fs::Permissions::from_mode(0o755)).expect("an executable script");
+    let compare = format!("llama.cpp={}", text(&peer));
+    let args =
+        ["bench", "-m", text(&model), "-p", "8", "-n", "0", "-t", "1", "-r", "2", "--json", "--compare", &compare];
+    let rows: Vec<Value> = serde_json::from_str(stdout(&succeed(&home, &args))).expect("a JSON list");
+    assert_eq!(rows.len(), 1);
+    assert_eq!((&rows[0]["test"], &rows[0]["peer"]), (&"pp8".into(), &"llama.cpp -fa 1".into()));
+    assert_eq!(rows[0]["peer_ts"], serde_json::json!([2.0, 2.0]));
+    let ours: Vec<f64> = serde_json::from_value(rows[0]["ours_ts"].clone()).expect("numbers");
+    assert!(ours.len() == 2 && ours.iter().all(|ts| *ts > 0.0), "{ours:?}");
+}
+
 #[test]
 fn a_prompt_is_answered_once_with_what_is_piped() {
     let Some(fixtures) = fixtures() else { return };
