@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask --help`.
 
+mod kernels;
 mod random_model;
 mod tidy;
 
@@ -20,6 +21,12 @@ struct Args {
 enum Task {
     /// Checks what compilers do not: dependency list, file and function sizes, where `unsafe` stands.
     Tidy,
+    /// Checks the compiled hot kernels: the intended instructions, no accumulators in memory (x86-64, needs binutils).
+    Kernels {
+        /// A release build.
+        #[arg(default_value = "target/release/mlx-run")]
+        binary: String,
+    },
     /// Writes a GGUF of a real model's shapes with random weights, for benchmarks.
     RandomModel {
         /// Shape; an unknown one lists all.
@@ -48,6 +55,7 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
     let result = match Args::parse().task {
         Task::Tidy => tidy::run(root),
+        Task::Kernels { binary } => kernels::run(&binary).map(|text| println!("{text}")),
         Task::RandomModel { shape, types, out } => random_model::run(&shape, &types, &out),
         Task::Golden { recipe, python, args } => golden(root, recipe.as_deref(), &python, &args),
     };
