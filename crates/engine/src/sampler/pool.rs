@@ -160,6 +160,42 @@ impl<'a> Pool<'a> {
         sum
     }
 
+    /// `(sum exp(logit - max), entropy in nats)` of all tokens left, where `max` is the largest logit.
+    pub fn entropy(&self, max: f32) -> (f64, f64) {
+        let (sum, dot) = if self.is_picked {
+            let terms = self.scratch.picks.iter().map(|pick| f64::from(pick.logit - max));
+            terms.fold((0.0, 0.0), |(sum, dot), x| (sum + x.exp(), dot + x * x.exp()))
+        } else {
+            scan::entropy_sums(self.whole(), max / self.scale, self.scale)
+        };
+        (sum, sum.ln() - dot / sum)
+    }
+
+    /// How many of the tokens left have a logit above minus infinity.
+    pub fn count(&self) -> usize {
+        if self.is_picked { self.scratch.picks.len() } else { scan::count(self.whole()) }
+    }
+
+    /// Standard deviation of the logits above minus infinity, where `max` is the largest logit.
+    pub fn deviation(&self, max: f32) -> f64 {
+        let count = self.count() as f64;
+        // Around the mean, so that nothing cancels.
+        let mean = f64::from(max) + self.moments(max).0 / count;
+        let (sum, square) = self.moments(mean as f32);
+        (square / count - (sum / count).powi(2)).max(0.0).sqrt()
+    }
+
+    /// Sums of `logit - center` and of its square.
+    fn moments(&self, center: f32) -> (f64, f64) {
+        if self.is_picked {
+            let terms = self.scratch.picks.iter().map(|pick| f64::from(pick.logit - center));
+            return terms.fold((0.0, 0.0), |(sum, square), x| (sum + x, square + x * x));
+        }
+        let (sum, square) = scan::moments(self.whole(), center / self.scale);
+        let scale = f64::from(self.scale);
+        (sum * scale, square * scale * scale)
+    }
+
     /// Cuts down to the `k` likeliest, `k > 0`.
     pub fn keep_top(&mut self, k: usize) {
         if k >= self.len() {
@@ -183,6 +219,16 @@ impl<'a> Pool<'a> {
     pub fn top_reaches(&mut self, k: usize, max: f32, target: f64) -> bool {
         if k < self.len() {
             self.keep_top(k);
+            let sum: f64 = self.scratch.picks.iter().map(|pick| f64::from(pick.logit - max).exp()).sum();
+            self.is_picked = sum >= target;
+        }
+        self.is_picked
+    }
+
+    /// Whether the weights of the logits of at least `threshold` reach `target`; if so, cuts down to them.
+    pub fn at_least_reaches(&mut self, threshold: f32, max: f32, target: f64) -> bool {
+        if !self.is_picked {
+            self.keep_at_least(threshold);
             let sum: f64 = self.scratch.picks.iter().map(|pick| f64::from(pick.logit - max).exp()).sum();
             self.is_picked = sum >= target;
         }

@@ -39,6 +39,44 @@ pub fn block_weights(logits: &[f32], max: f32, scale: f32, out: &mut Vec<f64>) -
     out.iter().sum()
 }
 
+/// `(sum w, sum w ln w)` of all, where `w` is the weight of a logit.
+pub fn entropy_sums(logits: &[f32], max: f32, scale: f32) -> (f64, f64) {
+    let term = |x: f32| {
+        let shifted = scale * (x - max);
+        let weight = exp(shifted);
+        (weight, if weight > 0.0 { weight * shifted } else { 0.0 })
+    };
+    sum_blocks(logits, term)
+}
+
+/// `(sum of x - center, sum of (x - center)^2)` of the logits above minus infinity.
+pub fn moments(logits: &[f32], center: f32) -> (f64, f64) {
+    let shifted = |x: f32| if x > f32::NEG_INFINITY { x - center } else { 0.0 };
+    sum_blocks(logits, |x| (shifted(x), shifted(x) * shifted(x)))
+}
+
+/// How many logits are above minus infinity.
+pub fn count(logits: &[f32]) -> usize {
+    logits.iter().map(|&x| u32::from(x > f32::NEG_INFINITY)).sum::<u32>() as usize
+}
+
+/// Sums of two terms of each logit, in f64: the likeliest token alone would hide the others of a peaked distribution.
+#[inline]
+fn sum_blocks(logits: &[f32], term: impl Fn(f32) -> (f32, f32)) -> (f64, f64) {
+    let mut lanes = [[0f64; LANES]; 2];
+    let mut parts = logits.chunks_exact(LANES);
+    for part in &mut parts {
+        for (i, &x) in part.iter().enumerate() {
+            let (a, b) = term(x);
+            lanes[0][i] += f64::from(a);
+            lanes[1][i] += f64::from(b);
+        }
+    }
+    let rest = parts.remainder().iter().map(|&x| term(x));
+    let [a, b] = lanes.map(|lanes| lanes.iter().sum::<f64>());
+    rest.fold((a, b), |sums, (a, b)| (sums.0 + f64::from(a), sums.1 + f64::from(b)))
+}
+
 /// `exp(scale * (x - max))`: the weight of a logit beside the largest one's weight of 1.
 #[inline]
 pub fn weight(x: f32, max: f32, scale: f32) -> f32 {
@@ -88,6 +126,15 @@ mod tests {
             let sum = block_weights(&logits, 100.0, 0.5, &mut weights);
             let want: f64 = logits.iter().map(|&x| (0.5 * (f64::from(x) - 100.0)).exp()).sum();
             assert!((sum / want - 1.0).abs() < 1e-5, "{n}: {sum} {want}");
+            let (all, dot) = entropy_sums(&logits, 100.0, 0.5);
+            let terms = logits.iter().map(|&x| 0.5 * (f64::from(x) - 100.0));
+            let want_dot: f64 = terms.map(|x| x * x.exp()).sum();
+            assert!((all / want - 1.0).abs() < 1e-5 && (dot - want_dot).abs() < 1e-5 * want_dot.abs().max(1e-3), "{n}");
+            let with_gap = [logits.as_slice(), &[f32::NEG_INFINITY]].concat();
+            let (sum, square) = moments(&with_gap, 100.0);
+            let shifted: Vec<f64> = logits.iter().map(|&x| f64::from(x) - 100.0).collect();
+            assert_eq!((sum, count(&with_gap)), (shifted.iter().sum(), n));
+            assert!((square / shifted.iter().map(|x| x * x).sum::<f64>() - 1.0).abs() < 1e-6, "{n}");
             for (i, block) in logits.chunks(BLOCK).enumerate() {
                 assert_eq!(maxima[i], block.iter().copied().fold(f32::MIN, f32::max));
             }

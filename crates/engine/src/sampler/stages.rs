@@ -33,11 +33,8 @@ fn top_n_sigma(pool: &mut Pool, n: f32) {
         return;
     }
     let Some(best) = pool.best() else { return };
-    let picks = pool.picks();
-    let count = picks.len() as f64;
-    let mean = picks.iter().map(|pick| f64::from(pick.logit)).sum::<f64>() / count;
-    let variance = picks.iter().map(|pick| (f64::from(pick.logit) - mean).powi(2)).sum::<f64>() / count;
-    pool.keep_at_least(best.logit - n * variance.sqrt() as f32);
+    let deviation = pool.deviation(best.logit);
+    pool.keep_at_least(best.logit - n * deviation as f32);
 }
 
 /// Keeps the fewest likeliest tokens whose probabilities reach `p`, at least one. Source: arXiv:1904.09751.
@@ -82,7 +79,16 @@ fn typical(pool: &mut Pool, p: f32) {
         return;
     }
     let Some(best) = pool.best() else { return };
-    let (sum, entropy) = entropy(pool, best.logit);
+    let (sum, entropy) = pool.entropy(best.logit);
+    let target = f64::from(p) * sum;
+    // Whatever is as close to the entropy as the likeliest token, or a little further, has logits above a threshold and
+    // usually reaches p. Only when it does not are more taken.
+    let nearest = (entropy - sum.ln()).max(0.0);
+    for reach in [nearest + 1.0, 2.0 * nearest + 4.0] {
+        if pool.at_least_reaches(best.logit + (sum.ln() - entropy - reach) as f32, best.logit, target) {
+            break;
+        }
+    }
     let (picks, keys) = pool.picks_and_keys();
     let key = |pick: &Candidate| {
         let shifted = f64::from(pick.logit - best.logit);
@@ -90,17 +96,9 @@ fn typical(pool: &mut Pool, p: f32) {
     };
     keys.clear();
     keys.extend(picks.iter().map(key));
-    if let Some(last) = border(keys, f64::from(p) * sum) {
+    if let Some(last) = border(keys, target) {
         picks.retain(|pick| key_order(&key(pick), &last).is_le());
     }
-}
-
-/// `(sum exp(logit - max), entropy in nats)` of the candidates, which become a list.
-fn entropy(pool: &mut Pool, max: f32) -> (f64, f64) {
-    let picks = pool.picks();
-    let terms = picks.iter().map(|pick| f64::from(pick.logit - max));
-    let (sum, dot) = terms.fold((0.0, 0.0), |(sum, dot), x| (sum + x.exp(), dot + x * x.exp()));
-    (sum, sum.ln() - dot / sum)
 }
 
 /// With chance `xtc_probability`: of the tokens with probability `xtc_threshold` or more, drops all but the least likely.
@@ -128,11 +126,12 @@ fn temperature(pool: &mut Pool, params: &Params) {
     let mut t = params.temperature;
     if params.temperature_range > 0.0 {
         let Some(best) = pool.best() else { return };
-        if pool.picks().len() < 2 {
+        let count = pool.count();
+        if count < 2 {
             return;
         }
-        let (_, entropy) = entropy(pool, best.logit);
-        let normal = (entropy / (pool.len() as f64).ln()).clamp(0.0, 1.0) as f32;
+        let (_, entropy) = pool.entropy(best.logit);
+        let normal = (entropy / (count as f64).ln()).clamp(0.0, 1.0) as f32;
         let (low, high) = ((t - params.temperature_range).max(0.0), t + params.temperature_range);
         t = low + (high - low) * normal.powf(params.temperature_exponent);
     }
