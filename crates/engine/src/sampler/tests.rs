@@ -70,13 +70,7 @@ fn define(stage: Stage, mut all: Sorted, params: &Params, unit: f64) -> Option<S
             let mut by: Vec<(f64, usize)> = p.iter().enumerate().map(|(i, p)| ((-p.ln() - entropy).abs(), i)).collect();
             by.sort_by(|a, b| a.0.total_cmp(&b.0));
             let ordered: Vec<f64> = by.iter().map(|(_, i)| p[*i]).collect();
-            let n = count_to_reach(&ordered, f64::from(params.typical_p))?;
-            // Tokens of other logits as close to the entropy, on its other side: rounding decides.
-            let (distance, last) = by[n - 1];
-            if by[n..].iter().any(|(d, i)| (d - distance).abs() < 1e-5 && all[*i].1 != all[last].1) {
-                return None;
-            }
-            by.truncate(n);
+            by.truncate(count_to_reach(&ordered, f64::from(params.typical_p))?);
             all = all.iter().enumerate().filter(|(i, _)| by.iter().any(|(_, at)| at == i)).map(|(_, c)| *c).collect();
         }
         Stage::Xtc if unit <= f64::from(params.xtc_probability) && params.xtc_threshold <= 0.5 => {
@@ -111,7 +105,7 @@ fn random_logits(rng: &mut Rng, n: usize, shape: u64) -> Vec<f32> {
             0 => bell * 4.0,
             1 => bell * 0.05,
             2 => bell * 25.0,
-            3 => (bell * 3.0).round(),
+            3 => (bell * 3.0).round() + 0.0, // not -0.0, which only bits tell from 0.0
             _ if rng.next_unit() < 0.3 => f64::NEG_INFINITY,
             _ => bell * 6.0,
         }
