@@ -6,7 +6,8 @@ Never needed to build, test or run MLXR; the vectors are committed. To make them
     python3 -m venv venv && venv/bin/pip install numpy gguf==0.19.0 ml_dtypes mlx==0.32.2 mlx-cpu==0.32.2
     venv/bin/python xtask/golden/quant_vectors.py [libq.so]
 
-With `libq.so`, ggml's own encoders (see `encode_ggml_cases`), encode_ggml.bin is made too.
+With `libq.so`, ggml's own encoders (see `encode_ggml_cases`), encode_ggml.bin is made too. With `-` and libggml-base.so
+of llama.cpp (0.25.3), only encode_ggml_iq.bin is made, with `- mlx` only encode_mlx.bin.
 
 Oracles: `gguf` (GGUF blocks), `mlx` (MLX affine and float formats), `ml_dtypes` (FP8); GPTQ, AWQ, bitsandbytes
 and Q8_K are written out below from the formats' definitions, with plain loops over numpy, apart from the Rust code.
@@ -350,8 +351,75 @@ def encode_ggml_cases(library):
     cases.write()
 
 
+def encode_mlx_cases():
+    """Parameters: bits, group and scale of an affine format, or kind of a float format. Parts: MLX's."""
+    import mlx.core as mx
+
+    mx.set_default_device(mx.cpu)
+    cases = Cases("encode_mlx")
+
+    def weights(n_in):
+        w = (rng.standard_normal((4, n_in)) * 0.02).astype(np.float32)
+        w[1, ::17] *= 9
+        w[2] = np.abs(w[2])
+        w[3, : n_in // 2] = 0
+        return w
+
+    for bits in (2, 3, 4, 5, 6, 8):
+        for group in (32, 64, 128):
+            kind = ("float16", "bfloat16", "float32")[(bits + group // 32) % 3]
+            w = mx.array(weights(2 * group)).astype(getattr(mx, kind))
+            q, s, b = mx.quantize(w, group_size=group, bits=bits)
+            raw = [np.array(x.view(mx.uint16) if kind != "float32" else x) for x in (s, b)]
+            number = ("float16", "bfloat16", "float32").index(kind)
+            cases.add([bits, group, number], [np.array(q), *raw], np.array(w.astype(mx.float32)))
+    for kind, (mode, bits, group) in enumerate([("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]):
+        w = weights(128)
+        q, s = mx.quantize(mx.array(w), group_size=group, bits=bits, mode=mode)
+        cases.add([kind], [np.array(q), np.array(s)], w)
+    cases.write()
+
+
+# Types that ggml encodes with importance only: without, they get even importance.
+NEED_IMPORTANCE = {"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs"}
+
+
+def encode_ggml_iq_cases(library):
+    """As `encode_ggml_cases`, of the types with codebooks; `library` is libggml-base.so of llama.cpp."""
+    import ctypes
+
+    import gguf
+
+    cases = Cases("encode_ggml_iq")
+    lib = ctypes.CDLL(library)
+    weights = rng.standard_normal((4, 512)).astype(np.float32) * np.float32(0.02)
+    weights[1] = rng.standard_t(3, 512) * 0.02
+    weights[2, rng.integers(0, 512, 20)] *= 12
+    weights[3] += np.float32(0.03)
+    importance = rng.gamma(0.5, 1.0, 512).astype(np.float32)
+    even = np.ones(512, dtype=np.float32)
+    pointer = ctypes.POINTER(ctypes.c_float)
+    for name in ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"):
+        dtype = gguf.GGMLQuantizationType[name.upper()]
+        block, size = gguf.GGML_QUANT_SIZES[dtype]
+        lib.ggml_quantize_init(int(dtype))
+        quantize, parts = getattr(lib, f"quantize_{name}"), []
+        quantize.restype = ctypes.c_size_t
+        quantize.argtypes = [pointer, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, pointer]
+        for imatrix in (even if name in NEED_IMPORTANCE else None, importance):
+            blocks = np.zeros(weights.size // block * size, dtype=np.uint8)
+            given = None if imatrix is None else imatrix.ctypes.data_as(pointer)
+            quantize(weights.ctypes.data_as(pointer), blocks.ctypes.data, *weights.shape, given)
+            parts.append(blocks)
+        cases.add([int(dtype)], [*parts, importance], weights)
+    cases.write()
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
+    if len(sys.argv) == 3:
+        encode_mlx_cases() if sys.argv[2] == "mlx" else encode_ggml_iq_cases(sys.argv[2])
+        sys.exit()
     for make in (
         gguf_cases, mlx_affine_cases, mlx_float_cases, gptq_cases, awq_cases, bnb_cases, fp8_cases, encode_cases,
     ):  # fmt: skip

@@ -46,6 +46,10 @@ pub enum Command {
     Logits(LogitsArgs),
     /// Measure perplexity over a text, or divergence from a base model, as llama-perplexity does
     Perplexity(PerplexityArgs),
+    /// Make an importance matrix of a text, for `quant`
+    Imatrix(ImatrixArgs),
+    /// Make a smaller GGUF file of a GGUF file, as llama-quantize does
+    Quant(QuantArgs),
 }
 
 /// Where models are.
@@ -302,6 +306,76 @@ pub struct BenchArgs {
     /// How keys and values are stored
     #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
     pub kv_type: KvTypeName,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `imatrix`.
+#[derive(Debug, clap::Args)]
+pub struct ImatrixArgs {
+    /// A .gguf file, or a name in the model folder
+    #[arg(short, long)]
+    pub model: String,
+    /// The text, of the kind that the model will see: some hundred thousand words are plenty
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// The importance matrix to write, as llama-imatrix does (GGUF)
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Most chunks of the text; a chunk has --ctx tokens, 512 by default [default: all]
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+    /// Record the output matrix, too
+    #[arg(long)]
+    pub process_output: bool,
+    /// Read names of special tokens in the text as these tokens
+    #[arg(long)]
+    pub parse_special: bool,
+    /// Loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Model folder.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
+/// `quant`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = crate::command::quant::recipes())]
+pub struct QuantArgs {
+    /// A .gguf file (or one of a split set), or a name in the model folder
+    pub model: String,
+    /// The file to write [default: MODEL-RECIPE.gguf], and the recipe (below)
+    #[arg(value_names = ["OUT", "RECIPE"], num_args = 1..=2, required = true)]
+    pub out_recipe: Vec<String>,
+    /// Importance matrix, from `mlx-run imatrix` or llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// One type for tensors whose name matches; may be repeated, the first match counts
+    #[arg(long, value_name = "REGEX=TYPE")]
+    pub tensor_type: Vec<String>,
+    /// Type of the output matrix
+    #[arg(long, value_name = "TYPE")]
+    pub output_tensor_type: Option<String>,
+    /// Type of the token embeddings
+    #[arg(long, value_name = "TYPE")]
+    pub token_embedding_type: Option<String>,
+    /// One type for all matrices, without the recipe's exceptions
+    #[arg(long)]
+    pub pure: bool,
+    /// Leave the output matrix as it is
+    #[arg(long)]
+    pub leave_output_tensor: bool,
+    /// Quantize again what is quantized already, which loses more than from the original
+    #[arg(long)]
+    pub allow_requantize: bool,
+    /// Print types and sizes, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Threads [default: the processors of this machine]
+    #[arg(short, long, env = "MLXR_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
     /// Model folder.
     #[command(flatten)]
     pub folder: FolderArgs,

@@ -4,15 +4,19 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
 
+use mlxr_compute::Backend;
 use mlxr_compute::cpu::{Cpu, Isa, Pool};
 use mlxr_compute::op::KvType;
+use mlxr_compute::recorder::{Recorder, Recording};
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::Runner;
-use mlxr_models::LoadOptions;
+use mlxr_models::{LoadOptions, Model};
 use mlxr_weights::Checkpoint;
 
 use crate::CliError;
 use crate::args::{BackendName, KvTypeName};
+
+const NO_MLX: &str = "this build has no MLX backend: use --backend cpu";
 
 /// A backend and how it is set up.
 #[derive(Debug, Clone, Copy)]
@@ -86,10 +90,35 @@ pub fn load(
     match choice.name {
         BackendName::Cpu => Ok(Box::new(mlxr_models::load(checkpoint, cpu(choice)?, options, progress)?)),
         BackendName::Scalar => Ok(Box::new(mlxr_models::load(checkpoint, Scalar, options, progress)?)),
-        BackendName::Mlx => {
-            let text = "this build has no MLX backend: use --backend cpu";
-            Err(CliError::Usage(text.into()))
-        }
+        BackendName::Mlx => Err(CliError::Usage(NO_MLX.into())),
+    }
+}
+
+/// Loads a model whose matrices' inputs are recorded.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_recording(
+    checkpoint: &Checkpoint,
+    choice: &BackendChoice,
+    options: &LoadOptions,
+) -> Result<(Box<dyn Runner>, Recording), CliError> {
+    fn start<B: Backend + Send + 'static>(
+        backend: B,
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+    ) -> Result<(Box<dyn Runner>, Recording), CliError>
+    where
+        Recorder<B>: Backend,
+        Model<Recorder<B>>: Runner,
+    {
+        let (recorder, recording) = Recorder::new(backend);
+        Ok((Box::new(mlxr_models::load(checkpoint, recorder, options, &mut |_| ())?), recording))
+    }
+    match choice.name {
+        BackendName::Cpu => start(cpu(choice)?, checkpoint, options),
+        BackendName::Scalar => start(Scalar, checkpoint, options),
+        BackendName::Mlx => Err(CliError::Usage(NO_MLX.into())),
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`backend`] | the trait that every backend implements |
 //! | [`check`] | preconditions that every backend asserts |
 //! | [`scalar`] | the definition of every operation, as a backend |
+//! | [`recorder`] | a backend that adds up what each matrix is multiplied with |
 //! | [`conformance`] | whether a backend computes what the definitions say |
 //! | [`cpu`] | the fast CPU backend |
 //!
@@ -27,6 +28,7 @@ mod error;
 pub mod matrix;
 pub mod op;
 pub mod quant;
+pub mod recorder;
 pub mod scalar;
 
 pub use backend::Backend;

@@ -2,7 +2,8 @@
 
 mod quant_common;
 
-use mlxr_compute::{DType, dtype::TYPES, quant};
+use mlxr_compute::matrix::MlxFloat;
+use mlxr_compute::{DType, Encoding, MatrixData, cpu::Isa, dtype::TYPES, quant};
 use quant_common::{Case, assert_same, cases};
 
 fn dtype(case: &Case) -> DType {
@@ -45,7 +46,7 @@ fn simple_encoders_equal_ggml() {
 
 #[test]
 fn searching_encoders_miss_by_no_more_than_ggml() {
-    for case in cases("encode_ggml") {
+    for case in cases("encode_ggml").into_iter().chain(cases("encode_ggml_iq")) {
         let (dtype, weights, importance) = (dtype(&case), &case.weights, f32s(&case.parts[2]));
         let (mut plain, mut weighted) = (Vec::new(), Vec::new());
         quant::encode(dtype, weights, None, &mut plain).expect("finite weights");
@@ -58,6 +59,56 @@ fn searching_encoders_miss_by_no_more_than_ggml() {
         check("plain", &plain, &case.parts[0], &vec![1.0; weights.len()], 1.0001);
         // ggml takes the mean square over the row or another block for some types, so it may be ahead by chance.
         check("weighted", &weighted, &case.parts[1], &weights_of_errors(weights, &importance, dtype.block()), 1.01);
+    }
+}
+
+#[test]
+fn mlx_parts_equal_mlx_and_importance_lowers_the_error() {
+    for case in cases("encode_mlx") {
+        let scale = |k: u32| [DType::F16, DType::BF16, DType::F32][k as usize];
+        let encoding = match case.params[..] {
+            [bits, group, k] => Encoding::MlxAffine { bits: bits as u8, group: group as u16, scale: scale(k) },
+            [kind] => Encoding::MlxFloat([MlxFloat::Mxfp4, MlxFloat::Mxfp8, MlxFloat::Nvfp4][kind as usize]),
+            _ => panic!("parameters of {}", case.params.len()),
+        };
+        let importance: Vec<f32> = (0..case.shape[1]).map(|i| if i % 7 == 0 { 9.0 } else { 0.5 }).collect();
+        let encoded = |importance| {
+            let mut parts = [const { Vec::new() }; 3];
+            quant::encode_parts(encoding, &case.weights, case.shape[1], importance, &mut parts).expect("whole groups");
+            parts
+        };
+        let error = |parts: &[Vec<u8>]| {
+            let parts = parts[..case.parts.len()].iter().map(|part| part.clone().into()).collect();
+            let matrix = MatrixData { name: "m".into(), n_out: case.shape[0], n_in: case.shape[1], encoding, parts };
+            matrix.check().expect("parts of the right size");
+            let mut out = vec![0.0; case.weights.len()];
+            matrix.decode_rows(0, case.shape[0], &mut out);
+            let misses = out.iter().zip(&case.weights).zip(importance.iter().cycle());
+            misses.map(|((a, b), w)| f64::from(w * (a - b) * (a - b))).sum::<f64>()
+        };
+        let plain = encoded(None);
+        for (i, part) in case.parts.iter().enumerate() {
+            assert!(plain[i] == *part, "{encoding}: part {i} differs from MLX's");
+        }
+        let (before, after) = (error(&plain), error(&encoded(Some(&importance))));
+        eprintln!("{encoding}: weighted error with importance / without {:.3}", after / before);
+        assert!(after <= before * 1.000_001, "{encoding}: {after:e} with importance, {before:e} without");
+    }
+}
+
+#[test]
+fn instruction_sets_give_the_same_bytes() {
+    for case in cases("encode_ggml").into_iter().chain(cases("encode_ggml_iq")) {
+        let (dtype, importance) = (dtype(&case), f32s(&case.parts[2]));
+        let encoded = |isa| {
+            let mut out = Vec::new();
+            quant::encode_with(isa, dtype, &case.weights, Some(&importance), &mut out).expect("finite weights");
+            out
+        };
+        let expected = encoded(Isa::Scalar);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+            assert!(encoded(isa) == expected, "{} on {isa}", dtype.name());
+        }
     }
 }
 
@@ -129,7 +180,7 @@ fn what_cannot_be_encoded_is_refused_and_out_kept() {
         let error = quant::encode(dtype, weights, importance, &mut out).expect_err(expect).to_string();
         assert!(error.contains(expect) && out == [1, 2, 3], "`{error}` lacks `{expect}`");
     };
-    check(DType::IQ1_S, &[0.0; 256], None, "a type without an encoder");
+    check(DType::Q8_K, &[0.0; 256], None, "a type without an encoder");
     check(DType::I8, &[0.0], None, "a type without an encoder");
     check(DType::Q4_K, &[0.0; 255], None, "255 weights, expected whole blocks");
     check(DType::Q4_K, &[0.0; 256], Some(&[1.0; 128]), "importance of 128 columns");

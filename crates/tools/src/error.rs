@@ -18,6 +18,12 @@ pub enum ToolError {
         /// Held.
         limit: usize,
     },
+    /// An activation that is not finite.
+    #[error("the inputs of `{tensor}` are not finite: the model or its file is damaged")]
+    NotFinite {
+        /// The matrix.
+        tensor: String,
+    },
     /// Too many sequences at once.
     #[error("{found} sequences at once are needed and the model holds {limit}: ask for fewer columns")]
     TooWide {
@@ -68,6 +74,57 @@ pub enum ToolError {
         program: PathBuf,
         /// What is wrong with it.
         message: String,
+    },
+    /// A model's files.
+    #[error(transparent)]
+    Open(#[from] mlxr_weights::OpenError),
+    /// A type that is read but not written.
+    #[error("{dtype} cannot be encoded: choose another type")]
+    Type {
+        /// The type.
+        dtype: &'static str,
+    },
+    /// A quantized tensor would be quantized again.
+    #[error(
+        "tensor `{tensor}` is {from} already, and quantizing it again loses more: start from the unquantized model, or \
+         add --allow-requantize"
+    )]
+    Requantize {
+        /// Its name.
+        tensor: String,
+        /// Its type.
+        from: &'static str,
+    },
+    /// A type that is worthless without an importance matrix.
+    #[error(
+        "tensor `{tensor}` as {dtype} needs an importance matrix, which has no entry for it: make one by `mlx-run \
+         imatrix` and give it by --imatrix, or choose a larger type"
+    )]
+    NoImportance {
+        /// Its name.
+        tensor: String,
+        /// The type that it was to get.
+        dtype: &'static str,
+    },
+    /// Importance of another model.
+    #[error("{path}: `{tensor}` has {found} columns of importance, expected {expected}: make it of this model", path = path.display())]
+    Importance {
+        /// The importance matrix.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Columns there.
+        found: usize,
+        /// Columns of the tensor, of all experts.
+        expected: usize,
+    },
+    /// Weights that a type cannot hold.
+    #[error("tensor `{tensor}`: {error}")]
+    Encode {
+        /// Its name.
+        tensor: String,
+        /// What is wrong.
+        error: mlxr_compute::Error,
     },
     /// The result could not be written.
     #[error("cannot write the result: {0}")]

@@ -1,5 +1,5 @@
-//! Offline jobs on a model: logits and perplexity for comparison, speed for the record. Ids only, over
-//! [`mlxr_engine::Runner`].
+//! Offline jobs on a model: logits and perplexity for comparison, speed for the record, quantization. Those that run a
+//! model see ids only, over [`mlxr_engine::Runner`].
 //!
 //! | module       | what                                                                  |
 //! |--------------|-----------------------------------------------------------------------|
@@ -7,13 +7,17 @@
 //! | `perplexity` | perplexity over a text, divergence from a base                         |
 //! | `bench`      | tokens a second of prompts and of (batched) decoding                   |
 //! | `compare`    | the same beside a peer, by turns                                       |
+//! | `imatrix`    | importance matrices of a text                                          |
+//! | `quantize`   | a GGUF file with other types, by llama-quantize's recipes              |
 //! | `bandwidth`  | bytes a second that this machine reads from memory                     |
 
 pub mod bandwidth;
 pub mod bench;
 pub mod compare;
 mod error;
+pub mod imatrix;
 pub mod logits;
 pub mod perplexity;
+pub mod quantize;
 
 pub use error::ToolError;

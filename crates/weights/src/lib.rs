@@ -9,6 +9,8 @@
 //! | [`gguf`] | reader and writer of GGUF |
 //! | [`safetensors`] | reader and writer of safetensors |
 //! | [`fields`] | typed access to JSON files with errors that name file and field |
+//! | [`imatrix`] | importance matrices, for quantization |
+//! | `reader` | parts of tensors read into a buffer, for jobs that pass over a whole file |
 //! | [`limits`] | how much an untrusted file may ask for |
 //! | [`summary`] | what a checkpoint holds, for people |
 //! | `folder` | `config.json`, index, side files |
@@ -27,10 +29,12 @@ mod error;
 pub mod fields;
 mod folder;
 pub mod gguf;
+pub mod imatrix;
 mod join;
 pub mod limits;
 mod map;
 mod quantization;
+mod reader;
 pub mod safetensors;
 mod store;
 pub mod summary;
@@ -46,6 +50,7 @@ pub use error::OpenError;
 pub use fields::Fields;
 pub use gguf::Metadata;
 pub use limits::Limits;
+pub use reader::Reader;
 pub use summary::Summary;
 pub use tensors::TensorInfo;
 

@@ -2,9 +2,11 @@
 
 pub mod bench;
 mod bench_compare;
+pub mod imatrix;
 pub mod list;
 pub mod logits;
 pub mod perplexity;
+pub mod quant;
 pub mod run;
 pub mod serve;
 pub mod show;

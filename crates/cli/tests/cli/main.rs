@@ -3,6 +3,7 @@
 mod commands;
 mod common;
 mod perplexity;
+mod quant;
 #[cfg(unix)]
 mod serve;
 #[cfg(unix)]

@@ -2,6 +2,7 @@
 
 use super::act::sigmoid;
 use super::{Scalar, Tensor};
+use crate::Backend;
 use crate::op::{Act, Experts, Gating, Moe, SPARSE_MIXER_SPAN};
 
 /// The experts' feed-forward of each row, weighted and summed.
@@ -10,7 +11,7 @@ pub(super) fn moe(x: &Tensor, logits: &Tensor, moe: &Moe<'_, Scalar>) -> Tensor 
     assert_eq!(logits.shape, [x.shape[0], n_expert], "moe: router logits for {n_expert} experts");
     let mut out = Tensor::zeros([x.shape[0], moe.down.matrix.n_out]);
     for t in 0..x.shape[0] {
-        for (expert, weight) in route(logits.row(t), moe) {
+        for (expert, weight) in route(logits.row(t), moe, moe.select_bias.map(|bias| bias.data.as_slice())) {
             let (before, after) = if moe.weight_input { (weight, 1.0) } else { (1.0, weight) };
             let input: Vec<f32> = x.row(t).iter().map(|x| x * before).collect();
             let y = feed_forward(moe, expert, &input);
@@ -20,15 +21,15 @@ pub(super) fn moe(x: &Tensor, logits: &Tensor, moe: &Moe<'_, Scalar>) -> Tensor 
     out
 }
 
-/// The chosen experts of a token, best first, with their weights.
-fn route(logits: &[f32], moe: &Moe<'_, Scalar>) -> Vec<(usize, f32)> {
+/// The chosen experts of a token, best first, with their weights. `select_bias` are the numbers of the field of that name.
+pub(crate) fn route<B: Backend>(logits: &[f32], moe: &Moe<'_, B>, select_bias: Option<&[f32]>) -> Vec<(usize, f32)> {
     assert!((1..=logits.len()).contains(&moe.n_used), "moe: {} of {} experts", moe.n_used, logits.len());
     let probabilities: Vec<f64> = match moe.gating {
         Gating::Softmax => softmax(logits.iter().map(|&l| f64::from(l)).collect()),
         Gating::Sigmoid => logits.iter().map(|&l| sigmoid(f64::from(l))).collect(),
         Gating::SoftmaxOfChosen | Gating::SparseMixer => logits.iter().map(|&l| f64::from(l)).collect(),
     };
-    let bias = |e: usize| moe.select_bias.map_or(0.0, |b| f64::from(b.data[e]));
+    let bias = |e: usize| select_bias.map_or(0.0, |b| f64::from(b[e]));
     let mut merits: Vec<f64> = probabilities.iter().enumerate().map(|(e, p)| p + bias(e)).collect();
     if let Some((n_group, n_group_used)) = moe.groups {
         limit_groups(&mut merits, n_group, n_group_used);

@@ -34,6 +34,14 @@ impl Metadata {
         None
     }
 
+    /// Removes a pair, if it is there.
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        let at = self.index.remove(key)?;
+        let (_, value) = self.pairs.remove(at);
+        self.index.values_mut().filter(|i| **i > at).for_each(|i| *i -= 1);
+        Some(value)
+    }
+
     /// The file that the pairs come from.
     pub fn path(&self) -> &Path {
         &self.path

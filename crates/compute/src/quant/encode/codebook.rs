@@ -13,14 +13,14 @@ struct Iq4;
 
 impl Iq4 {
     /// The code of the value nearest to `x`.
-    #[inline]
+    #[inline(always)]
     fn code(x: f32) -> u8 {
         IQ4_VALUES.windows(2).map(|pair| u8::from(2.0 * x > f32::from(pair[0]) + f32::from(pair[1]))).sum()
     }
 }
 
 impl Levels for Iq4 {
-    #[inline]
+    #[inline(always)]
     fn round(&self, x: f32) -> f32 {
         // A sum of steps, not a look-up, so that it vectorizes.
         let mut value = f32::from(IQ4_VALUES[0]);
@@ -31,6 +31,7 @@ impl Levels for Iq4 {
         value
     }
 
+    #[inline(always)]
     fn reaches(&self) -> impl Iterator<Item = f32> {
         (-7..=7).flat_map(|step| [f32::from(IQ4_VALUES[0]) + step as f32, f32::from(IQ4_VALUES[15]) + step as f32])
     }
@@ -42,44 +43,53 @@ struct Fp4;
 
 impl Fp4 {
     /// The code of the value nearest to `x`.
-    #[inline]
+    #[inline(always)]
     fn code(x: f32) -> u8 {
         let magnitude: u8 = (0..7).map(|i| u8::from(above(x.abs(), i))).sum();
         if x < 0.0 && magnitude > 0 { magnitude | 8 } else { magnitude }
     }
 }
 
+/// The e2m1 code nearest to `x / 2`; of two as near, the smaller.
+pub(super) fn fp4_code(x: f32) -> u8 {
+    Fp4::code(x)
+}
+
 /// Whether `magnitude` is nearer to value `i + 1` than to value `i`.
-#[inline]
+#[inline(always)]
 fn above(magnitude: f32, i: usize) -> bool {
     2.0 * magnitude > f32::from(FP4_VALUES[i]) + f32::from(FP4_VALUES[i + 1])
 }
 
 impl Levels for Fp4 {
-    #[inline]
+    #[inline(always)]
     fn round(&self, x: f32) -> f32 {
         let magnitude = x.abs();
         let step = |i: usize| f32::from(FP4_VALUES[i + 1]) - f32::from(FP4_VALUES[i]);
         (0..7).map(|i| if above(magnitude, i) { step(i) } else { 0.0 }).sum::<f32>().copysign(x)
     }
 
+    #[inline(always)]
     fn reaches(&self) -> impl Iterator<Item = f32> {
         std::iter::empty() // scales are tried one by one: there are few
     }
 }
 
 /// Codes of a block of `2N`: the first half in low nibbles.
+#[inline(always)]
 fn nibbles<const N: usize>(x: &[f32], d: f32, code: impl Fn(f32) -> u8) -> [u8; N] {
     let inverse = inverse(d);
     std::array::from_fn(|i| code(x[i] * inverse) | code(x[N + i] * inverse) << 4)
 }
 
 /// Twice the mean square.
+#[inline(always)]
 fn sigma2(x: &[f32]) -> f32 {
     2.0 * x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32
 }
 
 impl Encode<32> for BlockIQ4_NL {
+    #[inline(always)]
     fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
         let errors = error_weights(weights, sigma2(weights), importance.map(|w| w.as_slice()));
         let d = Half::new(symmetric(weights, &errors, Iq4));
@@ -88,6 +98,7 @@ impl Encode<32> for BlockIQ4_NL {
 }
 
 impl Encode<256> for BlockIQ4_XS {
+    #[inline(always)]
     fn encode(weights: &[f32; 256], importance: Option<&[f32; 256]>) -> Self {
         let found = symmetric_scales(weights, &super_weights(weights, importance), 32, [-32, 31], Iq4);
         let (mut scales_l, mut scales_h) = ([0; 4], 0u16);
@@ -103,12 +114,14 @@ impl Encode<256> for BlockIQ4_XS {
 }
 
 /// The scale byte among `bytes` with the least error.
+#[inline(always)]
 fn best_byte(x: &[f32], errors: &[f32], bytes: impl Iterator<Item = u8>, value: fn(u8) -> f32) -> u8 {
     let tried = bytes.map(|byte| (byte, symmetric_error(x, errors, value(byte), Fp4)));
     tried.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(byte, _)| byte)
 }
 
 impl Encode<32> for BlockMXFP4 {
+    #[inline(always)]
     fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
         let errors = error_weights(weights, sigma2(weights), importance.map(|w| w.as_slice()));
         // The exponent for which the largest weight is 4 to 8 (6 is the largest value), and its neighbours.
@@ -121,6 +134,7 @@ impl Encode<32> for BlockMXFP4 {
 }
 
 impl Encode<64> for BlockNVFP4 {
+    #[inline(always)]
     fn encode(weights: &[f32; 64], importance: Option<&[f32; 64]>) -> Self {
         let mut block = BlockNVFP4 { d: [0; 4], qs: [[0; 8]; 4] };
         for k in 0..4 {

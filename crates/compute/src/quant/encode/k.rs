@@ -2,23 +2,25 @@
 
 use super::Encode;
 use super::nested::{Affine, AffineFormat, affine_scales, super_weights, symmetric_scales};
-use super::search::{Integers, Levels, inverse, nearest};
+use super::search::{Integers, Levels, inverse, low_byte, nearest};
 use crate::quant::{BlockQ2_K, BlockQ3_K, BlockQ4_K, BlockQ5_K, BlockQ6_K};
 
 /// Codes `0..=high` of an affine super-block.
+#[inline(always)]
 fn affine_codes(x: &[f32; 256], scales: &Affine, AffineFormat { sub, high, .. }: AffineFormat) -> [u8; 256] {
     let mut codes = [0; 256];
     for (k, (x, codes)) in x.chunks_exact(sub).zip(codes.chunks_exact_mut(sub)).enumerate() {
         let [d, m] = scales.of(k);
         let inverse = inverse(d);
         for (code, x) in codes.iter_mut().zip(x) {
-            *code = nearest(inverse * (x + m), 0.0, high as f32) as u8;
+            *code = low_byte(nearest(inverse * (x + m), 0.0, high as f32));
         }
     }
     codes
 }
 
 /// Scales and codes, less `low`, of a symmetric super-block of sixteens.
+#[inline(always)]
 fn symmetric_codes(
     x: &[f32; 256],
     importance: Option<&[f32; 256]>,
@@ -30,13 +32,14 @@ fn symmetric_codes(
     for (k, (x, codes)) in x.chunks_exact(16).zip(codes.chunks_exact_mut(16)).enumerate() {
         let inverse = inverse(scales.d.f32() * f32::from(scales.scales[k]));
         for (code, x) in codes.iter_mut().zip(x) {
-            *code = (levels.round(x * inverse) - levels.low as f32) as u8;
+            *code = low_byte(levels.round(x * inverse) - levels.low as f32);
         }
     }
     (scales, codes)
 }
 
 /// Inverse of [`crate::quant::k::scales_mins`].
+#[inline(always)]
 fn pack_scales_mins(scales: &[u8; 16], mins: &[u8; 16]) -> [u8; 12] {
     let mut packed = [0; 12];
     for i in 0..4 {
@@ -48,6 +51,7 @@ fn pack_scales_mins(scales: &[u8; 16], mins: &[u8; 16]) -> [u8; 12] {
 }
 
 /// Inverse of [`crate::quant::k::scales3`].
+#[inline(always)]
 fn pack_scales3(scales: &[i8; 16]) -> [u8; 12] {
     let mut packed = [0; 12];
     for (i, scale) in scales.iter().enumerate() {
@@ -59,12 +63,14 @@ fn pack_scales3(scales: &[i8; 16]) -> [u8; 12] {
 }
 
 /// The low two bits of codes, as Q2_K and Q3_K lay them out.
+#[inline(always)]
 fn pack_low2(codes: &[u8; 256]) -> [u8; 64] {
     let code = |i: usize, j: usize| (codes[128 * (i / 32) + 32 * j + i % 32] & 3) << (2 * j);
     std::array::from_fn(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3))
 }
 
 /// The low nibbles of codes, as Q4_K and Q5_K lay them out.
+#[inline(always)]
 fn pack_low4(codes: &[u8; 256]) -> [u8; 128] {
     std::array::from_fn(|i| {
         let low = 64 * (i / 32) + i % 32;
@@ -73,11 +79,13 @@ fn pack_low4(codes: &[u8; 256]) -> [u8; 128] {
 }
 
 /// Bit `bit` of codes: bit k of byte l is of code `32k + l`.
+#[inline(always)]
 fn pack_bit(codes: &[u8; 256], bit: u32) -> [u8; 32] {
     std::array::from_fn(|l| (0..8).fold(0, |byte, k| byte | (codes[32 * k + l] >> bit & 1) << k))
 }
 
 impl Encode<256> for BlockQ2_K {
+    #[inline(always)]
     fn encode(weights: &[f32; 256], importance: Option<&[f32; 256]>) -> Self {
         let format = AffineFormat { sub: 16, high: 3, top: 15 };
         let found = affine_scales(weights, &super_weights(weights, importance), format);
@@ -88,6 +96,7 @@ impl Encode<256> for BlockQ2_K {
 }
 
 impl Encode<256> for BlockQ3_K {
+    #[inline(always)]
     fn encode(weights: &[f32; 256], importance: Option<&[f32; 256]>) -> Self {
         let levels = Integers { low: -4, high: 3 };
         let (found, codes) = symmetric_codes(weights, importance, [-32, 31], levels);
@@ -97,6 +106,7 @@ impl Encode<256> for BlockQ3_K {
 }
 
 impl Encode<256> for BlockQ4_K {
+    #[inline(always)]
     fn encode(weights: &[f32; 256], importance: Option<&[f32; 256]>) -> Self {
         let format = AffineFormat { sub: 32, high: 15, top: 63 };
         let found = affine_scales(weights, &super_weights(weights, importance), format);
@@ -107,6 +117,7 @@ impl Encode<256> for BlockQ4_K {
 }
 
 impl Encode<256> for BlockQ5_K {
+    #[inline(always)]
     fn encode(weights: &[f32; 256], importance: Option<&[f32; 256]>) -> Self {
         let format = AffineFormat { sub: 32, high: 31, top: 63 };
         let found = affine_scales(weights, &super_weights(weights, importance), format);
@@ -117,6 +128,7 @@ impl Encode<256> for BlockQ5_K {
 }
 
 impl Encode<256> for BlockQ6_K {
+    #[inline(always)]
     fn encode(weights: &[f32; 256], importance: Option<&[f32; 256]>) -> Self {
         let levels = Integers { low: -32, high: 31 };
         let (found, codes) = symmetric_codes(weights, importance, [-128, 127], levels);

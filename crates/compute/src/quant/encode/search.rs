@@ -10,7 +10,7 @@
 const LANES: usize = 16;
 
 /// The integer in `low..=high` nearest to `x`, ties to even. Both are below 2^22 in magnitude.
-#[inline]
+#[inline(always)]
 pub(super) fn nearest(x: f32, low: f32, high: f32) -> f32 {
     // Adding 1.5 * 2^23 drops the fraction; unlike `round`, this vectorizes on every CPU.
     const DROP: f32 = 12_582_912.0;
@@ -18,21 +18,42 @@ pub(super) fn nearest(x: f32, low: f32, high: f32) -> f32 {
 }
 
 /// `1 / x`, or 0 where that is not finite.
-#[inline]
+#[inline(always)]
 pub(super) fn inverse(x: f32) -> f32 {
     let inverse = 1.0 / x;
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
 /// The first weight of the largest magnitude.
+#[inline(always)]
 pub(super) fn extreme(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |extreme: f32, x| if x.abs() > extreme.abs() { *x } else { extreme })
+    // By magnitudes first: choosing among weights one after another would not vectorize.
+    let (mut low, mut high) = (0.0f32, 0.0f32);
+    for x in x {
+        low = if *x < low { *x } else { low };
+        high = if *x > high { *x } else { high };
+    }
+    if high == 0.0 && low == 0.0 {
+        return 0.0;
+    }
+    if -low == high {
+        return x.iter().copied().find(|x| x.abs() == high).unwrap_or(0.0);
+    }
+    if -low > high { low } else { high }
+}
+
+/// The integer that a float of at most 2^22 in magnitude is, as its low eight bits.
+#[inline(always)]
+pub(super) fn low_byte(integer: f32) -> u8 {
+    // Unlike a cast, which saturates, this vectorizes.
+    (integer + 12_582_912.0).to_bits() as u8
 }
 
 /// Weight of each error: importance, of at most 1, times a rise with magnitude, since large weights matter more.
 /// Importance that is zero everywhere is none.
 ///
 /// Source: `quantize_row_q4_K_impl` and kin, ggml `src/ggml-quants.c` @ d99724f2.
+#[inline(always)]
 pub(super) fn error_weights<const N: usize>(x: &[f32; N], sigma2: f32, importance: Option<&[f32]>) -> [f32; N] {
     let largest = importance.map_or(0.0, |w| w.iter().copied().fold(0.0, f32::max));
     let importance = importance.filter(|_| largest > 0.0);
@@ -40,7 +61,7 @@ pub(super) fn error_weights<const N: usize>(x: &[f32; N], sigma2: f32, importanc
 }
 
 /// Sums of the `N` terms that `term` makes of each weight and its error's weight.
-#[inline]
+#[inline(always)]
 pub(super) fn sums<const N: usize>(x: &[f32], weights: &[f32], term: impl Fn(f32, f32) -> [f32; N]) -> [f32; N] {
     let mut lanes = [[0.0; LANES]; N];
     for (x, w) in x.as_chunks::<LANES>().0.iter().zip(weights.as_chunks::<LANES>().0) {
@@ -78,14 +99,17 @@ pub(super) struct Integers {
 }
 
 impl Levels for Integers {
-    #[inline]
+    #[inline(always)]
     fn round(&self, x: f32) -> f32 {
         nearest(x, self.low as f32, self.high as f32)
     }
 
+    #[inline(always)]
     fn reaches(&self) -> impl Iterator<Item = f32> {
         let (low, high) = (self.low as f32, self.high as f32);
-        (-9..=9).map(|step| 0.1 * step as f32).flat_map(move |step| [low + step, high + step])
+        // Codes of two or three bits have few ways to round, which fewer scales meet.
+        let width = if self.high < 4 { 0.3 } else { 0.15 };
+        (-5..=5).map(move |step| width * step as f32).flat_map(move |step| [low + step, high + step])
     }
 }
 
@@ -98,6 +122,7 @@ struct Fit {
     gain: f32,
 }
 
+#[inline(always)]
 fn fit(x: &[f32], weights: &[f32], inverse: f32, levels: impl Levels) -> Fit {
     let [xq, qq] = sums(x, weights, |x, w| {
         let q = levels.round(x * inverse);
@@ -108,6 +133,7 @@ fn fit(x: &[f32], weights: &[f32], inverse: f32, levels: impl Levels) -> Fit {
 }
 
 /// A scale `d`, of either sign, for which `x ~ d * level` has a small error.
+#[inline(always)]
 pub(super) fn symmetric(x: &[f32], weights: &[f32], levels: impl Levels) -> f32 {
     let extreme = extreme(x);
     let mut best = Fit::default();
@@ -130,68 +156,11 @@ pub(super) fn symmetric(x: &[f32], weights: &[f32], levels: impl Levels) -> f32 
 }
 
 /// The error of a scale with the levels nearest to each weight.
+#[inline(always)]
 pub(super) fn symmetric_error(x: &[f32], weights: &[f32], d: f32, levels: impl Levels) -> f32 {
     let inverse = inverse(d);
     let [error] = sums(x, weights, |x, w| {
         let miss = d * levels.round(x * inverse) - x;
-        [w * miss * miss]
-    });
-    error
-}
-
-/// A scale and a minimum, neither negative, for which `x ~ d * q - m`, codes `0..=high`, has a small error.
-pub(super) fn affine(x: &[f32], weights: &[f32], high: i32) -> [f32; 2] {
-    let least = x.iter().copied().fold(0.0, f32::min);
-    let range = x.iter().copied().fold(0.0, f32::max) - least;
-    if range <= 0.0 {
-        return [0.0, -least];
-    }
-    let sums = sums(x, weights, |x, w| [w, w * x, w * x * x]);
-    let mut best = [range / high as f32, -least];
-    let mut best_error = affine_error(x, weights, best, high);
-    for step in 0..=20 {
-        let inverse = (high as f32 - 1.0 + 0.1 * step as f32) / range;
-        let (found, error) = affine_fit(x, weights, [inverse, -least], high, sums);
-        if error < best_error {
-            (best, best_error) = (found, error);
-        }
-    }
-    for _ in 0..2 {
-        let (found, error) = affine_fit(x, weights, [inverse(best[0]), best[1]], high, sums);
-        if error < best_error {
-            (best, best_error) = (found, error);
-        }
-    }
-    best
-}
-
-/// The best scale and minimum for the codes that `1 / scale` and a minimum give, and their error with those codes.
-/// `[sw, sx, sxx]`: sums of `w`, `w * x`, `w * x^2`.
-fn affine_fit(
-    x: &[f32],
-    weights: &[f32],
-    [inverse, min]: [f32; 2],
-    high: i32,
-    [sw, sx, sxx]: [f32; 3],
-) -> ([f32; 2], f32) {
-    let [sq, sqq, sxq] = sums(x, weights, |x, w| {
-        let q = nearest(inverse * (x + min), 0.0, high as f32);
-        [w * q, w * q * q, w * x * q]
-    });
-    let determinant = sw * sqq - sq * sq;
-    let (d, m) = ((sw * sxq - sx * sq) / determinant, -(sqq * sx - sq * sxq) / determinant);
-    if determinant > 0.0 && m >= 0.0 && d >= 0.0 {
-        return ([d, m], sxx - d * sxq + m * sx); // the misses of a regression are orthogonal to what it fits
-    }
-    let d = if sqq > 0.0 { (sxq / sqq).max(0.0) } else { 0.0 };
-    ([d, 0.0], sxx - d * sxq)
-}
-
-/// The error of a scale and a minimum with the codes nearest to each weight.
-pub(super) fn affine_error(x: &[f32], weights: &[f32], [d, m]: [f32; 2], high: i32) -> f32 {
-    let inverse = inverse(d);
-    let [error] = sums(x, weights, |x, w| {
-        let miss = d * nearest(inverse * (x + m), 0.0, high as f32) - m - x;
         [w * miss * miss]
     });
     error

@@ -8,38 +8,44 @@
 
 use super::super::float::Half;
 use super::Encode;
-use super::search::{Integers, Levels, error_weights, extreme, inverse, symmetric};
+use super::search::{Integers, Levels, error_weights, extreme, inverse, low_byte, symmetric};
 use crate::quant::{
     BlockQ1_0, BlockQ2_0, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockTQ1_0, BlockTQ2_0,
 };
 
 /// Errors weigh by importance and by the magnitude against twice the block's mean square.
+#[inline(always)]
 fn weights_of(x: &[f32; 32], importance: &[f32; 32]) -> [f32; 32] {
     error_weights(x, x.iter().map(|x| x * x).sum::<f32>() / 16.0, Some(importance))
 }
 
 /// Scale and codes `0..2 * zero` of a symmetric block.
+#[inline(always)]
 fn centred(x: &[f32; 32], importance: Option<&[f32; 32]>, zero: i32) -> (Half, [u8; 32]) {
     let Some(importance) = importance else {
         let d = extreme(x) / -zero as f32;
         let inverse = inverse(d);
-        let code = |x: f32| ((x * inverse + (zero as f32 + 0.5)) as i32).clamp(0, 2 * zero - 1) as u8;
+        let code = |x: f32| low_byte((x * inverse + (zero as f32 + 0.5)).floor().clamp(0.0, (2 * zero - 1) as f32));
         return (Half::new(d), x.map(code));
     };
     let levels = Integers { low: -zero, high: zero - 1 };
     let d = Half::new(symmetric(x, &weights_of(x, importance), levels));
     let inverse = inverse(d.f32());
-    (d, x.map(|x| (levels.round(x * inverse) + zero as f32) as u8))
+    (d, x.map(|x| low_byte(levels.round(x * inverse) + zero as f32)))
 }
 
 /// Scale, minimum and codes `0..=high` of a block whose minimum has any sign.
+#[inline(always)]
 fn ranged(x: &[f32; 32], importance: Option<&[f32; 32]>, high: i32) -> (Half, Half, [u8; 32]) {
-    let least = x.iter().copied().fold(f32::INFINITY, f32::min);
-    let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
+    for x in x {
+        least = if *x < least { *x } else { least };
+        most = if *x > most { *x } else { most };
+    }
     let d = (most - least) / high as f32;
     let reference = |d: f32, m: f32| {
         let inverse = inverse(d);
-        x.map(|x| ((x - m) * inverse + 0.5).clamp(0.0, high as f32) as u8)
+        x.map(|x| low_byte(((x - m) * inverse + 0.5).clamp(0.0, high as f32).floor()))
     };
     let plain = (Half::new(d), Half::new(least), reference(d, least));
     let Some(importance) = importance else { return plain };
@@ -69,6 +75,7 @@ fn ranged(x: &[f32; 32], importance: Option<&[f32; 32]>, high: i32) -> (Half, Ha
 }
 
 /// Slope and offset of the weighted regression of `x` on the codes.
+#[inline(always)]
 fn line(x: &[f32; 32], weights: &[f32; 32], codes: &[u8; 32]) -> Option<[f32; 2]> {
     let [mut sw, mut sx, mut sq, mut sqq, mut sxq] = [0.0f32; 5];
     for ((x, w), q) in x.iter().zip(weights).zip(codes) {
@@ -80,16 +87,19 @@ fn line(x: &[f32; 32], weights: &[f32; 32], codes: &[u8; 32]) -> Option<[f32; 2]
 }
 
 /// Low nibbles of the first sixteen codes, high nibbles of the others.
+#[inline(always)]
 pub(in crate::quant) fn nibbles(codes: &[u8; 32]) -> [u8; 16] {
     std::array::from_fn(|i| codes[i] & 15 | codes[16 + i] << 4)
 }
 
 /// Bit 4 of every code.
+#[inline(always)]
 pub(in crate::quant) fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
     codes.iter().enumerate().fold(0u32, |bits, (i, code)| bits | u32::from(code >> 4 & 1) << i).to_le_bytes()
 }
 
 impl Encode<32> for BlockQ4_0 {
+    #[inline(always)]
     fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
         let (d, codes) = centred(weights, importance, 8);
         BlockQ4_0 { d, qs: nibbles(&codes) }
@@ -97,6 +107,7 @@ impl Encode<32> for BlockQ4_0 {
 }
 
 impl Encode<32> for BlockQ4_1 {
+    #[inline(always)]
     fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
         let (d, m, codes) = ranged(weights, importance, 15);
         BlockQ4_1 { d, m, qs: nibbles(&codes) }
@@ -104,6 +115,7 @@ impl Encode<32> for BlockQ4_1 {
 }
 
 impl Encode<32> for BlockQ5_0 {
+    #[inline(always)]
     fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
         let (d, codes) = centred(weights, importance, 16);
         BlockQ5_0 { d, qh: fifth_bits(&codes), qs: nibbles(&codes) }
@@ -111,6 +123,7 @@ impl Encode<32> for BlockQ5_0 {
 }
 
 impl Encode<32> for BlockQ5_1 {
+    #[inline(always)]
     fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
         let (d, m, codes) = ranged(weights, importance, 31);
         BlockQ5_1 { d, m, qh: fifth_bits(&codes), qs: nibbles(&codes) }
@@ -119,21 +132,24 @@ impl Encode<32> for BlockQ5_1 {
 
 impl Encode<32> for BlockQ8_0 {
     /// Ignores importance: at eight bits the search gains nothing.
+    #[inline(always)]
     fn encode(weights: &[f32; 32], _: Option<&[f32; 32]>) -> Self {
         let d = extreme(weights).abs() / 127.0;
         let inverse = inverse(d);
-        BlockQ8_0 { d: Half::new(d), qs: weights.map(|x| (x * inverse).round() as i8) }
+        BlockQ8_0 { d: Half::new(d), qs: weights.map(|x| low_byte((x * inverse).round()) as i8) }
     }
 }
 
 /// -1, 0 or 1 as 0, 1 or 2, and the scale.
+#[inline(always)]
 fn ternary(x: &[f32; 256]) -> (Half, [u8; 256]) {
     let d = extreme(x).abs();
     let inverse = inverse(d);
-    (Half::new(d), x.map(|x| ((x * inverse).round() as i8 + 1) as u8))
+    (Half::new(d), x.map(|x| low_byte((x * inverse).round() + 1.0)))
 }
 
 /// Five digits or fewer in base 3, `digits[n * out.len() + i]`, as the fraction that `BlockTQ1_0` decodes.
+#[inline(always)]
 fn fractions(digits: &[u8], out: &mut [u8]) {
     let n = out.len();
     for (i, byte) in out.iter_mut().enumerate() {
@@ -143,6 +159,7 @@ fn fractions(digits: &[u8], out: &mut [u8]) {
 }
 
 impl Encode<256> for BlockTQ1_0 {
+    #[inline(always)]
     fn encode(weights: &[f32; 256], _: Option<&[f32; 256]>) -> Self {
         let (d, codes) = ternary(weights);
         let mut block = BlockTQ1_0 { qs: [0; 48], qh: [0; 4], d };
@@ -154,6 +171,7 @@ impl Encode<256> for BlockTQ1_0 {
 }
 
 impl Encode<256> for BlockTQ2_0 {
+    #[inline(always)]
     fn encode(weights: &[f32; 256], _: Option<&[f32; 256]>) -> Self {
         let (d, codes) = ternary(weights);
         let code = |i: usize, j: usize| codes[128 * (i / 32) + 32 * j + i % 32] << (2 * j);
@@ -163,6 +181,7 @@ impl Encode<256> for BlockTQ2_0 {
 
 impl Encode<128> for BlockQ1_0 {
     /// The scale is the mean magnitude, which is best for the signs.
+    #[inline(always)]
     fn encode(weights: &[f32; 128], importance: Option<&[f32; 128]>) -> Self {
         let largest = importance.map_or(0.0, |w| w.iter().copied().fold(0.0, f32::max));
         let importance = importance.filter(|_| largest > 0.0);
@@ -178,13 +197,14 @@ impl Encode<128> for BlockQ1_0 {
 
 impl Encode<64> for BlockQ2_0 {
     /// Always searches: ggml's scale is the largest magnitude, which leaves the fourth code unused.
+    #[inline(always)]
     fn encode(weights: &[f32; 64], importance: Option<&[f32; 64]>) -> Self {
         let sigma2 = weights.iter().map(|x| x * x).sum::<f32>() / 32.0;
         let errors = error_weights(weights, sigma2, importance.map(|w| w.as_slice()));
         let levels = Integers { low: -1, high: 2 };
         let d = Half::new(symmetric(weights, &errors, levels));
         let inverse = inverse(d.f32());
-        let code = |i: usize, k: usize| ((levels.round(weights[4 * i + k] * inverse) + 1.0) as u8) << (2 * k);
+        let code = |i: usize, k: usize| low_byte(levels.round(weights[4 * i + k] * inverse) + 1.0) << (2 * k);
         BlockQ2_0 { d, qs: std::array::from_fn(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3)) }
     }
 }
