@@ -23,7 +23,14 @@ BASE = dict(
     max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False,
 )
 GQA = dict(num_key_value_heads=2)
+MHA = dict(num_key_value_heads=HEADS)
 MOE = dict(num_experts_per_tok=2, norm_topk_prob=True)
+DELTA = dict(
+    layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=4,
+    linear_key_head_dim=8, linear_value_head_dim=8, linear_conv_kernel_dim=4,
+)
+SSM1 = dict(intermediate_size=None, num_attention_heads=None, max_position_embeddings=None)
+SSM2 = dict(mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=2, mamba_d_state=16, mamba_d_conv=4, mamba_chunk_size=8)
 YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=32)
 
 
@@ -107,9 +114,86 @@ MODELS = {
     "llama4": ("Llama4Text", GQA | dict(
         num_local_experts=4, num_experts_per_tok=1, intermediate_size_mlp=96, interleave_moe_layer_step=2, head_dim=16,
         num_hidden_layers=4, attention_chunk_size=8, attn_temperature_tuning=False, moe_layers=[1, 3])),
+    # Gated delta nets. Key heads are shared by two value heads.
+    "qwen3-next": ("Qwen3Next", GQA | MOE | DELTA | rope(partial_rotary_factor=0.5) | dict(
+        head_dim=16, num_experts=4, moe_intermediate_size=16, shared_expert_intermediate_size=16)),
+    "qwen3-5": ("Qwen3_5Text", GQA | DELTA | rope(partial_rotary_factor=0.5) | dict(head_dim=16)),
+    "qwen3-5-moe": ("Qwen3_5MoeText", GQA | MOE | DELTA | rope(partial_rotary_factor=0.5) | dict(
+        head_dim=16, num_experts=4, moe_intermediate_size=16, shared_expert_intermediate_size=16)),
+    "kimi-linear": ("KimiLinear", MHA | dict(
+        num_experts=4, num_experts_per_token=2, moe_intermediate_size=16, kv_lora_rank=16, qk_nope_head_dim=8,
+        qk_rope_head_dim=8, v_head_dim=8, linear_head_dim=8, linear_num_heads=4, linear_conv_kernel_dim=4, head_dim=8,
+        layer_types=["linear_attention", "full_attention"], mlp_layer_types=["dense", "sparse"])),
+    # Short convolutions.
+    "lfm2": ("Lfm2", GQA | dict(layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False)),
+    "lfm2-moe": ("Lfm2Moe", GQA | MOE | dict(
+        layer_types=["conv", "full_attention"], num_dense_layers=1, num_experts=4, moe_intermediate_size=16)),
+    # State spaces.
+    "mamba": ("Mamba", SSM1 | dict(state_size=8, conv_kernel=4, expand=2, time_step_rank=4)),
+    "falcon-mamba": ("FalconMamba", SSM1 | dict(state_size=8, conv_kernel=4, expand=2, time_step_rank=4)),
+    "jamba": ("Jamba", GQA | dict(
+        mamba_d_state=8, mamba_dt_rank=4, mamba_d_conv=4, attn_layer_period=2, attn_layer_offset=1,
+        expert_layer_period=2, expert_layer_offset=1, num_experts=4, num_experts_per_tok=2, use_mamba_kernels=False)),
+    "falcon-h1": ("FalconH1", GQA | SSM2 | dict(
+        mamba_d_ssm=64, mamba_rms_norm=False, lm_head_multiplier=0.5, embedding_multiplier=2.0,
+        mlp_multipliers=[0.75, 1.5], key_multiplier=0.5, attention_out_multiplier=0.75, attention_in_multiplier=1.25,
+        ssm_multipliers=[0.5, 0.75, 1.25, 1.5, 1.75], ssm_in_multiplier=1.5, ssm_out_multiplier=0.75)),
+    "falcon-h1-normed": ("FalconH1", GQA | SSM2 | dict(
+        mamba_d_ssm=64, mamba_rms_norm=True, mamba_norm_before_gate=False)),
+    "nemotron-h": ("NemotronH", GQA | dict(
+        num_hidden_layers=None, layers_block_type=["linear_attention", "moe", "full_attention", "mlp"], head_dim=16,
+        ssm_state_size=16, time_step_min=1e-6, mamba_num_heads=8, mamba_head_dim=8, n_groups=2, chunk_size=8, use_mamba_kernels=False,
+        n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, moe_shared_expert_intermediate_size=16,
+        routed_scaling_factor=1.5)),
+    "granite-hybrid": ("GraniteMoeHybrid", GQA | SSM2 | dict(
+        layer_types=["mamba", "attention"], num_local_experts=4, num_experts_per_tok=2, shared_intermediate_size=24,
+        intermediate_size=16, embedding_multiplier=6.0, residual_multiplier=0.5, attention_multiplier=0.2,
+        logits_scaling=4.0)),
+    "granite-hybrid-dense": ("GraniteMoeHybrid", GQA | SSM2 | dict(
+        layer_types=["mamba", "attention"], num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=24,
+        position_embedding_type="rope")),
+    "bamba": ("Bamba", GQA | SSM2 | dict(attn_layer_indices=[1])),
+    # Mixtures.
+    "minimax-m2": ("MiniMaxM2", GQA | dict(num_local_experts=4, num_experts_per_tok=2, head_dim=16, rotary_dim=8)),
+    "dots1": ("Dots1", GQA | MOE | dict(
+        n_shared_experts=1, n_routed_experts=4, first_k_dense_replace=1, moe_intermediate_size=16, head_dim=16,
+        routed_scaling_factor=1.5, sliding_window=None)),
+    "ernie4-5-moe": ("Ernie4_5_Moe", GQA | dict(
+        moe_num_experts=4, moe_k=2, moe_num_shared_experts=1, moe_intermediate_size=16, moe_layer_start_index=1,
+        moe_layer_end_index=1)),
+    "hunyuan-moe": ("HunYuanMoEV1", GQA | dict(num_experts=4, moe_topk=2, head_dim=16)),
+    "glm4-moe-lite": ("Glm4MoeLite", MHA | dict(
+        n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, kv_lora_rank=16, q_lora_rank=24,
+        qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=16, mlp_layer_types=["dense", "sparse"],
+        routed_scaling_factor=1.8)),
+    "mistral4": ("Mistral4", MHA | dict(
+        n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, kv_lora_rank=16, q_lora_rank=24,
+        qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=16, first_k_dense_replace=1, rope_parameters=YARN | dict(
+            llama_4_scaling_beta=0.1, original_max_position_embeddings=8, mscale=1.0, mscale_all_dim=1.0))),
+    "ministral3": ("Ministral3", GQA | dict(head_dim=16, rope_parameters=YARN | dict(
+        llama_4_scaling_beta=0.1, original_max_position_embeddings=8, mscale=1.0, mscale_all_dim=1.0))),
+    "minicpm3": ("MiniCPM3", MHA | dict(
+        kv_lora_rank=16, q_lora_rank=24, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, head_dim=8)),
+    "afmoe": ("Afmoe", GQA | dict(
+        num_experts=4, num_experts_per_tok=2, num_shared_experts=1, num_dense_layers=1, moe_intermediate_size=16,
+        head_dim=16, sliding_window=8, num_hidden_layers=4, route_scale=1.5, mup_enabled=True)),
+    "exaone-moe": ("ExaoneMoe", GQA | MOE | dict(
+        num_experts=4, num_shared_experts=1, moe_intermediate_size=16, sliding_window=8, num_hidden_layers=4,
+        head_dim=16, mlp_layer_types=["dense", "sparse", "sparse", "sparse"])),
+    "hy-v3": ("HYV3", GQA | dict(
+        num_experts=4, num_experts_per_tok=2, num_shared_experts=1, moe_intermediate_size=16, head_dim=16,
+        mlp_layer_types=["dense", "sparse"], router_scaling_factor=1.5)),
+    "solar-open": ("SolarOpen", GQA | MOE | dict(
+        n_routed_experts=4, n_shared_experts=1, moe_intermediate_size=16, head_dim=16, first_k_dense_replace=0)),
+    "bloom": ("Bloom", dict(n_head=HEADS, n_layer=LAYERS, hidden_size=WIDTH, num_hidden_layers=None,
+                            num_attention_heads=None, tie_word_embeddings=True)),
+    "cwm": ("Cwm", GQA | dict(head_dim=16, sliding_window=8, layer_types=["full_attention", "sliding_attention"])),
+    "helium": ("Helium", GQA | dict(head_dim=8)),
+    "apertus": ("Apertus", GQA),
 }
 
-CLASSES = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel", "Llama4Text": "Llama4ForCausalLM"}
+CLASSES = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel", "Llama4Text": "Llama4ForCausalLM",
+           "Qwen3_5Text": "Qwen3_5ForCausalLM", "Qwen3_5MoeText": "Qwen3_5MoeForCausalLM"}
 
 
 def build(name):
@@ -131,7 +215,7 @@ def build(name):
                 p.copy_(torch.randn_like(p) * 1.5 / p.shape[-1] ** 0.5)
             p.copy_(p.to(torch.bfloat16).float())
         for key, b in model.named_buffers():
-            if key.endswith("e_score_correction_bias"):
+            if key.endswith(("e_score_correction_bias", "expert_bias")):
                 b.copy_((torch.randn_like(b) * 0.1).to(torch.bfloat16).float())
     return model
 

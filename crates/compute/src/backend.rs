@@ -5,7 +5,7 @@
 //! shapes when it loads. Tensors return their memory to the backend when dropped, so a step that repeats allocates
 //! nothing. The definition of each operation is [`crate::scalar`].
 
-use crate::op::{Act, Attention, Experts, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
+use crate::op::{Act, Attention, Delta, Experts, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
 use crate::{Error, MatrixData};
 
 /// The operations of a decoder, over tensors that only the backend can see into.
@@ -172,6 +172,22 @@ pub trait Backend {
         layer: usize,
         ssm: &Ssm,
         input_dt_a: [&Self::Tensor; 3],
+        seqs: &Seqs<'_>,
+    ) -> Self::Tensor;
+
+    /// Gated delta rule over each row's tokens, its state `S` `[n_head, d_v, d_k]` taken from and left in the state of
+    /// `layer`: a memory that is corrected by what it lacks.
+    ///
+    /// `inputs` is `[q, k, v, decay, beta]`: `q`, `k` `[n_tok, n_key_head * d_k]`, `v` `[n_tok, n_head * d_v]`, `decay`
+    /// `[n_tok, n_head]` or `[n_tok, n_head * d_k]` (a logarithm, at most 0), `beta` `[n_tok, n_head]`. For each head
+    /// `S = S * exp(decay)`, `S = S + beta * (v - S k) k^T`, and the result is `S q`: `[n_tok, n_head * d_v]`.
+    /// Source: Gated DeltaNet, arXiv:2412.06464, equation 10; a decay for each channel: Kimi Linear, arXiv:2510.26692.
+    fn delta_scan(
+        &mut self,
+        kv: &mut Self::Kv,
+        layer: usize,
+        delta: &Delta,
+        inputs: [&Self::Tensor; 5],
         seqs: &Seqs<'_>,
     ) -> Self::Tensor;
 

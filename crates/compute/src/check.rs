@@ -2,7 +2,7 @@
 //!
 //! All of them are programmer errors: model code has checked a file's shapes, the engine its page tables.
 
-use crate::op::{Attention, KvSpec, LayerState, SeqRow, Seqs, Ssm, Window};
+use crate::op::{Attention, Delta, KvSpec, LayerState, SeqRow, Seqs, Ssm, Window};
 use crate::{Backend, Error};
 
 /// The heads of a layer that keeps keys and values.
@@ -121,6 +121,25 @@ impl Ssm {
         assert_eq!(input[1], n_head * d_head + 2 * n_group * d_state, "ssm_scan: the input does not fit {self:?}");
         assert_eq!(dt, [input[0], n_head], "ssm_scan: dt does not fit {self:?}");
         assert!(a == [n_head, 1] || a == [n_head, d_state], "ssm_scan: a {a:?} does not fit {self:?}");
+    }
+}
+
+impl Delta {
+    /// Asserts the shapes of `[q, k, v, decay, beta]`.
+    pub fn check(&self, [q, k, v, decay, beta]: [[usize; 2]; 5]) {
+        let Delta { n_head, n_key_head, d_k, d_v, .. } = *self;
+        let n_tok = q[0];
+        assert!(n_key_head > 0 && n_head.is_multiple_of(n_key_head), "delta_scan: the heads of {self:?}");
+        assert_eq!([q, k], [[n_tok, n_key_head * d_k]; 2], "delta_scan: q and k do not fit {self:?}");
+        assert_eq!(v, [n_tok, n_head * d_v], "delta_scan: v does not fit {self:?}");
+        let (head, channel) = ([n_tok, n_head], [n_tok, n_head * d_k]);
+        assert!(decay == head || decay == channel, "delta_scan: a decay {decay:?} does not fit {self:?}");
+        assert_eq!(beta, head, "delta_scan: beta does not fit {self:?}");
+    }
+
+    /// The key head of a head.
+    pub fn key_head(&self, head: usize) -> usize {
+        if self.tiled { head % self.n_key_head } else { head / (self.n_head / self.n_key_head) }
     }
 }
 

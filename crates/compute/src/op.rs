@@ -187,6 +187,21 @@ pub struct Ssm {
     pub n_group: usize,
 }
 
+/// A gated delta rule. Shapes in [`Backend::delta_scan`].
+#[derive(Debug, Clone, Copy)]
+pub struct Delta {
+    /// Heads of values; each has a state.
+    pub n_head: usize,
+    /// Heads of queries and keys, a divisor of `n_head`.
+    pub n_key_head: usize,
+    /// Dimensions of a query and of a key.
+    pub d_k: usize,
+    /// Dimensions of a value.
+    pub d_v: usize,
+    /// Whether head `h` takes key head `h % n_key_head` instead of `h / (n_head / n_key_head)` (Qwen 3.5 in GGUF).
+    pub tiled: bool,
+}
+
 /// The tokens of a batch, by sequence, and where their keys and values live.
 ///
 /// Token `first + i` of a row is at position `positions[first + i]` and is stored in KV slot `start + i`:

@@ -92,6 +92,11 @@ fn ssm_scan() {
 }
 
 #[test]
+fn delta_scan() {
+    check_vectors("delta_scan");
+}
+
+#[test]
 fn moe() {
     check_products("moe");
 }

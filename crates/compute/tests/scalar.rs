@@ -157,6 +157,25 @@ fn recurrences_remember_over_batches_and_begin_anew() {
     }
 }
 
+#[test]
+fn a_delta_rule_replaces_what_it_holds_for_a_key() {
+    let mut kv = Scalar.kv(&spec(vec![LayerState::Recurrent { conv: 0, ssm: 2 }], KvType::F32)).expect("small");
+    let delta = Delta { n_head: 1, n_key_head: 1, d_k: 2, d_v: 1, tiled: false };
+    let q = tensor([1, 2], &[1.0, 1.0]);
+    // Writes 4 at the first key, 3 at the second while the first fades by half, then half way to 10 at the first.
+    for (start, k, v, fade, beta, want) in [
+        (0, [1.0, 0.0], 4.0, 1.0, 1.0, 4.0),
+        (1, [0.0, 1.0], 3.0, 0.5f32, 1.0, 5.0),
+        (2, [1.0, 0.0], 10.0, 1.0, 0.5, 9.0),
+        (0, [1.0, 0.0], 2.0, 1.0, 1.0, 2.0),
+    ] {
+        let seqs = Seqs { rows: &[row(1, start)], pages: &[0, 1], positions: &[start as i32], parents: &[] };
+        let (k, v) = (tensor([1, 2], &k), tensor([1, 1], &[v]));
+        let (decay, beta) = (tensor([1, 1], &[fade.ln()]), tensor([1, 1], &[beta]));
+        close(&Scalar.delta_scan(&mut kv, 0, &delta, [&q, &k, &v, &decay, &beta], &seqs).data, &[want]);
+    }
+}
+
 /// Experts that multiply by 1, 2, 3 and 4.
 fn routed(change: impl Fn(&mut Moe<'_, Scalar>)) -> f32 {
     let experts: Vec<MatrixData> = (1..=4).map(|e| f32_matrix([1, 1], &[e as f32])).collect();

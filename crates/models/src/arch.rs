@@ -1,9 +1,12 @@
 //! Architectures: what cannot be read from a checkpoint's tensors and configuration.
 //!
 //! A decoder is described by its tensors (is there a gate? a q norm? a bias?), by its configuration (heads, widths,
-//! epsilons) and by a row of [`crate::table::ARCHS`]: the conventions that only the model's code knows.
+//! epsilons) and by a row of [`crate::table::archs`]: the conventions that only the model's code knows.
 
 use mlxr_compute::op::{Act, Gating, NormKind, RopePairs};
+
+use crate::config::Key;
+use crate::names::Role;
 
 /// The conventions of an architecture. The base of every row is [`LLAMA`].
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +17,8 @@ pub struct Arch {
     pub hf: &'static [&'static str],
     /// Which dimensions rotate together, in GGUF and in Hugging Face files (converters permute some).
     pub pairs: [RopePairs; 2],
+    /// Whether GGUF files with sections of positions (vision) rotate halves, whatever `pairs` says.
+    pub sections_halve: bool,
     /// Layers without rotation.
     pub no_rope: NoRope,
     /// How layers with a window rotate.
@@ -24,6 +29,8 @@ pub struct Arch {
     pub window: WindowLayers,
     /// Kind of all norms.
     pub norm: NormKind,
+    /// Whether norms are by the root mean square where the configuration has that kind's epsilon (Cohere 2 MoE).
+    pub norm_by_eps: bool,
     /// Whether Hugging Face files store norm weights less one.
     pub norm_plus_one: bool,
     /// Where norms stand.
@@ -62,6 +69,68 @@ pub struct Arch {
     pub ffn_scales: bool,
     /// Whether attention is causal. Encoders are not.
     pub causal: bool,
+    /// Values of the configuration that hold where a file does not name them.
+    pub defaults: &'static [(Key, f32)],
+    /// Roles that GGUF files keep under the name of another.
+    pub renames: &'static [(Role, Role)],
+    /// Roles that files may have, but the architecture does not use.
+    pub absent: &'static [Role],
+    /// Parts of names of tensors that the architecture has and that change nothing in a decoder of text.
+    pub harmless: &'static [&'static str],
+    /// Roles whose bias GGUF's runtime does not add.
+    pub no_bias: &'static [Role],
+    /// Roles whose `.scale` GGUF's runtime does not apply.
+    pub no_scale: &'static [Role],
+    /// Whether a norm of k applies only beside a norm of q (MPT).
+    pub qk_norm_pair: bool,
+    /// Whether scores are divided by the dimensions of a key instead of their root (Jais, muP).
+    pub scale_by_width: bool,
+    /// Applied to the gate of attention's output, where there is one.
+    pub gate_act: Act,
+    /// Whether a layer may have a feed-forward and nothing that mixes tokens (Nemotron-H).
+    pub single_part: bool,
+    /// Whether the router reads what the layer reads, before attention and not normed (SmallThinker).
+    pub router_early: bool,
+    /// What becomes of a dense feed-forward beside experts.
+    pub beside: Beside,
+    /// Factor on the sum of experts and what every token passes besides.
+    pub shared_mean: f32,
+    /// Whether a delta net's key heads repeat in turn in GGUF files (Qwen 3.5).
+    pub delta_tiled: bool,
+    /// Whether dt, b and c of a Mamba layer are normed where no weight says so (Falcon-Mamba).
+    pub ssm_normed: bool,
+    /// Whether a delta net's gate is a sigmoid instead of `silu` (Kimi).
+    pub delta_sigmoid: bool,
+    /// Queries of far positions grow, by this default (Llama 4).
+    pub temperature: Option<Temperature>,
+    /// Whether embeddings are divided by their root mean square.
+    pub embed_norm_plain: bool,
+    /// Epsilon of norms after a block, where it is another than that of the others.
+    pub post_eps: Option<f32>,
+}
+
+/// What becomes of a dense feed-forward beside experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// A file that has both is refused.
+    Unknown,
+    /// It is left out.
+    Unused,
+    /// Every token passes it (Grok).
+    Added,
+}
+
+/// Queries are multiplied by `1 + scale * ln(1 + floor((position + offset) / floor))`. Source: modeling_llama4.py.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Temperature {
+    /// Growth.
+    pub scale: f32,
+    /// Positions of a step.
+    pub floor: f32,
+    /// Added to the position.
+    pub offset: f32,
+    /// Whether only layers without rotation have it.
+    pub unrotated: bool,
 }
 
 /// Layers without rotation.
@@ -73,8 +142,16 @@ pub enum NoRope {
     Always,
     /// Every n-th layer does not.
     Every(usize),
+    /// All layers rotate in models of this many layers, none in others.
+    ButDepth(usize),
+    /// As the configuration says, or all (`true`) or none (`false`) where it does not.
+    ByConfig(bool),
+    /// The first of every n layers does not, in models with windows.
+    FirstOf(usize),
     /// Layers without a window do not.
     Full,
+    /// Layers without a window do not, but for the leading dense ones.
+    FullSparse,
 }
 
 /// ALiBi: scores lose a part of the distance, a slope a head. Source: arXiv:2108.12409.
@@ -86,6 +163,8 @@ pub enum Alibi {
     Config,
     /// With this bias.
     Bias(f32),
+    /// With this bias in models of this many layers.
+    InDepth(usize, f32),
 }
 
 /// How layers with a window rotate.
@@ -106,6 +185,8 @@ pub enum WindowLayers {
     All,
     /// All but every n-th.
     Period(usize),
+    /// All but the first of every n.
+    PeriodFirst(usize),
     /// All but every n-th, in models of this many layers only.
     PeriodIn(usize, usize),
     /// All but every n-th, in chunks instead of a sliding window.
@@ -168,11 +249,13 @@ pub const LLAMA: Arch = Arch {
     gguf: &["llama"],
     hf: &["LlamaForCausalLM"],
     pairs: [RopePairs::Interleaved, RopePairs::HalfSplit],
+    sections_halve: false,
     no_rope: NoRope::Never,
     window_rope: WindowRope::Same,
     alibi: Alibi::None,
     window: WindowLayers::None,
     norm: NormKind::Rms,
+    norm_by_eps: false,
     norm_plus_one: false,
     norms: Norms::Pre,
     qk_norm_late: false,
@@ -192,4 +275,23 @@ pub const LLAMA: Arch = Arch {
     softcaps: [false; 2],
     ffn_scales: true,
     causal: true,
+    defaults: &[],
+    renames: &[],
+    absent: &[],
+    harmless: &[],
+    no_bias: &[],
+    no_scale: &[],
+    qk_norm_pair: false,
+    scale_by_width: false,
+    gate_act: Act::Sigmoid,
+    single_part: false,
+    router_early: false,
+    beside: Beside::Unknown,
+    shared_mean: 1.0,
+    delta_tiled: false,
+    ssm_normed: false,
+    delta_sigmoid: false,
+    temperature: None,
+    embed_norm_plain: false,
+    post_eps: None,
 };

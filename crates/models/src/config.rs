@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::LoadError;
 
 /// Where a value is found: below `{arch}.` in GGUF metadata; at one of some paths in `config.json`, first match wins.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     gguf: &'static str,
     hf: &'static [&'static str],
@@ -23,6 +23,9 @@ macro_rules! keys {
 keys! {
     N_LAYER = "block_count" ["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
     N_CTX = "context_length" ["max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"];
+    LAYER_KINDS = "" ["layers_block_type"];
+    N_NEXTN = "nextn_predict_layers" [];
+    N_DENSE = "leading_dense_block_count" ["first_k_dense_replace", "num_dense_layers"];
     D_MODEL = "embedding_length" ["hidden_size", "n_embd", "d_model", "dim"];
     N_HEAD = "attention.head_count" ["num_attention_heads", "n_head", "n_heads", "num_heads"];
     N_KV_HEAD = "attention.head_count_kv" ["num_key_value_heads", "num_kv_heads", "multi_query_group_num", "n_head_kv"];
@@ -55,7 +58,12 @@ keys! {
     ROPE_SHORT = "" ["rope_parameters.short_factor", "rope_scaling.short_factor"];
     ROPE_LONG_MSCALE = "" ["rope_scaling.long_mscale", "rope_parameters.long_mscale"];
     ROPE_SHORT_MSCALE = "" ["rope_scaling.short_mscale", "rope_parameters.short_mscale"];
-    NO_ROPE_LAYERS = "" ["no_rope_layers"];
+    ROPE_N_WINDOW = "rope.dimension_count_swa" [];
+    D_K_WINDOW = "attention.key_length_swa" [];
+    ROPE_ON = "rope.scaling.finetuned" [];
+    POSITION_KIND = "" ["position_embedding_type"];
+    NO_ROPE_LAYERS = "attention.rope_pattern" ["no_rope_layers"];
+    ROPE_SECTIONS = "rope.dimension_sections" [];
     NO_ROPE_STEP = "" ["no_rope_layer_interval"];
     WINDOW = "attention.sliding_window" ["sliding_window", "attention_chunk_size"];
     USE_WINDOW = "" ["use_sliding_window"];
@@ -63,13 +71,20 @@ keys! {
     LAYER_TYPES = "" ["layer_types"];
     MAX_WINDOW_LAYERS = "" ["max_window_layers"];
     ATTN_SCALE = "attention.scale" ["attention_multiplier"];
+    ATTN_OUT_SCALE = "attention.output_scale" [];
+    ATTN_VALUE_SCALE = "attention.value_scale" ["attention_value_scale"];
+    TEMPERATURE = "attention.temperature_scale" ["attn_scale", "rope_parameters.llama_4_scaling_beta"];
+    TEMPERATURE_FLOOR = "attention.temperature_length" [
+        "floor_scale", "rope_parameters.original_max_position_embeddings"];
+    TEMPERATURE_ON = "" ["attn_temperature_tuning"];
     QUERY_SCALAR = "" ["query_pre_attn_scalar"];
     ATTN_SOFTCAP = "attn_logit_softcapping" ["attn_logit_softcapping"];
     FINAL_SOFTCAP = "final_logit_softcapping" ["final_logit_softcapping"];
-    LOGIT_SCALE = "logit_scale" ["logit_scale", "logits_scaling"];
+    LOGIT_SCALE = "logit_scale" ["logit_scale", "logits_scaling", "lm_head_multiplier"];
     RESIDUAL_SCALE = "residual_scale" ["residual_multiplier"];
     SCALE_DEPTH = "" ["scale_depth"];
     EMBED_SCALE = "embedding_scale" ["embedding_multiplier", "scale_emb"];
+    MUP = "" ["mup_enabled"];
     DIM_BASE = "" ["dim_model_base"];
     ALIBI_BIAS = "attention.max_alibi_bias" ["attn_config.alibi_bias_max"];
     CLAMP_KQV = "attention.clamp_kqv" ["clip_qkv"];
@@ -83,8 +98,9 @@ keys! {
         "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
     N_EXPERT_USED = "expert_used_count" [
         "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k"];
-    EXPERT_NORMALIZE = "expert_weights_norm" ["norm_topk_prob"];
-    EXPERT_SCALE = "expert_weights_scale" ["routed_scaling_factor"];
+    EXPERT_NORMALIZE = "expert_weights_norm" ["norm_topk_prob", "moe_renormalize"];
+    EXPERT_SCALE = "expert_weights_scale" [
+        "routed_scaling_factor", "route_scale", "router_scaling_factor", "moe_routed_scaling_factor"];
     EXPERT_GATING = "expert_gating_func" ["scoring_func"];
     EXPERT_GROUPS = "expert_group_count" ["n_group"];
     EXPERT_GROUPS_USED = "expert_group_used_count" ["topk_group"];
@@ -94,19 +110,41 @@ keys! {
     D_V_MLA = "attention.value_length_mla" ["v_head_dim"];
     D_ROPE_MLA = "rope.dimension_count" ["qk_rope_head_dim"];
     D_NOPE_MLA = "" ["qk_nope_head_dim"];
-    SSM_CONV = "ssm.conv_kernel" ["conv_kernel"];
-    SSM_INNER = "ssm.inner_size" [];
-    SSM_EXPAND = "" ["expand"];
-    SSM_STATE = "ssm.state_size" ["state_size"];
-    SSM_HEADS = "ssm.time_step_rank" ["num_heads"];
-    SSM_HEAD_DIM = "" ["head_dim"];
-    SSM_GROUPS = "ssm.group_count" ["n_groups"];
+    SSM_CONV = "ssm.conv_kernel" ["mamba_d_conv", "conv_kernel"];
+    SSM_INNER = "ssm.inner_size" ["mamba_d_ssm"];
+    SSM_EXPAND = "" ["mamba_expand", "expand"];
+    SSM_STATE = "ssm.state_size" ["mamba_d_state", "ssm_state_size", "state_size"];
+    SSM_HEADS = "ssm.time_step_rank" ["mamba_n_heads", "mamba_num_heads", "num_heads"];
+    SSM_HEAD_DIM = "" ["mamba_d_head", "mamba_head_dim", "head_dim"];
+    SSM_GROUPS = "ssm.group_count" ["mamba_n_groups", "n_groups"];
+    SSM_NORM_FIRST = "" ["mamba_norm_before_gate"];
+    SSM_IN_FACTOR = "" ["ssm_in_multiplier"];
+    SSM_IN_FACTORS = "" ["ssm_multipliers"];
+    SSM_OUT_FACTOR = "" ["ssm_out_multiplier"];
+    ATTN_IN_FACTOR = "" ["attention_in_multiplier"];
+    ATTN_KEY_FACTOR = "" ["key_multiplier"];
+    ATTN_OUT_FACTOR = "" ["attention_out_multiplier"];
+    FFN_FACTORS = "" ["mlp_multipliers"];
+    SSM_NORMED = "ssm.dt_b_c_rms" [];
+    SSM_EPS = "" ["mixer_rms_eps"];
+    DELTA_CONV = "ssm.conv_kernel" ["linear_conv_kernel_dim", "linear_attn_config.short_conv_kernel_size"];
+    DELTA_HEADS = "ssm.time_step_rank" ["linear_num_value_heads", "linear_num_heads", "linear_attn_config.num_heads"];
+    DELTA_KEY_HEADS = "ssm.group_count" ["linear_num_key_heads", "linear_num_heads", "linear_attn_config.num_heads"];
+    DELTA_D_K = "ssm.state_size" ["linear_key_head_dim", "linear_attn_config.head_dim"];
+    DELTA_D_V = "ssm.state_size" ["linear_value_head_dim", "linear_attn_config.head_dim"];
+    KDA_D_HEAD = "kda.head_dim" ["linear_head_dim", "linear_attn_config.head_dim"];
+    KDA_SAFE = "kda.safe_gate" [];
+    KDA_BOUND = "kda.gate_lower_bound" [];
+    SHORT_CONV = "shortconv.l_cache" ["conv_L_cache"];
+    INDEX_BLOCK = "attention.indexer.block_size" [];
+    INDEX_TOP_K = "attention.indexer.top_k" ["index_topk"];
 }
 
 /// Typed access to a checkpoint's configuration.
 pub struct Config<'a> {
     checkpoint: &'a Checkpoint,
     prefix: String,
+    defaults: &'static [(Key, f32)],
     /// `config.json` with `text_config` first, so that a vision model's language part is found.
     json: Vec<&'a Value>,
 }
@@ -119,7 +157,12 @@ impl<'a> Config<'a> {
             json.extend(config.get("text_config").filter(|c| c.is_object()));
             json.push(config);
         }
-        Config { checkpoint, prefix: prefix.to_owned(), json }
+        Config { checkpoint, prefix: prefix.to_owned(), defaults: &[], json }
+    }
+
+    /// The same, with an architecture's values where the file has none.
+    pub fn with_defaults(self, defaults: &'static [(Key, f32)]) -> Config<'a> {
+        Config { defaults, ..self }
     }
 
     fn json(&self, key: Key) -> Option<(&'static str, &'a Value)> {
@@ -153,11 +196,19 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// A number.
+    /// A number: the file's, or the architecture's where the file has none.
     ///
     /// # Errors
     /// If the value has another type.
     pub fn f32(&self, key: Key) -> Result<Option<f32>, LoadError> {
+        Ok(self.given(key)?.or_else(|| self.default(key)))
+    }
+
+    fn default(&self, key: Key) -> Option<f32> {
+        self.defaults.iter().find(|(k, _)| *k == key).map(|(_, x)| *x)
+    }
+
+    fn given(&self, key: Key) -> Result<Option<f32>, LoadError> {
         if self.in_gguf(key) {
             return Ok(self.checkpoint.meta().get::<f32>(&self.name(key))?);
         }
@@ -171,7 +222,7 @@ impl<'a> Config<'a> {
     /// # Errors
     /// As [`Config::f32`].
     pub fn nonzero(&self, key: Key) -> Result<Option<f32>, LoadError> {
-        Ok(self.f32(key)?.filter(|&x| x != 0.0))
+        Ok(self.given(key)?.filter(|&x| x != 0.0).or_else(|| self.default(key)))
     }
 
     /// A count. A JSON list of one value for all layers counts as that value.

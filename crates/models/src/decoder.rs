@@ -1,11 +1,12 @@
 //! The one decoder: every architecture's forward pass, over any backend.
 
 use mlxr_compute::Backend;
-use mlxr_compute::op::{Act, Attention, Moe, Norm, Seqs};
+use mlxr_compute::op::{Act, Attention, Linear, Moe, Norm, Seqs};
 use mlxr_engine::runner::{Batch, Want};
 
+use crate::arch::Temperature;
 use crate::hyper::Hyper;
-use crate::layer::{Attn, Dense, Ffn, Latent, LatentQuery, Layer, Mamba2, Mixer, MoeFfn, QkNorm};
+use crate::layer::{Attn, Dense, Ffn, Gate, Latent, LatentQuery, Layer, Mixer, MoeFfn, QkNorm};
 
 /// A loaded model's weights.
 pub struct Decoder<B: Backend> {
@@ -15,7 +16,7 @@ pub struct Decoder<B: Backend> {
     pub embed_norm: Option<Norm<B>>,
     pub layers: Vec<Layer<B>>,
     pub output_norm: Norm<B>,
-    pub output: mlxr_compute::op::Linear<B>,
+    pub output: Linear<B>,
     pub n_vocab: usize,
 }
 
@@ -25,12 +26,18 @@ pub struct Pass<'a, B: Backend> {
     pub kv: &'a mut B::Kv,
     pub hyper: &'a Hyper,
     pub seqs: Seqs<'a>,
+    /// `[n_tok, 1]`: how much each token's query grows, where a model's queries do and a position is far enough.
+    pub growth: Option<B::Tensor>,
 }
+
+/// What a mixer's parts computed.
+type Mixed<T> = [Option<T>; 2];
 
 impl<B: Backend> Decoder<B> {
     /// Hidden states of `tokens` after the last layer, not normed: `[n_tok, d_model]`. Only `rows` of them, if given:
     /// the last layer's feed-forward is computed for these alone.
     pub fn hidden(&self, pass: &mut Pass<'_, B>, tokens: &[u32], rows: Option<&[usize]>) -> B::Tensor {
+        pass.growth = growth(pass);
         let mut x = pass.backend.embed(&self.embed, tokens);
         if pass.hyper.embed_scale != 1.0 {
             x = pass.backend.scale(x, pass.hyper.embed_scale);
@@ -64,6 +71,17 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
+/// How much the queries of the batch grow; `None` when none does.
+fn growth<B: Backend>(pass: &mut Pass<'_, B>) -> Option<B::Tensor> {
+    let Temperature { scale, floor, offset, .. } = pass.hyper.temperature?;
+    let step = |p: i32| ((p as f32 + offset) / floor).floor();
+    if pass.seqs.positions.iter().all(|&p| step(p) < 1.0) {
+        return None;
+    }
+    let factors: Vec<f32> = pass.seqs.positions.iter().map(|&p| 1.0 + scale * (1.0 + step(p)).ln()).collect();
+    Some(pass.backend.tensor([factors.len(), 1], &factors))
+}
+
 impl<B: Backend> Layer<B> {
     fn forward(&self, pass: &mut Pass<'_, B>, i: usize, x: B::Tensor, rows: Option<&[usize]>) -> B::Tensor {
         let pick = |pass: &mut Pass<'_, B>, t: B::Tensor| match rows {
@@ -73,23 +91,26 @@ impl<B: Backend> Layer<B> {
         let factor = pass.hyper.residual_scale;
         let norm = self.attn_norm_2.as_ref().or(self.attn_norm.as_ref());
         let mixed = self.mixer.forward(pass, i, &x, norm);
-        let mixed = pick(pass, mixed);
+        let mixed = mixed.map(|part| part.map(|part| pick(pass, part)));
         let x = pick(pass, x);
+        let routed = self.ffn.route_early(pass, &x);
         if self.parallel {
             let norm = self.ffn_norm.as_ref().or(self.attn_norm.as_ref());
-            let begun = self.ffn.begin(pass, &x, norm);
+            let begun = self.ffn.begin(pass, &x, norm, routed);
             let attended = self.mixer.project(pass, &mixed, factor, x);
             return self.ffn.finish(pass, begun, factor, attended);
         }
         let x = match &self.post_attn_norm {
             None => self.mixer.project(pass, &mixed, factor, x),
-            Some(norm) => {
-                let out = self.mixer.output(pass, &mixed);
-                let out = pass.backend.norm(&out, norm);
-                pass.backend.add(x, &out)
-            }
+            Some(norm) => match self.mixer.output(pass, &mixed) {
+                Some(out) => {
+                    let out = pass.backend.norm(&out, norm);
+                    pass.backend.add(x, &out)
+                }
+                None => x,
+            },
         };
-        let begun = self.ffn.begin(pass, &x, self.ffn_norm.as_ref());
+        let begun = self.ffn.begin(pass, &x, self.ffn_norm.as_ref(), routed);
         match &self.post_ffn_norm {
             None => self.ffn.finish(pass, begun, factor, x),
             Some(norm) => {
@@ -102,32 +123,73 @@ impl<B: Backend> Layer<B> {
 }
 
 impl<B: Backend> Mixer<B> {
-    /// What attention computes, before its output projection.
-    fn forward(&self, pass: &mut Pass<'_, B>, i: usize, x: &B::Tensor, norm: Option<&Norm<B>>) -> B::Tensor {
-        match self {
+    /// What the parts of the mixer compute, before their output projections.
+    fn forward(&self, pass: &mut Pass<'_, B>, i: usize, x: &B::Tensor, norm: Option<&Norm<B>>) -> Mixed<B::Tensor> {
+        let one = match self {
+            Mixer::None => return [None, None],
             Mixer::Attention(attn) => attn.forward(pass, i, x, norm),
             Mixer::Latent(latent) => latent.forward(pass, i, x, norm),
+            Mixer::Mamba(mamba) => mamba.forward(pass, i, x, norm),
             Mixer::Ssm(mamba) => mamba.forward(pass, i, x, norm),
-        }
+            Mixer::Delta(delta) => delta.forward(pass, i, x, norm),
+            Mixer::Conv(conv) => conv.forward(pass, i, x, norm),
+            Mixer::Both(attn, mamba, state) => {
+                let first = attn.forward(pass, i, x, norm);
+                return [Some(first), Some(mamba.forward(pass, *state, x, norm))];
+            }
+        };
+        [Some(one), None]
     }
 
-    fn out(&self) -> &mlxr_compute::op::Linear<B> {
+    fn outs(&self) -> [Option<&Linear<B>>; 2] {
         match self {
-            Mixer::Attention(attn) => &attn.out,
-            Mixer::Latent(latent) => &latent.out,
-            Mixer::Ssm(mamba) => &mamba.out,
+            Mixer::None => [None, None],
+            Mixer::Attention(attn) => [Some(&attn.out), None],
+            Mixer::Latent(latent) => [Some(&latent.out), None],
+            Mixer::Mamba(mamba) => [Some(&mamba.out), None],
+            Mixer::Ssm(mamba) => [Some(&mamba.out), None],
+            Mixer::Delta(delta) => [Some(&delta.out), None],
+            Mixer::Conv(conv) => [Some(&conv.out), None],
+            Mixer::Both(attn, mamba, _) => [Some(&attn.out), Some(&mamba.out)],
         }
     }
 
-    /// The output projection, added to the residual.
-    fn project(&self, pass: &mut Pass<'_, B>, mixed: &B::Tensor, factor: f32, residual: B::Tensor) -> B::Tensor {
-        pass.backend.linear_add(mixed, self.out(), factor, residual)
+    /// The output projections, added to the residual.
+    fn project(&self, pass: &mut Pass<'_, B>, mixed: &Mixed<B::Tensor>, factor: f32, residual: B::Tensor) -> B::Tensor {
+        let parts = mixed.iter().zip(self.outs()).filter_map(|(mixed, out)| Some((mixed.as_ref()?, out?)));
+        parts.fold(residual, |x, (mixed, out)| pass.backend.linear_add(mixed, out, factor, x))
     }
 
-    /// The output projection alone.
-    fn output(&self, pass: &mut Pass<'_, B>, mixed: &B::Tensor) -> B::Tensor {
-        let [out] = pass.backend.linears(mixed, None, [self.out()]);
-        out
+    /// The output projections alone; `None` when nothing mixes.
+    fn output(&self, pass: &mut Pass<'_, B>, mixed: &Mixed<B::Tensor>) -> Option<B::Tensor> {
+        let mut sum = None;
+        for (mixed, out) in mixed.iter().zip(self.outs()) {
+            let (Some(mixed), Some(out)) = (mixed, out) else { continue };
+            sum = Some(match sum {
+                None => {
+                    let [x] = pass.backend.linears(mixed, None, [out]);
+                    x
+                }
+                Some(x) => pass.backend.linear_add(mixed, out, 1.0, x),
+            });
+        }
+        sum
+    }
+}
+
+impl<B: Backend> Gate<B> {
+    /// `out * act(gate(x))`.
+    fn apply(&self, pass: &mut Pass<'_, B>, x: &B::Tensor, norm: Option<&Norm<B>>, out: B::Tensor) -> B::Tensor {
+        let b = &mut *pass.backend;
+        let [gate] = b.linears(x, norm, [&self.linear]);
+        let gate = match &self.spread {
+            Some(ones) => {
+                let gate = b.act(gate, self.act);
+                b.head_linear(&gate, ones)
+            }
+            None => b.act(gate, self.act),
+        };
+        b.mul(out, &gate)
     }
 }
 
@@ -150,6 +212,9 @@ impl<B: Backend> Attn<B> {
             q = qk_norm(b, q, self.n_head, self.q_norm.as_ref());
             k = qk_norm(b, k, self.n_kv_head, self.k_norm.as_ref());
         }
+        if let Some(growth) = pass.growth.as_ref().filter(|_| self.temperature) {
+            q = b.mul(q, growth);
+        }
         b.kv_append(pass.kv, i, &k, Some(&v), seqs);
         let attention = Attention {
             n_head: self.n_head,
@@ -161,8 +226,12 @@ impl<B: Backend> Attn<B> {
             causal: true,
         };
         let out = b.attention(&q, pass.kv, i, &attention, seqs);
+        let out = match &self.gate {
+            Some(gate) => gate.apply(pass, x, norm, out),
+            None => out,
+        };
         match &self.sub_norm {
-            Some(norm) => b.norm(&out, norm),
+            Some(norm) => pass.backend.norm(&out, norm),
             None => out,
         }
     }
@@ -187,11 +256,17 @@ impl<B: Backend> Latent<B> {
                 [content, rotated, latent, key]
             }
         };
-        let rotated = b.rope(rotated, self.n_head, seqs.positions, &self.rope);
+        let (mut rotated, mut key) = (rotated, key);
+        if let Some(rope) = &self.rope {
+            rotated = b.rope(rotated, self.n_head, seqs.positions, rope);
+            key = b.rope(key, 1, seqs.positions, rope);
+        }
         let absorbed = b.head_linear(&content, &self.k_b);
-        let q = b.concat_heads(&absorbed, &rotated, self.n_head, self.n_head);
+        let mut q = b.concat_heads(&absorbed, &rotated, self.n_head, self.n_head);
+        if let Some(growth) = pass.growth.as_ref().filter(|_| self.temperature) {
+            q = b.mul(q, growth);
+        }
         let latent = b.norm(&latent, &self.kv_norm);
-        let key = b.rope(key, 1, seqs.positions, &self.rope);
         let key = b.concat_heads(&latent, &key, 1, 1);
         b.kv_append(pass.kv, i, &key, None, seqs);
         let attention = Attention {
@@ -204,42 +279,38 @@ impl<B: Backend> Latent<B> {
             causal: true,
         };
         let out = b.attention(&q, pass.kv, i, &attention, seqs);
-        b.head_linear(&out, &self.v_b)
-    }
-}
-
-impl<B: Backend> Mamba2<B> {
-    fn forward(&self, pass: &mut Pass<'_, B>, i: usize, x: &B::Tensor, norm: Option<&Norm<B>>) -> B::Tensor {
-        let (b, seqs) = (&mut *pass.backend, &pass.seqs);
-        let [all] = b.linears(x, norm, [&self.input]);
-        let [_, n_all] = b.shape(&all);
-        let z = b.columns(&all, 0, self.d_inner);
-        let input = b.columns(&all, self.d_inner, n_all - self.shape.n_head);
-        let dt = b.columns(&all, n_all - self.shape.n_head, n_all);
-        let input = b.conv(pass.kv, i, &input, &self.conv, self.conv_bias.as_ref(), seqs);
-        let input = b.act(input, Act::Silu);
-        let dt = b.add(dt, &self.dt_bias);
-        let dt = b.act(dt, Act::Softplus);
-        let y = b.ssm_scan(pass.kv, i, &self.shape, [&input, &dt, &self.a], seqs);
-        let skip = b.columns(&input, 0, self.d_inner);
-        let skip = b.mul(skip, &self.d);
-        let y = b.add(y, &skip);
-        let y = b.glu(z, &y, Act::Silu);
-        match &self.norm {
-            Some(norm) => b.head_norm(y, self.norm_groups, norm),
-            None => y,
+        let out = b.head_linear(&out, &self.v_b);
+        match &self.gate {
+            Some(gate) => gate.apply(pass, x, norm, out),
+            None => out,
         }
     }
 }
 
 impl<B: Backend> Ffn<B> {
     /// What is computed before the residual is needed: the inner activations of a dense part, the output of a mixture.
-    fn begin(&self, pass: &mut Pass<'_, B>, x: &B::Tensor, norm: Option<&Norm<B>>) -> Option<B::Tensor> {
+    fn begin(
+        &self,
+        pass: &mut Pass<'_, B>,
+        x: &B::Tensor,
+        norm: Option<&Norm<B>>,
+        routed: Option<B::Tensor>,
+    ) -> Option<B::Tensor> {
         match self {
             Ffn::None => None,
             Ffn::Dense(dense) => Some(dense.inner(pass, x, norm)),
-            Ffn::Moe(moe) => Some(moe.output(pass, x, norm)),
+            Ffn::Moe(moe) => Some(moe.output(pass, x, norm, routed)),
         }
+    }
+
+    /// The router's logits, where it reads what the layer reads.
+    fn route_early(&self, pass: &mut Pass<'_, B>, x: &B::Tensor) -> Option<B::Tensor> {
+        let Ffn::Moe(moe) = self else { return None };
+        if !moe.early {
+            return None;
+        }
+        let [logits] = pass.backend.linears(x, None, [&moe.router]);
+        Some(logits)
     }
 
     /// `residual + factor * ffn`.
@@ -277,6 +348,10 @@ impl<B: Backend> Dense<B> {
                 b.act(up, self.act)
             }
         };
+        let inner = match &self.sub_scale {
+            Some(scale) => b.mul(inner, scale),
+            None => inner,
+        };
         match &self.sub_norm {
             Some(norm) => b.norm(&inner, norm),
             None => inner,
@@ -285,10 +360,19 @@ impl<B: Backend> Dense<B> {
 }
 
 impl<B: Backend> MoeFfn<B> {
-    fn output(&self, pass: &mut Pass<'_, B>, x: &B::Tensor, norm: Option<&Norm<B>>) -> B::Tensor {
+    fn output(
+        &self,
+        pass: &mut Pass<'_, B>,
+        x: &B::Tensor,
+        norm: Option<&Norm<B>>,
+        routed: Option<B::Tensor>,
+    ) -> B::Tensor {
         let normed = norm.map(|norm| pass.backend.norm(x, norm));
         let x = normed.as_ref().unwrap_or(x);
-        let [logits] = pass.backend.linears(x, None, [&self.router]);
+        let logits = routed.unwrap_or_else(|| {
+            let [logits] = pass.backend.linears(x, None, [&self.router]);
+            logits
+        });
         let routing = &pass.hyper.moe;
         let moe = Moe {
             gating: routing.gating,
@@ -304,7 +388,15 @@ impl<B: Backend> MoeFfn<B> {
             merged: self.merged,
             down: &self.down,
         };
-        let out = pass.backend.moe(x, &logits, &moe);
+        let out = match &self.latent {
+            None => pass.backend.moe(x, &logits, &moe),
+            Some([down, up]) => {
+                let [narrow] = pass.backend.linears(x, None, [down]);
+                let out = pass.backend.moe(&narrow, &logits, &moe);
+                let [wide] = pass.backend.linears(&out, None, [up]);
+                wide
+            }
+        };
         let Some(shared) = &self.shared else { return out };
         let inner = shared.inner(pass, x, None);
         let [mut always] = pass.backend.linears(&inner, None, [&shared.down]);
@@ -313,7 +405,8 @@ impl<B: Backend> MoeFfn<B> {
             let gate = pass.backend.act(gate, Act::Sigmoid);
             always = pass.backend.mul(always, &gate);
         }
-        pass.backend.add(out, &always)
+        let sum = pass.backend.add(out, &always);
+        if self.mean == 1.0 { sum } else { pass.backend.scale(sum, self.mean) }
     }
 }
 

@@ -21,6 +21,16 @@ pub enum LoadError {
         /// Names of the known architectures.
         known: String,
     },
+    /// A decoder with parts that nothing here computes.
+    #[error("{path}: {what}; this version cannot compute that for architecture `{arch}`: take another checkpoint")]
+    Unsupported {
+        /// The checkpoint.
+        path: String,
+        /// What it calls itself.
+        arch: String,
+        /// What was found, and what it would need.
+        what: String,
+    },
     /// A model that no decoder can run.
     #[error("{path}: `{arch}` is {what}, which does not write text token by token; choose a decoder")]
     Refused {

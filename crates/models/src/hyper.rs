@@ -1,11 +1,12 @@
 //! The numbers of one model, from its configuration and its architecture's row.
 
-use mlxr_compute::op::{Act, Gating, RopePairs, Window};
+use mlxr_compute::op::{Act, Gating, NormKind, RopePairs, Window};
 
 use crate::LoadError;
-use crate::arch::{Alibi, Arch, EmbedScale, LogitScale, NoRope, Parallel, WindowLayers, WindowRope};
+use crate::arch::{Alibi, Arch, EmbedScale, LogitScale, Parallel, Temperature};
 use crate::config::{self, Config};
-use crate::rope::{self, RopeSpec, Scaling};
+use crate::positions::{limited, rope_spec, rotating, temperature, windows};
+use crate::rope::RopeSpec;
 
 /// Limits on what a configuration may ask for.
 const MAX_LAYERS: usize = 1024;
@@ -22,6 +23,7 @@ pub struct Hyper {
     pub n_kv_head: Vec<usize>,
     pub d_k: usize,
     pub d_v: usize,
+    pub norm: NormKind,
     pub eps: f32,
     pub rope: RopeSpec,
     pub pairs: RopePairs,
@@ -41,6 +43,29 @@ pub struct Hyper {
     pub moe: Router,
     pub mla: Option<Mla>,
     pub ssm: Option<SsmShape>,
+    pub delta: Option<DeltaShape>,
+    /// Kernel of a short convolution (LFM2).
+    pub n_short_conv: Option<usize>,
+    /// Factor on values.
+    pub value_scale: f32,
+    /// Factors of Falcon-H1's Hugging Face files.
+    pub factors: Factors,
+    /// How queries of far positions grow.
+    pub temperature: Option<Temperature>,
+}
+
+/// Factors on parts of a layer, which GGUF files hold in their weights. Source: modeling_falcon_h1.py.
+#[derive(Debug, Clone, Copy)]
+pub struct Factors {
+    pub attn_in: f32,
+    pub attn_key: f32,
+    pub attn_out: f32,
+    pub ssm_in: f32,
+    /// Of z, x, b, c and dt.
+    pub ssm_parts: [f32; 5],
+    pub ssm_out: f32,
+    /// Of the gate and of the output.
+    pub ffn: [f32; 2],
 }
 
 /// How tokens choose experts.
@@ -51,6 +76,8 @@ pub struct Router {
     pub gating: Gating,
     pub normalize: bool,
     pub scale: f32,
+    /// Whether the configuration says how tokens choose.
+    pub stated: bool,
     pub groups: Option<(usize, usize)>,
 }
 
@@ -69,8 +96,21 @@ pub struct SsmShape {
     pub n_conv: usize,
     pub d_inner: usize,
     pub d_state: usize,
+    /// 0 where the configuration has none (mamba 1).
     pub n_head: usize,
     pub n_group: usize,
+}
+
+/// Widths of a gated delta net.
+#[derive(Debug, Clone, Copy)]
+pub struct DeltaShape {
+    pub n_conv: usize,
+    pub n_head: usize,
+    pub n_key_head: usize,
+    pub d_k: usize,
+    pub d_v: usize,
+    /// Kimi's gates: the decay is `bound * sigmoid(exp(a) x)`.
+    pub bound: Option<f32>,
 }
 
 impl Hyper {
@@ -79,62 +119,41 @@ impl Hyper {
     /// # Errors
     /// If a value is missing, of the wrong type or out of range.
     pub fn read(config: &Config<'_>, arch: &Arch, n_ctx: Option<usize>) -> Result<Hyper, LoadError> {
-        let n_layer = config.need(config::N_LAYER, MAX_LAYERS)?;
+        let n_layer = depth(config)?;
         let d_model = config.need(config::D_MODEL, MAX_WIDTH)?;
         let trained = config.count(config::N_CTX)?.unwrap_or(2048).max(1);
-        let n_head = config.counts(config::N_HEAD, n_layer)?.unwrap_or_else(|| vec![0; n_layer]);
-        let n_kv_head = kv_heads(config, &n_head, n_layer)?;
+        let [n_head, n_kv_head] = head_counts(config, n_layer)?;
         let heads = n_head.iter().copied().max().unwrap_or(0);
-        if let Some(&bad) = n_head.iter().chain(&n_kv_head).find(|&&n| n > MAX_HEADS) {
-            return Err(config.error(config::N_HEAD, bad, &format!("at most {MAX_HEADS}")));
-        }
-        for (&q, &kv) in n_head.iter().zip(&n_kv_head) {
-            if kv > 0 && (q % kv != 0 || q < kv) {
-                return Err(config.error(config::N_KV_HEAD, kv, &format!("a divisor of the {q} heads")));
-            }
-        }
         let mla = mla(config)?;
-        let ssm = ssm(config, d_model)?;
-        let d_head = d_model.checked_div(heads).unwrap_or(0);
-        let d_k = match mla {
-            Some(m) => m.d_nope + m.d_rope,
-            None => config.count(config::D_K)?.filter(|&d| d > 0).unwrap_or(d_head),
-        };
-        let d_v = match mla {
-            Some(m) => m.d_v,
-            None => config.count(config::D_V)?.filter(|&d| d > 0).unwrap_or(d_k),
-        };
-        if d_k > MAX_WIDTH || d_v > MAX_WIDTH || (heads > 0 && ssm.is_none() && (d_k == 0 || d_v == 0)) {
-            return Err(config.error(config::D_K, d_k.max(d_v), &format!("1 to {MAX_WIDTH}")));
-        }
+        let by_rms = arch.norm_by_eps && config.nonzero(config::EPS_RMS)?.is_some();
+        let norm = if by_rms { NormKind::Rms } else { arch.norm };
+        let (ssm, delta) = (ssm(config, d_model)?, delta(config)?);
+        let attends = heads > 0 && ssm.is_none() && delta.is_none();
+        let [d_k, d_v] = widths(config, mla, d_model.checked_div(heads).unwrap_or(0), attends)?;
         let window = windows(config, arch, n_layer)?;
+        same_heads(config, &window)?;
         let rope = rope_spec(config, arch, [d_k, trained, n_ctx.unwrap_or(trained)], mla)?;
         let wide = arch.wide_query_layers == n_layer && heads > 0;
-        let natural = 1.0 / (if wide { d_model / heads } else { d_k.max(1) } as f32).sqrt();
-        let scalar = config.nonzero(config::QUERY_SCALAR)?.map(|s| 1.0 / s.sqrt());
-        let attn_scale = config.nonzero(config::ATTN_SCALE)?.or(scalar).unwrap_or(natural) * rope.attn_scale;
+        let attn_scale = attn_scale(config, arch, if wide { d_model / heads } else { d_k })? * rope.attn_scale;
         Ok(Hyper {
             n_layer,
-            n_ctx: n_ctx.unwrap_or(trained),
+            n_ctx: limited(config, n_ctx.unwrap_or(trained))?,
             d_model,
             rotates: rotating(config, arch, &window)?,
             attn_scale,
             attn_softcap: config.nonzero(config::ATTN_SOFTCAP)?.filter(|_| arch.softcaps[0]),
             final_softcap: config.nonzero(config::FINAL_SOFTCAP)?.filter(|_| arch.softcaps[1]),
             clamp_qkv: config.nonzero(config::CLAMP_KQV)?.filter(|&c| c > 0.0),
-            alibi: match arch.alibi {
-                Alibi::None => None,
-                Alibi::Bias(bias) => Some(bias),
-                Alibi::Config => config.nonzero(config::ALIBI_BIAS)?,
-            },
+            alibi: alibi(config, arch, n_layer)?,
             embed_scale: embed_scale(config, arch, d_model)?,
             logit_scale: logit_scale(config, arch, d_model)?,
             residual_scale: residual_scale(config, n_layer)?,
             parallel: parallel(config, arch),
             act: act(config, arch)?,
-            eps: eps(config, arch)?,
+            norm,
+            eps: eps(config, norm)?,
             moe: router(config, arch)?,
-            pairs: arch.pairs[usize::from(config.is_json())],
+            pairs: pairs(config, arch)?,
             n_head,
             n_kv_head,
             d_k,
@@ -143,8 +162,107 @@ impl Hyper {
             window,
             mla,
             ssm,
+            delta,
+            n_short_conv: config.count(config::SHORT_CONV)?.filter(|&n| n > 0),
+            value_scale: config.nonzero(config::ATTN_VALUE_SCALE)?.unwrap_or(1.0),
+            factors: factors(config)?,
+            temperature: temperature(config, arch)?,
         })
     }
+}
+
+/// Layers that compute a token. GGUF counts those that predict further ones too.
+fn depth(config: &Config<'_>) -> Result<usize, LoadError> {
+    let n_next = config.count(config::N_NEXTN)?.unwrap_or(0);
+    let kinds = config.texts(config::LAYER_KINDS).map(|kinds| kinds.len());
+    let n_all = match kinds.filter(|n| (1..=MAX_LAYERS).contains(n)) {
+        Some(n) => n,
+        None => config.need(config::N_LAYER, MAX_LAYERS)?,
+    };
+    Ok(n_all.saturating_sub(n_next).max(1))
+}
+
+/// Heads of queries, and of keys and values, of each layer.
+fn head_counts(config: &Config<'_>, n_layer: usize) -> Result<[Vec<usize>; 2], LoadError> {
+    let n_head = config.counts(config::N_HEAD, n_layer)?.unwrap_or_else(|| vec![0; n_layer]);
+    let n_kv_head = kv_heads(config, &n_head, n_layer)?;
+    if let Some(&bad) = n_head.iter().chain(&n_kv_head).find(|&&n| n > MAX_HEADS) {
+        return Err(config.error(config::N_HEAD, bad, &format!("at most {MAX_HEADS}")));
+    }
+    for (&q, &kv) in n_head.iter().zip(&n_kv_head) {
+        if kv > 0 && (q % kv != 0 || q < kv) {
+            return Err(config.error(config::N_KV_HEAD, kv, &format!("a divisor of the {q} heads")));
+        }
+    }
+    Ok([n_head, n_kv_head])
+}
+
+/// Dimensions of a key and of a value; `attends` when all layers have them.
+fn widths(config: &Config<'_>, mla: Option<Mla>, d_head: usize, attends: bool) -> Result<[usize; 2], LoadError> {
+    let given = |key| Ok::<_, LoadError>(config.count(key)?.filter(|&d| d > 0));
+    let [d_k, d_v] = match mla {
+        Some(m) => [m.d_nope + m.d_rope, m.d_v],
+        None => {
+            let d_k = given(config::D_K)?.unwrap_or(d_head);
+            [d_k, given(config::D_V)?.unwrap_or(d_k)]
+        }
+    };
+    if d_k > MAX_WIDTH || d_v > MAX_WIDTH || (attends && (d_k == 0 || d_v == 0)) {
+        return Err(config.error(config::D_K, d_k.max(d_v), &format!("1 to {MAX_WIDTH}")));
+    }
+    Ok([d_k, d_v])
+}
+
+/// Refuses layers with windows whose heads have other widths.
+fn same_heads(config: &Config<'_>, window: &[Window]) -> Result<(), LoadError> {
+    let all = config.count(config::D_K)?;
+    let other = config.count(config::D_K_WINDOW)?.filter(|&d| d > 0 && Some(d) != all);
+    match other.filter(|_| window.iter().any(|w| *w != Window::Full)) {
+        Some(d) => Err(config.error(config::D_K_WINDOW, d, "the width of the other layers' heads")),
+        None => Ok(()),
+    }
+}
+
+/// Factor on scores of keys of `d` dimensions.
+fn attn_scale(config: &Config<'_>, arch: &Arch, d: usize) -> Result<f32, LoadError> {
+    let root = 1.0 / (d.max(1) as f32).sqrt();
+    let natural = if arch.scale_by_width { root * root } else { root };
+    let scalar = config.nonzero(config::QUERY_SCALAR)?.map(|s| 1.0 / s.sqrt());
+    let given = config.nonzero(config::ATTN_SCALE)?.or(config.nonzero(config::ATTN_OUT_SCALE)?);
+    Ok(given.or(scalar).unwrap_or(natural))
+}
+
+fn alibi(config: &Config<'_>, arch: &Arch, n_layer: usize) -> Result<Option<f32>, LoadError> {
+    Ok(match arch.alibi {
+        Alibi::None => None,
+        Alibi::Bias(bias) => Some(bias),
+        Alibi::InDepth(depth, bias) => (depth == n_layer).then_some(bias),
+        Alibi::Config => config.nonzero(config::ALIBI_BIAS)?,
+    })
+}
+
+fn pairs(config: &Config<'_>, arch: &Arch) -> Result<RopePairs, LoadError> {
+    let sections = if arch.sections_halve { config.flags(config::ROPE_SECTIONS, 4)? } else { None };
+    match sections.is_some_and(|s| s.contains(&true)) {
+        true => Ok(RopePairs::HalfSplit),
+        false => Ok(arch.pairs[usize::from(config.is_json())]),
+    }
+}
+
+fn factors(config: &Config<'_>) -> Result<Factors, LoadError> {
+    let one = |key| Ok::<_, LoadError>(config.f32(key)?.unwrap_or(1.0));
+    let parts = config.numbers(config::SSM_IN_FACTORS).unwrap_or_else(|| vec![1.0; 5]);
+    let ffn = config.numbers(config::FFN_FACTORS).unwrap_or_else(|| vec![1.0; 2]);
+    let wrong = |key, n: usize| config.error(key, format!("{n} numbers"), "one for each part");
+    Ok(Factors {
+        attn_in: one(config::ATTN_IN_FACTOR)?,
+        attn_key: one(config::ATTN_KEY_FACTOR)?,
+        attn_out: one(config::ATTN_OUT_FACTOR)?,
+        ssm_in: one(config::SSM_IN_FACTOR)?,
+        ssm_parts: parts.try_into().map_err(|p: Vec<f32>| wrong(config::SSM_IN_FACTORS, p.len()))?,
+        ssm_out: one(config::SSM_OUT_FACTOR)?,
+        ffn: ffn.try_into().map_err(|p: Vec<f32>| wrong(config::FFN_FACTORS, p.len()))?,
+    })
 }
 
 fn kv_heads(config: &Config<'_>, n_head: &[usize], n_layer: usize) -> Result<Vec<usize>, LoadError> {
@@ -161,26 +279,26 @@ fn kv_heads(config: &Config<'_>, n_head: &[usize], n_layer: usize) -> Result<Vec
         .collect())
 }
 
-fn eps(config: &Config<'_>, arch: &Arch) -> Result<f32, LoadError> {
-    let [first, second] = match arch.norm {
-        mlxr_compute::op::NormKind::Rms => [config::EPS_RMS, config::EPS_LAYER],
-        mlxr_compute::op::NormKind::Layer => [config::EPS_LAYER, config::EPS_RMS],
+fn eps(config: &Config<'_>, norm: NormKind) -> Result<f32, LoadError> {
+    let [first, second] = match norm {
+        NormKind::Rms => [config::EPS_RMS, config::EPS_LAYER],
+        NormKind::Layer => [config::EPS_LAYER, config::EPS_RMS],
     };
     Ok(config.nonzero(first)?.or(config.nonzero(second)?).unwrap_or(1e-5))
 }
 
 fn embed_scale(config: &Config<'_>, arch: &Arch, d_model: usize) -> Result<f32, LoadError> {
     Ok(match arch.embed_scale {
+        EmbedScale::SqrtWidth if config.flag(config::MUP) == Some(false) => 1.0,
         EmbedScale::SqrtWidth => (d_model as f32).sqrt(),
         EmbedScale::Config => config.nonzero(config::EMBED_SCALE)?.unwrap_or(1.0),
     })
 }
 
 fn logit_scale(config: &Config<'_>, arch: &Arch, d_model: usize) -> Result<f32, LoadError> {
-    if let Some(base) = config.nonzero(config::DIM_BASE)? {
-        return Ok(base / d_model as f32); // MiniCPM
-    }
-    let scale = config.nonzero(config::LOGIT_SCALE)?.unwrap_or(1.0);
+    let Some(scale) = config.nonzero(config::LOGIT_SCALE)? else {
+        return Ok(config.nonzero(config::DIM_BASE)?.map_or(1.0, |base| base / d_model as f32)); // MiniCPM
+    };
     Ok(match arch.logit_scale {
         LogitScale::Multiply => scale,
         LogitScale::Divide => 1.0 / scale,
@@ -226,14 +344,21 @@ fn router(config: &Config<'_>, arch: &Arch) -> Result<Router, LoadError> {
     if n_expert > 0 && (n_used == 0 || n_used > n_expert || n_expert > MAX_HEADS) {
         return Err(config.error(config::N_EXPERT_USED, n_used, &format!("1 to the {n_expert} experts")));
     }
-    let gating = match config.count(config::EXPERT_GATING).ok().flatten() {
-        Some(1) => Gating::Softmax,
-        Some(2) => Gating::Sigmoid,
-        Some(3) => Gating::SoftmaxOfChosen,
+    let stated = match config.count(config::EXPERT_GATING).ok().flatten() {
+        Some(1) => Some(Gating::Softmax),
+        Some(2) => Some(Gating::Sigmoid),
+        Some(3) => Some(Gating::SoftmaxOfChosen),
+        Some(n) if n > 0 => {
+            return Err(config.error(
+                config::EXPERT_GATING,
+                n,
+                "1 (softmax), 2 (sigmoid) or 3 (softmax of the chosen)",
+            ));
+        }
         _ => match config.text(config::EXPERT_GATING) {
-            Some("sigmoid") => Gating::Sigmoid,
-            Some("softmax") => Gating::Softmax,
-            _ => arch.gating,
+            Some("sigmoid") => Some(Gating::Sigmoid),
+            Some("softmax") => Some(Gating::Softmax),
+            _ => None,
         },
     };
     let groups = config.count(config::EXPERT_GROUPS)?.unwrap_or(0);
@@ -247,7 +372,8 @@ fn router(config: &Config<'_>, arch: &Arch) -> Result<Router, LoadError> {
     let normalize =
         if config.is_json() { said.unwrap_or(arch.normalize) } else { arch.normalize || said == Some(true) };
     let scale = config.nonzero(config::EXPERT_SCALE)?.unwrap_or(1.0);
-    Ok(Router { n_expert, n_used, gating, normalize, scale, groups: grouped.then_some((groups, used)) })
+    let (gating, stated) = (stated.unwrap_or(arch.gating), stated.is_some());
+    Ok(Router { n_expert, n_used, gating, stated, normalize, scale, groups: grouped.then_some((groups, used)) })
 }
 
 fn mla(config: &Config<'_>) -> Result<Option<Mla>, LoadError> {
@@ -274,94 +400,35 @@ fn mla(config: &Config<'_>) -> Result<Option<Mla>, LoadError> {
 fn ssm(config: &Config<'_>, d_model: usize) -> Result<Option<SsmShape>, LoadError> {
     let Some(d_state) = config.count(config::SSM_STATE)?.filter(|&d| d > 0) else { return Ok(None) };
     let n_conv = config.need(config::SSM_CONV, 64)?;
-    let n_head = config.need(config::SSM_HEADS, MAX_WIDTH)?;
-    let d_inner = match config.count(config::SSM_INNER)? {
-        Some(d) => d,
-        None => match config.count(config::SSM_HEAD_DIM)? {
-            Some(d_head) => n_head * d_head,
-            None => d_model * config.count(config::SSM_EXPAND)?.unwrap_or(2),
-        },
+    let n_head = config.count(config::SSM_HEADS)?.unwrap_or(0);
+    let d_inner = match (config.count(config::SSM_INNER)?, config.count(config::SSM_HEAD_DIM)?) {
+        (Some(d), _) => d,
+        (None, Some(d_head)) if n_head > 0 => n_head.saturating_mul(d_head),
+        _ => d_model * config.count(config::SSM_EXPAND)?.unwrap_or(2),
     };
     let n_group = config.count(config::SSM_GROUPS)?.filter(|&g| g > 0).unwrap_or(1);
-    if d_inner == 0 || d_inner > MAX_WIDTH || d_inner % n_head != 0 || n_head % n_group != 0 || d_state > MAX_HEADS {
-        return Err(config.error(config::SSM_HEADS, n_head, &format!("a divisor of {d_inner} in {n_group} groups")));
+    if d_inner == 0 || d_inner > MAX_WIDTH || d_state > MAX_HEADS || n_group > MAX_HEADS {
+        return Err(config.error(config::SSM_INNER, d_inner, &format!("1 to {MAX_WIDTH}, states up to {MAX_HEADS}")));
     }
     Ok(Some(SsmShape { n_conv, d_inner, d_state, n_head, n_group }))
 }
 
-fn windows(config: &Config<'_>, arch: &Arch, n_layer: usize) -> Result<Vec<Window>, LoadError> {
-    let n = config.count(config::WINDOW)?.unwrap_or(0);
-    if n == 0 || config.flag(config::USE_WINDOW) == Some(false) || arch.window == WindowLayers::None {
-        return Ok(vec![Window::Full; n_layer]);
-    }
-    if config.texts(config::LAYER_TYPES).is_none()
-        && matches!(arch.window, WindowLayers::PeriodIn(_, l) if l != n_layer)
-    {
-        return Ok(vec![Window::Full; n_layer]);
-    }
-    let n = u32::try_from(n).map_err(|_| config.error(config::WINDOW, n, "less than 2^32"))?;
-    let sized = |windowed: bool| match (windowed, arch.window) {
-        (false, _) => Window::Full,
-        (true, WindowLayers::Chunked(_)) => Window::Chunked(n),
-        (true, _) => Window::Sliding(n),
-    };
-    if let Some(types) = config.texts(config::LAYER_TYPES).filter(|t| t.len() == n_layer) {
-        return Ok(types.iter().map(|t| sized(*t != "full_attention")).collect());
-    }
-    if let Some(list) = config.flags(config::WINDOW_PATTERN, n_layer)? {
-        return Ok(list.into_iter().map(sized).collect());
-    }
-    let period = match arch.window {
-        WindowLayers::Period(p) | WindowLayers::Chunked(p) | WindowLayers::PeriodIn(p, _) => {
-            config.count(config::WINDOW_PATTERN)?.unwrap_or(p)
-        }
-        _ => 0,
-    };
-    Ok((0..n_layer).map(|i| sized(period == 0 || i % period < period - 1)).collect())
-}
-
-fn rotating(config: &Config<'_>, arch: &Arch, window: &[Window]) -> Result<Vec<bool>, LoadError> {
-    let n_layer = window.len();
-    if let Some(list) = config.flags(config::NO_ROPE_LAYERS, n_layer)? {
-        return Ok(list); // 1: the layer rotates
-    }
-    Ok(match arch.no_rope {
-        NoRope::Never => vec![true; n_layer],
-        NoRope::Always => vec![false; n_layer],
-        NoRope::Full if window.iter().all(|w| *w == Window::Full) => vec![true; n_layer],
-        NoRope::Full => window.iter().map(|w| *w != Window::Full).collect(),
-        NoRope::Every(n) => {
-            let n = config.count(config::NO_ROPE_STEP)?.unwrap_or(n).max(1);
-            (0..n_layer).map(|i| (i + 1) % n != 0).collect()
-        }
-    })
-}
-
-fn rope_spec(
-    config: &Config<'_>,
-    arch: &Arch,
-    [d_k, trained, n_ctx]: [usize; 3],
-    mla: Option<Mla>,
-) -> Result<RopeSpec, LoadError> {
-    let n_rot = match mla {
-        Some(m) => m.d_rope,
+fn delta(config: &Config<'_>) -> Result<Option<DeltaShape>, LoadError> {
+    let kda = config.count(config::KDA_D_HEAD)?.filter(|&d| d > 0);
+    let (d_k, d_v) = match kda {
+        Some(d) => (d, d),
         None => {
-            let part = config.f32(config::PARTIAL_ROTARY)?.map(|f| (f * d_k as f32) as usize);
-            config.count(config::N_ROT)?.filter(|&n| n > 0).or(part).unwrap_or(d_k)
+            let Some(d_k) = config.count(config::DELTA_D_K)?.filter(|&d| d > 0) else { return Ok(None) };
+            (d_k, config.need(config::DELTA_D_V, MAX_HEADS)?)
         }
     };
-    if n_rot > d_k || !n_rot.is_multiple_of(2) {
-        return Err(config.error(config::N_ROT, n_rot, &format!("an even number up to {d_k}")));
+    let n_conv = config.need(config::DELTA_CONV, 64)?;
+    let n_head = config.count(config::DELTA_HEADS)?.unwrap_or(0);
+    let n_key_head = config.count(config::DELTA_KEY_HEADS)?.unwrap_or(n_head);
+    if d_k > MAX_HEADS || n_head > MAX_HEADS || (kda.is_none() && n_key_head > 0 && n_head % n_key_head != 0) {
+        return Err(config.error(config::DELTA_KEY_HEADS, n_key_head, &format!("a divisor of the {n_head} heads")));
     }
-    let base = config.nonzero(config::ROPE_BASE)?.unwrap_or(10000.0);
-    let original = config.count(config::ROPE_ORIGINAL)?.filter(|&n| n > 0).unwrap_or(trained);
-    let (scaling, mscale, attn_scale) = rope::scaling(config, n_rot, n_ctx, original)?;
-    let window_base = config.nonzero(config::ROPE_BASE_WINDOW)?;
-    let (base_window, scale_window) = match arch.window_rope {
-        WindowRope::Same => (window_base.unwrap_or(base), true),
-        WindowRope::Plain(default) => (window_base.unwrap_or(if default == 0.0 { base } else { default }), false),
-    };
-    let original = if matches!(scaling, Scaling::Ntk(_)) { trained } else { original };
-    let divisors = Vec::new();
-    Ok(RopeSpec { n_rot, base, base_window, scale_window, scaling, original, mscale, attn_scale, divisors })
+    let safe = config.flag(config::KDA_SAFE) == Some(true);
+    let bound = if safe { config.f32(config::KDA_BOUND)? } else { None };
+    Ok(Some(DeltaShape { n_conv, n_head, n_key_head, d_k, d_v, bound }))
 }

@@ -1,7 +1,9 @@
 //! The parts of a loaded model.
 
 use mlxr_compute::Backend;
-use mlxr_compute::op::{Act, Experts, Linear, Norm, Rope, Ssm, Window};
+use mlxr_compute::op::{Act, Experts, Linear, Norm, Rope, Window};
+
+use crate::recurrent::{DeltaNet, Mamba, Mamba2, ShortConv};
 
 /// A decoder layer. What a model does not have is `None`.
 pub struct Layer<B: Backend> {
@@ -19,9 +21,16 @@ pub struct Layer<B: Backend> {
 
 /// What mixes tokens.
 pub enum Mixer<B: Backend> {
+    /// A layer that is a feed-forward only.
+    None,
     Attention(Box<Attn<B>>),
     Latent(Box<Latent<B>>),
+    Mamba(Box<Mamba<B>>),
     Ssm(Box<Mamba2<B>>),
+    Delta(Box<DeltaNet<B>>),
+    Conv(Box<ShortConv<B>>),
+    /// Attention and state space side by side; the latter's state has a place of its own in the store.
+    Both(Box<Attn<B>>, Box<Mamba2<B>>, usize),
 }
 
 /// Attention with its projections.
@@ -42,6 +51,17 @@ pub struct Attn<B: Backend> {
     pub n_head: usize,
     pub n_kv_head: usize,
     pub window: Window,
+    pub gate: Option<Gate<B>>,
+    /// Whether queries of far positions grow.
+    pub temperature: bool,
+}
+
+/// A gate of attention's output.
+pub struct Gate<B: Backend> {
+    pub linear: Linear<B>,
+    pub act: Act,
+    /// Where the gate has one number a head: `[n_head, d_v, 1]` of ones, which repeats it for the head's dimensions.
+    pub spread: Option<B::Matrix>,
 }
 
 /// A norm of q or k.
@@ -66,8 +86,10 @@ pub struct Latent<B: Backend> {
     /// `[n_head, d_v, kv_rank]`.
     pub v_b: B::Matrix,
     pub out: Linear<B>,
-    pub rope: Rope,
+    pub rope: Option<Rope>,
     pub n_head: usize,
+    pub gate: Option<Gate<B>>,
+    pub temperature: bool,
 }
 
 /// The query projection of latent attention.
@@ -80,23 +102,6 @@ pub enum LatentQuery<B: Backend> {
 pub struct LatentHeads<B: Backend> {
     pub content: Linear<B>,
     pub rotated: Linear<B>,
-}
-
-/// A Mamba-2 mixer. Source: arXiv:2405.21060.
-pub struct Mamba2<B: Backend> {
-    pub input: Linear<B>,
-    pub conv: B::Tensor,
-    pub conv_bias: Option<B::Tensor>,
-    pub dt_bias: B::Tensor,
-    /// `[n_head, 1]`, negative.
-    pub a: B::Tensor,
-    /// `[1, d_inner]`: a head's factor repeated for its channels.
-    pub d: B::Tensor,
-    pub norm: Option<Norm<B>>,
-    pub norm_groups: usize,
-    pub out: Linear<B>,
-    pub shape: Ssm,
-    pub d_inner: usize,
 }
 
 /// The feed-forward of a layer.
@@ -112,6 +117,8 @@ pub struct Dense<B: Backend> {
     pub up: Linear<B>,
     pub down: Linear<B>,
     pub sub_norm: Option<Norm<B>>,
+    /// `[1, d_ff]`, multiplies the inner activations (MPT under AWQ).
+    pub sub_scale: Option<B::Tensor>,
     pub act: Act,
 }
 
@@ -126,6 +133,12 @@ pub struct MoeFfn<B: Backend> {
     pub act: Act,
     pub weight_input: bool,
     pub shared: Option<Dense<B>>,
+    /// Projections around the experts, whose width is another than the layer's (Nemotron 3).
+    pub latent: Option<[Linear<B>; 2]>,
+    /// Whether the router reads what the layer reads.
+    pub early: bool,
+    /// Factor on the sum of experts and shared part.
+    pub mean: f32,
     /// Sigmoid of this scales the shared part (Qwen2 MoE).
     pub shared_router: Option<Linear<B>>,
 }

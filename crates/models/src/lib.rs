@@ -13,10 +13,14 @@
 
 pub mod arch;
 mod build;
+mod build_ffn;
+mod build_latent;
+mod build_recurrent;
 pub mod config;
 #[allow(missing_docs)] // fields are the field's own terms, documented by the ops that take them
 pub mod decoder;
 mod error;
+mod guard;
 #[allow(missing_docs)]
 pub mod hyper;
 #[allow(missing_docs)]
@@ -24,9 +28,16 @@ pub mod layer;
 mod load;
 pub mod model;
 pub mod names;
+mod names_table;
 mod open;
+mod positions;
+#[allow(missing_docs)]
+pub mod recurrent;
 pub mod rope;
 pub mod table;
+mod table_dense;
+mod table_experts;
+mod table_recurrent;
 
 pub use error::LoadError;
 pub use model::{KvOptions, Model};

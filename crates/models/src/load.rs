@@ -9,6 +9,7 @@ use crate::LoadError;
 use crate::arch::{Arch, Norms};
 use crate::config::{self, Config};
 use crate::decoder::Decoder;
+use crate::guard;
 use crate::hyper::Hyper;
 use crate::layer::Layer;
 use crate::names::{Names, Role};
@@ -23,6 +24,8 @@ pub(crate) struct Loader<'a, B: Backend> {
     pub hyper: Hyper,
     pub backend: &'a mut B,
     pub config: Config<'a>,
+    /// Second mixers of layers so far.
+    pub n_second: usize,
 }
 
 /// A matrix of the file with the bias and scale that go with it, before a backend takes it.
@@ -40,6 +43,13 @@ impl<'a, B: Backend> Loader<'a, B> {
     pub fn decoder(mut self, progress: &mut dyn FnMut(f32)) -> Result<(Decoder<B>, Hyper), LoadError> {
         // gpt-oss calls the norm before its feed-forward after what it follows.
         let gguf = self.checkpoint.kind == Kind::Gguf;
+        if let Some(what) = guard::unread(self.checkpoint, &self.arch_name).filter(|_| gguf) {
+            return Err(LoadError::Unsupported { path: self.path(), arch: self.arch_name, what });
+        }
+        self.names.absent = self.arch.absent;
+        if gguf {
+            self.names.renames.extend_from_slice(self.arch.renames);
+        }
         let has = |role| self.names.find(role, 0).is_some();
         if gguf && self.arch.norms == Norms::Pre && !has(Role::FfnNorm) && has(Role::PostAttnNorm) {
             self.names.renames.push((Role::FfnNorm, Role::PostAttnNorm));
@@ -59,7 +69,8 @@ impl<'a, B: Backend> Loader<'a, B> {
             self.hyper.n_ctx = self.hyper.n_ctx.min(raw.matrix.n_out);
         }
         let positions = positions.map(|raw| self.backend.matrix(&[raw.matrix])).transpose()?;
-        let embed_norm = self.norm(Role::EmbedNorm, 0)?;
+        let plain = Norm { kind: self.hyper.norm, weight: None, bias: None, eps: self.hyper.eps };
+        let embed_norm = if self.arch.embed_norm_plain { Some(plain) } else { self.norm(Role::EmbedNorm, 0)? };
         let n_layer = self.hyper.n_layer;
         let mut layers: Vec<Layer<B>> = Vec::with_capacity(n_layer);
         for i in 0..n_layer {
@@ -77,20 +88,21 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok((decoder, self.hyper))
     }
 
-    /// A decoder that is known only by its tensors must have no others than those that were understood.
+    /// A layer must have no other tensors than those that were understood.
     fn nothing_left(&self) -> Result<(), LoadError> {
-        if !std::ptr::eq(self.arch, table::GENERIC) {
-            return Ok(());
-        }
-        let unused = self.names.unused(self.checkpoint);
+        let unused = self.names.unused(self.checkpoint, self.hyper.n_layer, self.arch.harmless);
         let Some(first) = unused.first() else { return Ok(()) };
         let missing = format!("{} tensors of its layers are not understood, such as `{first}`", unused.len());
-        Err(LoadError::Architecture {
-            path: self.path(),
-            arch: self.arch_name.clone(),
-            missing,
-            known: table::known(self.checkpoint.kind == Kind::Gguf),
-        })
+        let (path, arch) = (self.path(), self.arch_name.clone());
+        if !std::ptr::eq(self.arch, table::GENERIC) {
+            return Err(LoadError::Unsupported { path, arch, what: missing });
+        }
+        let known = table::known(self.checkpoint.kind == Kind::Gguf);
+        Err(LoadError::Architecture { path, arch, missing, known })
+    }
+
+    pub(crate) fn unsupported(&self, what: String) -> LoadError {
+        LoadError::Unsupported { path: self.path(), arch: self.arch_name.clone(), what }
     }
 
     /// GGUF keeps llama3's and longrope's divisors as tensors.
@@ -120,7 +132,11 @@ impl<'a, B: Backend> Loader<'a, B> {
         if self.arch.transposed && self.checkpoint.kind == Kind::HuggingFace && stem.contains("c_") {
             matrix = transpose(&matrix)?;
         }
-        let bias = self.checkpoint.vector(&format!("{stem}.bias"))?.map(|(_, b)| b);
+        let gguf = self.checkpoint.kind == Kind::Gguf;
+        let bias = match gguf && self.arch.no_bias.contains(&role) {
+            true => None,
+            false => self.checkpoint.vector(&format!("{stem}.bias"))?.map(|(_, b)| b),
+        };
         let scale = self.scale(&stem, role, &matrix)?;
         // Where a file has both, the scale multiplies the biased product (the feed-forward only).
         let ffn = matches!(role, Role::FfnGate | Role::FfnUp | Role::FfnDown);
@@ -131,7 +147,8 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn scale(&self, stem: &str, role: Role, matrix: &MatrixData) -> Result<f32, LoadError> {
         let ffn =
             matches!(role, Role::FfnGate | Role::FfnUp | Role::FfnDown | Role::ShGate | Role::ShUp | Role::ShDown);
-        let applies = !ffn || self.arch.ffn_scales || matrix.encoding == Encoding::Blocks(DType::NVFP4);
+        let applies = !self.arch.no_scale.contains(&role) && (!ffn || self.arch.ffn_scales)
+            || matrix.encoding == Encoding::Blocks(DType::NVFP4);
         if !applies || self.checkpoint.kind != Kind::Gguf {
             return Ok(1.0);
         }
@@ -174,7 +191,8 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A norm, or `None` when the checkpoint has none of that role.
     pub fn norm(&mut self, role: Role, i: usize) -> Result<Option<Norm<B>>, LoadError> {
-        let Some((stem, mut weight)) = self.vector(role, i, ".weight")? else { return Ok(None) };
+        let found = self.vector(role, i, ".weight")?.map_or_else(|| self.vector(role, i, ""), |found| Ok(Some(found)));
+        let Some((stem, mut weight)) = found? else { return Ok(None) };
         if self.arch.norm_plus_one && self.checkpoint.kind != Kind::Gguf {
             weight.iter_mut().for_each(|w| *w += 1.0);
         }
@@ -198,7 +216,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// A norm from numbers. Norms of phimoe have biases, so they are layer norms but for the name of their epsilon.
     pub fn make_norm(&mut self, weight: &[f32], bias: Option<&[f32]>) -> Norm<B> {
         Norm {
-            kind: self.arch.norm,
+            kind: self.hyper.norm,
             weight: Some(self.backend.tensor([1, weight.len()], weight)),
             bias: bias.map(|b| self.backend.tensor([1, b.len()], b)),
             eps: self.hyper.eps,

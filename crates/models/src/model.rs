@@ -1,13 +1,14 @@
 //! A loaded model as the engine sees it: batches in, logits out.
 
 use mlxr_compute::Backend;
-use mlxr_compute::op::{KvSpec, KvType, LayerState, SeqRow, Seqs};
+use mlxr_compute::op::{KvSpec, KvType, LayerState, SeqRow, Seqs, Ssm};
 use mlxr_engine::runner::{Batch, Outputs, PAGE_TOKENS, PageId, RunError, Runner, RunnerInfo, StateId, Want};
 
 use crate::LoadError;
 use crate::decoder::{Decoder, Pass};
 use crate::hyper::Hyper;
 use crate::layer::Mixer;
+use crate::recurrent::Mamba2;
 
 /// How much of the past a model can keep.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +134,7 @@ impl<B: Backend> Model<B> {
         scratch.output.clear();
         let Scratch { rows, pages, positions, parents, wanted, output } = scratch;
         let seqs = Seqs { rows, pages, positions, parents };
-        let mut pass = Pass { backend: &mut self.backend, kv: &mut self.kv, hyper: &self.hyper, seqs };
+        let mut pass = Pass { backend: &mut self.backend, kv: &mut self.kv, hyper: &self.hyper, seqs, growth: None };
         let some = (wanted.len() < batch.tokens.len()).then_some(wanted.as_slice());
         let hidden = self.decoder.hidden(&mut pass, &batch.tokens, some);
         let result = if wanted.is_empty() {
@@ -148,23 +149,36 @@ impl<B: Backend> Model<B> {
     }
 }
 
-/// What each layer keeps.
+/// What each layer keeps, then what second mixers of layers do.
 fn states<B: Backend>(decoder: &Decoder<B>, hyper: &Hyper) -> Vec<LayerState> {
-    let state = |(i, layer): (usize, &crate::layer::Layer<B>)| match &layer.mixer {
-        Mixer::Attention(attn) => {
-            LayerState::Kv { n_kv_head: attn.n_kv_head, d_k: hyper.d_k, d_v: hyper.d_v, d_latent: 0 }
-        }
+    let kv = |n_kv_head| LayerState::Kv { n_kv_head, d_k: hyper.d_k, d_v: hyper.d_v, d_latent: 0 };
+    let scan = |n_channel: usize, n_conv: usize, shape: &Ssm| LayerState::Recurrent {
+        conv: n_channel * (n_conv - 1),
+        ssm: shape.n_head * shape.d_head * shape.d_state,
+    };
+    let n_conv = hyper.ssm.map_or(1, |s| s.n_conv);
+    let mamba2 = |m: &Mamba2<B>| scan(m.d_inner + 2 * m.shape.n_group * m.shape.d_state, n_conv, &m.shape);
+    let state = |layer: &crate::layer::Layer<B>| match &layer.mixer {
+        Mixer::None => LayerState::None,
+        Mixer::Attention(attn) | Mixer::Both(attn, ..) => kv(attn.n_kv_head),
         Mixer::Latent(_) => {
             let mla = hyper.mla.expect("latent layers are built only with their widths");
             LayerState::Kv { n_kv_head: 1, d_k: mla.kv_rank + mla.d_rope, d_v: 0, d_latent: mla.kv_rank }
         }
-        Mixer::Ssm(m) => {
-            let shape = hyper.ssm.unwrap_or_else(|| panic!("layer {i} is built only with its widths"));
-            let n_channel = m.d_inner + 2 * shape.n_group * shape.d_state;
-            LayerState::Recurrent { conv: n_channel * (shape.n_conv - 1), ssm: m.d_inner * shape.d_state }
+        Mixer::Mamba(m) => scan(m.shape.n_head, n_conv, &m.shape),
+        Mixer::Ssm(m) => mamba2(m),
+        Mixer::Delta(m) => {
+            let (s, n_conv) = (m.shape, hyper.delta.map_or(1, |d| d.n_conv));
+            let n_channel = 2 * s.n_key_head * s.d_k + s.n_head * s.d_v;
+            LayerState::Recurrent { conv: n_channel * (n_conv - 1), ssm: s.n_head * s.d_v * s.d_k }
         }
+        Mixer::Conv(m) => LayerState::Recurrent { conv: m.d_model * (hyper.n_short_conv.unwrap_or(1) - 1), ssm: 0 },
     };
-    decoder.layers.iter().enumerate().map(state).collect()
+    let second = |layer: &crate::layer::Layer<B>| match &layer.mixer {
+        Mixer::Both(_, mamba, _) => Some(mamba2(mamba)),
+        _ => None,
+    };
+    decoder.layers.iter().map(state).chain(decoder.layers.iter().filter_map(second)).collect()
 }
 
 /// Bytes of keys and values of a page, all layers.

@@ -62,9 +62,9 @@ pub fn load<B: Backend>(
         (Kind::Gguf, Some(arch), _) | (Kind::HuggingFace | Kind::Mlx, _, Some(arch)) => arch,
         _ => generic(checkpoint, &names, &arch_name)?,
     };
-    let config = Config::new(checkpoint, &arch_name);
+    let config = Config::new(checkpoint, &arch_name).with_defaults(arch.defaults);
     let hyper = Hyper::read(&config, arch, options.n_ctx)?;
-    let loader = Loader { checkpoint, names, arch, arch_name, hyper, backend: &mut backend, config };
+    let loader = Loader { checkpoint, names, arch, arch_name, hyper, backend: &mut backend, config, n_second: 0 };
     let (decoder, hyper) = loader.decoder(progress)?;
     let tokens = options.kv_tokens.unwrap_or(hyper.n_ctx).max(1);
     let n_page = tokens.div_ceil(PAGE_TOKENS);

@@ -54,6 +54,8 @@ pub struct Yarn {
 pub struct RopeSpec {
     /// Rotated dimensions of a head.
     pub n_rot: usize,
+    /// Rotated dimensions in layers with a window.
+    pub n_rot_window: usize,
     /// Base of the frequencies.
     pub base: f32,
     /// Base of layers with a window.
@@ -77,7 +79,8 @@ impl RopeSpec {
     pub fn rope(&self, window: bool, n_ctx: usize, pairs: RopePairs) -> Rope {
         let scaled = !window || self.scale_window;
         let base = f64::from(if window { self.base_window } else { self.base });
-        let n = self.n_rot as f64;
+        let n_rot = if window { self.n_rot_window } else { self.n_rot };
+        let n = n_rot as f64;
         let plain = |base: f64, i: usize| base.powf(-2.0 * i as f64 / n);
         let divisor = |list: &[f32], i: usize| list.get(i).map_or(1.0, |&d| f64::from(d));
         let original = self.original as f64;
@@ -101,7 +104,7 @@ impl RopeSpec {
                 Scaling::Long { short, long } => f / divisor(if n_ctx > self.original { long } else { short }, i),
             }
         };
-        let freqs = (0..self.n_rot / 2).map(|i| freq(i) as f32).collect();
+        let freqs = (0..n_rot / 2).map(|i| freq(i) as f32).collect();
         Rope { freqs, scale: if scaled { self.mscale } else { 1.0 }, pairs, offset: 0 }
     }
 }
@@ -211,6 +214,7 @@ mod tests {
     fn spec(scaling: Scaling) -> RopeSpec {
         RopeSpec {
             n_rot: 8,
+            n_rot_window: 8,
             base: 10000.0,
             base_window: 10000.0,
             scale_window: true,

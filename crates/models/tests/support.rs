@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use mlxr_compute::dtype::TYPES;
-use mlxr_models::table::ARCHS;
+use mlxr_models::table::archs;
 use mlxr_weights::Kind;
 
 fn here(path: &str) -> PathBuf {
@@ -45,7 +45,7 @@ fn document(fixtures: &Path) -> String {
          listed runs as generic LLaMA when its tensors fit.\n\n## Architectures\n\n| GGUF | Hugging Face and MLX |\n|---|---|\n",
     );
     let either: BTreeMap<String, Vec<String>> = hf.iter().chain(&mlx).map(|(k, v)| (k.clone(), v.clone())).collect();
-    for arch in ARCHS {
+    for arch in archs() {
         writeln!(out, "| {} | {} |", cell(arch.gguf, &gguf), cell(arch.hf, &either)).expect("text grows");
     }
     out.push_str("\n## Golden checkpoints\n\n| format | checkpoints |\n|---|---|\n");

@@ -97,7 +97,7 @@ impl fmt::Display for Report {
 
 /// Runs the suite.
 pub fn run<B: Backend>(backend: &mut B, options: &Options) -> Report {
-    let checks: [(&'static str, Check<B>); 16] = [
+    let checks: [(&'static str, Check<B>); 17] = [
         ("linears", linear::linears),
         ("gate_up", linear::gate_up),
         ("head_linear", linear::head_linear),
@@ -112,6 +112,7 @@ pub fn run<B: Backend>(backend: &mut B, options: &Options) -> Report {
         ("attention_long", attention::long),
         ("conv", recurrent::conv),
         ("ssm_scan", recurrent::ssm_scan),
+        ("delta_scan", recurrent::delta_scan),
         ("moe", moe::moe),
         ("pages", state::pages),
     ];

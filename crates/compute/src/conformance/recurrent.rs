@@ -2,7 +2,7 @@
 
 use super::{Bench, F32};
 use crate::Backend;
-use crate::op::{KvSpec, KvType, LayerState, SeqRow, Seqs, Ssm};
+use crate::op::{Delta, KvSpec, KvType, LayerState, SeqRow, Seqs, Ssm};
 use crate::scalar::{Scalar, Store};
 
 /// Tokens of three rows in batch after batch; a row of none is left out.
@@ -81,6 +81,43 @@ pub(super) fn ssm_scan<B: Backend>(bench: &mut Bench<'_, B>) {
                 let inputs = [&input.other, &dt.other, &a.other];
                 let got = bench.backend.ssm_scan(&mut store_other, 1, &ssm, inputs, &seqs);
                 bench.compare(format_args!("{ssm:?}, a of {n_col}, step {i} {step:?}"), F32, &want, &got);
+                Scalar.copy_slot(&mut store, 3, 0);
+                bench.backend.copy_slot(&mut store_other, 3, 0);
+            }
+        }
+    }
+}
+
+/// `delta_scan` with a decay a head and a decay a channel, key heads shared in both ways.
+pub(super) fn delta_scan<B: Backend>(bench: &mut Bench<'_, B>) {
+    for (n_head, n_key_head, d_k, d_v) in [(1, 1, 1, 1), (4, 2, 16, 16), (2, 2, 128, 64), (6, 3, 20, 33), (3, 1, 7, 5)]
+    {
+        for (channels, tiled) in [(1, false), (d_k, false), (1, true), (d_k, true)] {
+            let delta = Delta { n_head, n_key_head, d_k, d_v, tiled };
+            let Some((mut store, mut store_other)) = stores(bench, 0, n_head * d_v * d_k) else { return };
+            let mut starts = [0; 3];
+            for (i, step) in STEPS.iter().enumerate() {
+                let rows = rows(step, &mut starts);
+                let n_tok = step.iter().sum::<usize>();
+                let v = bench.tensor([n_tok, n_head * d_v]);
+                // Keys are shorter than 1, so that the memory stays bounded.
+                let short = |bench: &mut Bench<'_, B>| {
+                    let length = (d_k as f32).sqrt();
+                    let x: Vec<f32> = (0..n_tok * n_key_head * d_k).map(|_| bench.random.unit() / length).collect();
+                    bench.given([n_tok, n_key_head * d_k], &x)
+                };
+                let (q, k) = (short(bench), short(bench));
+                let decay: Vec<f32> = (0..n_tok * n_head * channels).map(|_| -bench.random.unit()).collect();
+                let decay = bench.given([n_tok, n_head * channels], &decay);
+                let beta: Vec<f32> = (0..n_tok * n_head).map(|_| bench.random.unit()).collect();
+                let beta = bench.given([n_tok, n_head], &beta);
+                let positions = vec![0; n_tok];
+                let seqs = Seqs { rows: &rows, pages: &[], positions: &positions, parents: &[] };
+                let inputs = [&q.scalar, &k.scalar, &v.scalar, &decay.scalar, &beta.scalar];
+                let want = Scalar.delta_scan(&mut store, 1, &delta, inputs, &seqs);
+                let inputs = [&q.other, &k.other, &v.other, &decay.other, &beta.other];
+                let got = bench.backend.delta_scan(&mut store_other, 1, &delta, inputs, &seqs);
+                bench.compare(format_args!("{delta:?}, {channels} decays, step {i} {step:?}"), F32, &want, &got);
                 Scalar.copy_slot(&mut store, 3, 0);
                 bench.backend.copy_slot(&mut store_other, 3, 0);
             }

@@ -12,7 +12,7 @@ use super::shared::Shared;
 use super::tensor::{Memory, Tensor};
 use super::vector::{Kernels, LANES};
 use super::{Isa, Pool, recurrent, rope};
-use crate::op::{Act, Attention, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
+use crate::op::{Act, Attention, Delta, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
 use crate::{Backend, Error, MatrixData};
 
 /// Numbers below which one thread computes all: waking the others takes longer.
@@ -384,6 +384,19 @@ impl Backend for Cpu {
         let with = (self.kernels, &*self.pool, &self.memory);
         let result = recurrent::ssm_scan(with, (kv, layer), ssm, inputs, seqs);
         self.or_zeros(result, [inputs[0].shape[0], ssm.n_head * ssm.d_head])
+    }
+
+    fn delta_scan(
+        &mut self,
+        kv: &mut Kv,
+        layer: usize,
+        delta: &Delta,
+        inputs: [&Tensor; 5],
+        seqs: &Seqs<'_>,
+    ) -> Tensor {
+        let with = (self.kernels, &*self.pool, &self.memory);
+        let result = recurrent::delta_scan(with, (kv, layer), delta, inputs, seqs);
+        self.or_zeros(result, inputs[2].shape)
     }
 
     fn copy_page(&mut self, kv: &mut Kv, from: u32, to: u32) {

@@ -8,7 +8,7 @@ use super::shared::Shared;
 use super::tensor::{Memory, Tensor};
 use super::vector::{Kernel, Kernels, LANES, Lanes, Vector};
 use crate::Error;
-use crate::op::{Seqs, Ssm};
+use crate::op::{Delta, Seqs, Ssm};
 
 /// Products below which one thread computes all.
 const ALONE: usize = 32 * 1024;
@@ -193,6 +193,106 @@ impl Kernel for Scan<'_> {
                 let new = v.fma(some(v, &h[range.clone()]), decay, v.mul(some(v, &b[range.clone()]), x));
                 sum = v.fma(new, some(v, &c[range.clone()]), sum);
                 put(v, &mut h[range], new);
+            }
+            *y = v.sum(sum);
+        }
+    }
+}
+
+/// See [`crate::Backend::delta_scan`]. The state of a slot is `[n_head, d_v, d_k]`.
+pub(super) fn delta_scan(
+    (kernels, pool, memory): (Kernels, &Pool, &Memory),
+    (kv, layer): (&mut Kv, usize),
+    delta: &Delta,
+    [q, k, v, decay, beta]: [&Tensor; 5],
+    seqs: &Seqs<'_>,
+) -> Result<Tensor, Error> {
+    let Delta { n_head, d_k, d_v, .. } = *delta;
+    let n_tok = q.shape[0];
+    delta.check([q.shape, k.shape, v.shape, decay.shape, beta.shape]);
+    let n_slot = kv.spec.n_slot;
+    seqs.check_recurrent(n_tok, n_slot);
+    let (_, state) = kv.recurrent(layer);
+    let per_slot = n_head * d_v * d_k;
+    assert_eq!(state.len(), n_slot * per_slot, "delta_scan: the layer's state does not fit {delta:?}");
+    let mut out = memory.tensor(v.shape);
+    let (state, shared) = (Shared::new(state), Shared::new(&mut out.data));
+    // The rows of a head's state depend on no other: an item is some rows of one head.
+    let rows = (STATES / d_k.max(1)).clamp(1, d_v.max(1));
+    let per_head = d_v.div_ceil(rows);
+    let per_row = n_head * per_head;
+    run(pool, n_tok * per_slot <= ALONE, seqs.rows.len() * per_row, |item| {
+        let row = &seqs.rows[item / per_row];
+        let (head, first) = (item % per_row / per_head, item % per_head * rows);
+        let n = rows.min(d_v - first);
+        let key = delta.key_head(head) * d_k;
+        // SAFETY: slots of rows are distinct, and each item has its own rows of one head.
+        let state = unsafe { state.part(row.slot * per_slot + (head * d_v + first) * d_k, n * d_k) };
+        if row.start == 0 {
+            state.fill(0.0);
+        }
+        for token in row.first..row.first + row.n_tok {
+            // SAFETY: as above.
+            let out = unsafe { shared.part((token * n_head + head) * d_v + first, n) };
+            let decays = if decay.shape[1] == n_head { 1 } else { d_k };
+            kernels.run(DeltaRows {
+                q: &q.row(token)[key..][..d_k],
+                k: &k.row(token)[key..][..d_k],
+                v: &v.row(token)[head * d_v + first..][..n],
+                decay: &decay.row(token)[head * decays..][..decays],
+                beta: beta.row(token)[head],
+                state,
+                out,
+            });
+        }
+    })?;
+    Ok(out)
+}
+
+/// Rows of a head's state, one token.
+struct DeltaRows<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    decay: &'a [f32],
+    beta: f32,
+    state: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for DeltaRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let DeltaRows { q, k, v: values, decay, beta, state, out } = self;
+        let d_k = q.len();
+        let alike = decay.len() == 1;
+        if !alike {
+            for c in (0..d_k).step_by(LANES) {
+                let n = LANES.min(d_k - c);
+                let fade = math::exp(v, some(v, &decay[c..][..n]));
+                for s in state.chunks_exact_mut(d_k) {
+                    let faded = v.mul(some(v, &s[c..][..n]), fade);
+                    put(v, &mut s[c..][..n], faded);
+                }
+            }
+        }
+        let fade = if alike { math::exp(v, v.splat(decay[0])) } else { v.splat(1.0) };
+        for ((s, &value), y) in state.chunks_exact_mut(d_k).zip(values).zip(out) {
+            let mut recalled = v.splat(0.0);
+            for c in (0..d_k).step_by(LANES) {
+                let n = LANES.min(d_k - c);
+                let faded = v.mul(some(v, &s[c..][..n]), fade);
+                recalled = v.fma(faded, some(v, &k[c..][..n]), recalled);
+            }
+            let lacks = v.splat(beta * (value - v.sum(recalled)));
+            let mut sum = v.splat(0.0);
+            for c in (0..d_k).step_by(LANES) {
+                let n = LANES.min(d_k - c);
+                let new = v.fma(lacks, some(v, &k[c..][..n]), v.mul(some(v, &s[c..][..n]), fade));
+                sum = v.fma(new, some(v, &q[c..][..n]), sum);
+                put(v, &mut s[c..][..n], new);
             }
             *y = v.sum(sum);
         }

@@ -25,7 +25,7 @@ pub use attention::sees;
 pub(crate) use moe::route;
 pub use store::Store;
 
-use crate::op::{Act, Attention, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
+use crate::op::{Act, Attention, Delta, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
 use crate::{Backend, Error, MatrixData};
 
 /// The backend of definitions.
@@ -215,6 +215,17 @@ impl Backend for Scalar {
 
     fn ssm_scan(&mut self, kv: &mut Store, layer: usize, ssm: &Ssm, inputs: [&Tensor; 3], seqs: &Seqs<'_>) -> Tensor {
         recurrent::ssm_scan(kv, layer, ssm, inputs, seqs)
+    }
+
+    fn delta_scan(
+        &mut self,
+        kv: &mut Store,
+        layer: usize,
+        delta: &Delta,
+        inputs: [&Tensor; 5],
+        seqs: &Seqs<'_>,
+    ) -> Tensor {
+        recurrent::delta_scan(kv, layer, delta, inputs, seqs)
     }
 
     fn copy_page(&mut self, kv: &mut Store, from: u32, to: u32) {

@@ -1,7 +1,7 @@
 //! Causal convolution and state space scan over the tokens of each row.
 
 use super::{Store, Tensor};
-use crate::op::{Seqs, Ssm};
+use crate::op::{Delta, Seqs, Ssm};
 
 /// Depthwise convolution: `out[t,c] = bias[c] + sum_k weight[c,k] * x[t - (n_kernel - 1) + k, c]`.
 ///
@@ -76,6 +76,46 @@ pub(super) fn ssm_scan(
                     y += new * f64::from(c[group + s]);
                 }
                 out.row_mut(token)[i] = y as f32;
+            }
+        }
+    }
+    out
+}
+
+/// `S = S exp(decay)`, `S = S + beta (v - S k) k^T`, `y = S q`, for each head.
+///
+/// The state of a slot is `[n_head, d_v, d_k]`.
+pub(super) fn delta_scan(
+    kv: &mut Store,
+    layer: usize,
+    delta: &Delta,
+    [q, k, v, decay, beta]: [&Tensor; 5],
+    seqs: &Seqs<'_>,
+) -> Tensor {
+    let Delta { n_head, d_k, d_v, .. } = *delta;
+    let n_tok = q.shape[0];
+    delta.check([q.shape, k.shape, v.shape, decay.shape, beta.shape]);
+    seqs.check_recurrent(n_tok, kv.spec.n_slot);
+    let each = decay.shape[1] != n_head;
+    let mut out = Tensor::zeros(v.shape);
+    for row in seqs.rows {
+        let (_, state) = kv.recurrent(layer, row.slot);
+        assert_eq!(state.len(), n_head * d_v * d_k, "delta_scan: the layer's state does not fit {delta:?}");
+        if row.start == 0 {
+            state.fill(0.0);
+        }
+        for token in row.first..row.first + row.n_tok {
+            for (i, s) in state.chunks_exact_mut(d_k).enumerate() {
+                let head = i / d_v;
+                let key = delta.key_head(head) * d_k;
+                let (q, k) = (&q.row(token)[key..][..d_k], &k.row(token)[key..][..d_k]);
+                let decay = |c: usize| f64::from(decay.row(token)[if each { head * d_k + c } else { head }]).exp();
+                let faded: Vec<f64> = s.iter().enumerate().map(|(c, &s)| f64::from(s) * decay(c)).collect();
+                let recalled: f64 = faded.iter().zip(k).map(|(s, &k)| s * f64::from(k)).sum();
+                let lacks = f64::from(beta.row(token)[head]) * (f64::from(v.row(token)[i]) - recalled);
+                let new: Vec<f64> = faded.iter().zip(k).map(|(s, &k)| s + lacks * f64::from(k)).collect();
+                out.row_mut(token)[i] = new.iter().zip(q).map(|(s, &q)| s * f64::from(q)).sum::<f64>() as f32;
+                s.iter_mut().zip(new).for_each(|(s, new)| *s = new as f32);
             }
         }
     }

@@ -1,0 +1,115 @@
+//! Rows of architectures with recurrent states.
+
+use mlxr_compute::op::{Act, Gating};
+
+use crate::arch::{Arch, LLAMA, LogitScale, NoRope, WindowLayers};
+use crate::names::Role;
+use crate::table::{HALVES, INTERLEAVED};
+
+pub(crate) const RECURRENT: &[Arch] = &[
+    // State space duality. Source: arXiv:2405.21060.
+    // Selective state spaces. Source: arXiv:2312.00752.
+    Arch { gguf: &["mamba"], hf: &["MambaForCausalLM"], no_rope: NoRope::Always, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &[],
+        hf: &["FalconMambaForCausalLM"],
+        no_rope: NoRope::Always,
+        ssm_normed: true,
+        ffn_scales: false,
+        ..LLAMA
+    },
+    // State spaces and attention by turns. Source: arXiv:2403.19887.
+    Arch {
+        gguf: &["jamba"],
+        hf: &["JambaForCausalLM"],
+        no_rope: NoRope::Always,
+        normalize: false,
+        ffn_scales: false,
+        ..LLAMA
+    },
+    // State spaces beside attention. Source: arXiv:2507.22448.
+    Arch {
+        gguf: &["falcon-h1"],
+        hf: &["FalconH1ForCausalLM"],
+        no_bias: &[Role::AttnOut],
+        absent: &[Role::RopeFreqs],
+        ..HALVES
+    },
+    // Layers of one part each. Source: arXiv:2504.03624.
+    Arch {
+        gguf: &["nemotron_h", "nemotron_h_moe"],
+        hf: &["NemotronHForCausalLM"],
+        no_rope: NoRope::Always,
+        act: Act::ReluSquared,
+        gating: Gating::Sigmoid,
+        normalize: false,
+        single_part: true,
+        ..LLAMA
+    },
+    // Short convolutions and attention. Source: modeling_lfm2.py.
+    Arch {
+        gguf: &["lfm2", "lfm2moe"],
+        hf: &["Lfm2ForCausalLM", "Lfm2MoeForCausalLM"],
+        renames: &[(Role::OutputNorm, Role::EmbedNorm)],
+        absent: &[Role::EmbedNorm],
+        window: WindowLayers::All,
+        gating: Gating::Sigmoid,
+        ..HALVES
+    },
+    // Gated delta nets and gated attention. Source: modeling_qwen3_next.py, arXiv:2412.06464.
+    Arch {
+        gguf: &["qwen3next"],
+        hf: &["Qwen3NextForCausalLM"],
+        norm_plus_one: true,
+        no_scale: &[Role::AttnQkv, Role::AttnGate, Role::SsmOut],
+        ffn_scales: true,
+        ..HALVES
+    },
+    Arch {
+        gguf: &["qwen35", "qwen35moe"],
+        hf: &[
+            "Qwen3_5ForCausalLM",
+            "Qwen3_5ForConditionalGeneration",
+            "Qwen3_5MoeForCausalLM",
+            "Qwen3_5MoeForConditionalGeneration",
+        ],
+        norm_plus_one: true,
+        delta_tiled: true,
+        ffn_scales: true,
+        ..HALVES
+    },
+    // Delta nets with a decay for each channel, and latent attention without rotation. Source: arXiv:2510.26692.
+    Arch {
+        gguf: &["kimi-linear"],
+        hf: &["KimiLinearForCausalLM"],
+        no_rope: NoRope::Always,
+        no_bias: &[Role::AttnQ, Role::AttnK, Role::AttnV],
+        no_scale: &[Role::AttnQ, Role::AttnK, Role::AttnV, Role::DeltaBeta],
+        gating: Gating::Sigmoid,
+        delta_sigmoid: true,
+        ffn_scales: false,
+        ..LLAMA
+    },
+    Arch {
+        gguf: &["bailingmoe3"],
+        hf: &[],
+        pairs: INTERLEAVED,
+        sections_halve: true,
+        no_bias: &[Role::AttnQ, Role::AttnK, Role::AttnV],
+        no_scale: &[Role::AttnQ, Role::AttnK, Role::AttnV, Role::AttnOut, Role::AttnGate, Role::DeltaBeta],
+        gating: Gating::Sigmoid,
+        normalize: false,
+        delta_sigmoid: true,
+        ffn_scales: false,
+        ..LLAMA
+    },
+    Arch { gguf: &["mamba2"], hf: &["Mamba2ForCausalLM"], no_rope: NoRope::Always, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &[],
+        hf: &["GraniteMoeHybridForCausalLM"],
+        no_rope: NoRope::ByConfig(false),
+        logit_scale: LogitScale::Divide,
+        ..LLAMA
+    },
+    Arch { gguf: &[], hf: &["BambaForCausalLM"], ..LLAMA },
+];
