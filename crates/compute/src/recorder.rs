@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::op::{Act, Attention, Experts, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
+use crate::op::{Act, Attention, Delta, Experts, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
 use crate::scalar::route;
 use crate::{Backend, Error, MatrixData};
 
@@ -365,6 +365,17 @@ impl<B: Backend> Backend for Recorder<B> {
         seqs: &Seqs<'_>,
     ) -> B::Tensor {
         self.inner.ssm_scan(kv, layer, ssm, input_dt_a, seqs)
+    }
+
+    fn delta_scan(
+        &mut self,
+        kv: &mut B::Kv,
+        layer: usize,
+        delta: &Delta,
+        inputs: [&B::Tensor; 5],
+        seqs: &Seqs<'_>,
+    ) -> B::Tensor {
+        self.inner.delta_scan(kv, layer, delta, inputs, seqs)
     }
 
     fn copy_page(&mut self, kv: &mut B::Kv, from: u32, to: u32) {
