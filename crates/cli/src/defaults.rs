@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::setting::{self, Settings};
 
 /// Rows: name of the setting, key in `generation_config.json`, key after `general.sampling.` in GGUF.
-const KEYS: &[(&str, &str, &str)] = &[
+pub const KEYS: &[(&str, &str, &str)] = &[
     ("temperature", "temperature", "temp"),
     ("top_k", "top_k", "top_k"),
     ("top_p", "top_p", "top_p"),

@@ -10,6 +10,7 @@
 //! | `template`   | where a checkpoint keeps its chat template                               |
 //! | `defaults`   | what a checkpoint says about sampling                                    |
 //! | `catalog`    | the models of the model folder, for the server                          |
+//! | `carry`      | tokenizer, template and defaults of a checkpoint for another's files     |
 //! | `backend`    | which backend runs a model                                               |
 //! | `setting`    | everything that can be set for a reply, a row each                       |
 //! | `generate`   | a prompt to a stream of text                                             |
@@ -19,6 +20,7 @@
 
 pub mod args;
 mod backend;
+mod carry;
 mod catalog;
 mod chat;
 mod command;
@@ -48,6 +50,7 @@ pub fn run(cli: Cli) -> u8 {
         Command::Template(args) => command::template::run(&args),
         Command::Bench(args) => command::bench::run(&args),
         Command::Logits(args) => command::logits::run(&args),
+        Command::Convert(args) => command::convert::run(&args),
         Command::Perplexity(args) => command::perplexity::run(&args),
         Command::Imatrix(args) => command::imatrix::run(&args),
         Command::Quant(args) => command::quant::run(&args),

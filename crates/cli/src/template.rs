@@ -44,7 +44,11 @@ fn named(asked: &str) -> Result<String, CliError> {
     std::fs::read_to_string(asked).map_err(CliError::file(Path::new(asked)))
 }
 
-fn own(checkpoint: &Checkpoint) -> Result<Option<String>, OpenError> {
+/// The template that a checkpoint holds.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn own(checkpoint: &Checkpoint) -> Result<Option<String>, OpenError> {
     if checkpoint.kind == Kind::Gguf {
         return Ok(checkpoint.meta().get::<&str>("tokenizer.chat_template")?.map(str::to_owned));
     }

@@ -14,15 +14,24 @@ use crate::CliError;
 /// # Errors
 /// If a file is damaged, of a kind that is not known, or there is none.
 pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Arc<Tokenizer>, CliError> {
-    let source = match checkpoint.kind {
-        Kind::Gguf => Source::Gguf(gguf(checkpoint.meta())?),
-        Kind::HuggingFace | Kind::Mlx => folder(checkpoint)?,
-    };
+    let source = source(checkpoint)?;
     let error = |error: TokenError| CliError::Tokenizer { path: checkpoint.path().to_owned(), error };
     Ok(Arc::new(Tokenizer::from_source(source).map_err(error)?))
 }
 
-const PREFIX: &str = "tokenizer.ggml.";
+/// What the tokenizer of a checkpoint is made from.
+///
+/// # Errors
+/// If a file is missing or damaged.
+pub fn source(checkpoint: &Checkpoint) -> Result<Source, CliError> {
+    match checkpoint.kind {
+        Kind::Gguf => Ok(Source::Gguf(gguf(checkpoint.meta())?)),
+        Kind::HuggingFace | Kind::Mlx => folder(checkpoint),
+    }
+}
+
+/// Keys of a tokenizer in GGUF metadata begin so.
+pub const PREFIX: &str = "tokenizer.ggml.";
 
 fn gguf(meta: &Metadata) -> Result<GgufVocab, OpenError> {
     let key = |name: &str| format!("{PREFIX}{name}");

@@ -7,6 +7,7 @@ use mlxr_compute::op::{Act, Gating, NormKind, RopePairs};
 
 use crate::config::Key;
 use crate::names::Role;
+use crate::style::{self, Style};
 
 /// The conventions of an architecture. The base of every row is [`LLAMA`].
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +16,12 @@ pub struct Arch {
     pub gguf: &'static [&'static str],
     /// Class names in `config.json`'s `architectures`.
     pub hf: &'static [&'static str],
+    /// Which GGUF architecture a file of experts or, where `gguf` is empty, any file is written as; empty: the first.
+    pub written_as: &'static str,
+    /// How Hugging Face files name tensors.
+    pub style: &'static Style,
+    /// Whether GGUF names the norm before the feed-forward after the attention that it follows.
+    pub ffn_norm_is_post: bool,
     /// Which dimensions rotate together, in GGUF and in Hugging Face files (converters permute some).
     pub pairs: [RopePairs; 2],
     /// Whether GGUF files with sections of positions (vision) rotate halves, whatever `pairs` says.
@@ -248,6 +255,9 @@ pub enum LogitScale {
 pub const LLAMA: Arch = Arch {
     gguf: &["llama"],
     hf: &["LlamaForCausalLM"],
+    written_as: "",
+    style: &style::LLAMA,
+    ffn_norm_is_post: false,
     pairs: [RopePairs::Interleaved, RopePairs::HalfSplit],
     sections_halve: false,
     no_rope: NoRope::Never,

@@ -1,6 +1,8 @@
 //! Configuration values, from GGUF metadata or `config.json`: one [`Key`] each.
 
-use mlxr_weights::Checkpoint;
+use std::path::{Path, PathBuf};
+
+use mlxr_weights::{Checkpoint, Metadata};
 use serde_json::Value;
 
 use crate::LoadError;
@@ -50,7 +52,7 @@ keys! {
     ROPE_HIGH = "" ["rope_parameters.high_freq_factor", "rope_scaling.high_freq_factor"];
     ROPE_BETA_FAST = "rope.scaling.yarn_beta_fast" ["rope_parameters.beta_fast", "rope_scaling.beta_fast"];
     ROPE_BETA_SLOW = "rope.scaling.yarn_beta_slow" ["rope_parameters.beta_slow", "rope_scaling.beta_slow"];
-    ROPE_TRUNCATE = "" ["rope_parameters.truncate", "rope_scaling.truncate"];
+    ROPE_TRUNCATE = "rope.scaling.yarn_truncate" ["rope_parameters.truncate", "rope_scaling.truncate"];
     ROPE_MSCALE = "" ["rope_parameters.mscale", "rope_scaling.mscale"];
     ROPE_MSCALE_ALL = "" ["rope_parameters.mscale_all_dim", "rope_scaling.mscale_all_dim"];
     ROPE_LOG_MUL = "rope.scaling.yarn_log_multiplier" [];
@@ -93,7 +95,7 @@ keys! {
     NEW_DECODER = "" ["new_decoder_architecture"];
     MULTI_QUERY = "" ["multi_query"];
     TIED = "" ["tie_word_embeddings"];
-    ACT = "" ["hidden_activation", "hidden_act", "activation_function", "activation"];
+    ACT = "hidden_activation" ["hidden_activation", "hidden_act", "activation_function", "activation"];
     N_EXPERT = "expert_count" [
         "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
     N_EXPERT_USED = "expert_used_count" [
@@ -110,6 +112,12 @@ keys! {
     D_V_MLA = "attention.value_length_mla" ["v_head_dim"];
     D_ROPE_MLA = "rope.dimension_count" ["qk_rope_head_dim"];
     D_NOPE_MLA = "" ["qk_nope_head_dim"];
+    D_FF = "feed_forward_length" [
+        "intermediate_size", "n_inner", "ffn_hidden_size", "intermediate_size_mlp", "ffn_dim"];
+    D_FF_EXPERT = "expert_feed_forward_length" ["moe_intermediate_size"];
+    D_FF_SHARED = "expert_shared_feed_forward_length" ["shared_expert_intermediate_size"];
+    N_EXPERT_SHARED = "expert_shared_count" ["n_shared_experts", "num_shared_expert", "num_shared_experts"];
+    N_VOCAB = "vocab_size" ["vocab_size"];
     SSM_CONV = "ssm.conv_kernel" ["mamba_d_conv", "conv_kernel"];
     SSM_INNER = "ssm.inner_size" ["mamba_d_ssm"];
     SSM_EXPAND = "" ["mamba_expand", "expand"];
@@ -140,9 +148,17 @@ keys! {
     INDEX_TOP_K = "attention.indexer.top_k" ["index_topk"];
 }
 
+impl Key {
+    /// The key in GGUF below `{arch}.`; empty where GGUF has none.
+    pub(crate) fn gguf(self) -> &'static str {
+        self.gguf
+    }
+}
+
 /// Typed access to a checkpoint's configuration.
 pub struct Config<'a> {
-    checkpoint: &'a Checkpoint,
+    meta: &'a Metadata,
+    path: PathBuf,
     prefix: String,
     defaults: &'static [(Key, f32)],
     /// `config.json` with `text_config` first, so that a vision model's language part is found.
@@ -157,7 +173,13 @@ impl<'a> Config<'a> {
             json.extend(config.get("text_config").filter(|c| c.is_object()));
             json.push(config);
         }
-        Config { checkpoint, prefix: prefix.to_owned(), defaults: &[], json }
+        let (meta, path) = (checkpoint.meta(), checkpoint.path().to_owned());
+        Config { meta, path, prefix: prefix.to_owned(), defaults: &[], json }
+    }
+
+    /// The configuration in GGUF metadata whose keys begin with `prefix`.
+    pub(crate) fn of_metadata(meta: &'a Metadata, path: &Path, prefix: &str) -> Config<'a> {
+        Config { meta, path: path.to_owned(), prefix: prefix.to_owned(), defaults: &[], json: Vec::new() }
     }
 
     /// The same, with an architecture's values where the file has none.
@@ -189,7 +211,7 @@ impl<'a> Config<'a> {
             None => key.hf.join(" or "),
         };
         LoadError::Config {
-            path: self.checkpoint.path().display().to_string(),
+            path: self.path.display().to_string(),
             key: name,
             found: found.to_string(),
             expected: expected.to_owned(),
@@ -210,7 +232,7 @@ impl<'a> Config<'a> {
 
     fn given(&self, key: Key) -> Result<Option<f32>, LoadError> {
         if self.in_gguf(key) {
-            return Ok(self.checkpoint.meta().get::<f32>(&self.name(key))?);
+            return Ok(self.meta.get::<f32>(&self.name(key))?);
         }
         let Some((_, value)) = self.json(key) else { return Ok(None) };
         let number = value.as_f64().map(|x| x as f32);
@@ -231,7 +253,7 @@ impl<'a> Config<'a> {
     /// If the value is no whole number from 0 on.
     pub fn count(&self, key: Key) -> Result<Option<usize>, LoadError> {
         if self.in_gguf(key) {
-            return Ok(self.checkpoint.meta().get::<u64>(&self.name(key))?.map(|n| n as usize));
+            return Ok(self.meta.get::<u64>(&self.name(key))?.map(|n| n as usize));
         }
         let Some((_, value)) = self.json(key) else { return Ok(None) };
         let one = match value.as_array().map(Vec::as_slice) {
@@ -260,7 +282,7 @@ impl<'a> Config<'a> {
     /// As [`Config::count`], and if a list has another length.
     pub fn counts(&self, key: Key, n_layer: usize) -> Result<Option<Vec<usize>>, LoadError> {
         if self.in_gguf(key) {
-            let list = self.checkpoint.meta().per_layer::<u64>(&self.name(key), n_layer)?;
+            let list = self.meta.per_layer::<u64>(&self.name(key), n_layer)?;
             return Ok(list.map(|l| l.into_iter().map(|n| n as usize).collect()));
         }
         let Some((_, value)) = self.json(key) else { return Ok(None) };
@@ -281,14 +303,14 @@ impl<'a> Config<'a> {
     pub fn flags(&self, key: Key, n_layer: usize) -> Result<Option<Vec<bool>>, LoadError> {
         if self.in_gguf(key) {
             let name = self.name(key);
-            let is_list = matches!(self.checkpoint.meta().value(&name), Some(mlxr_weights::gguf::Value::Array(_)));
+            let is_list = matches!(self.meta.value(&name), Some(mlxr_weights::gguf::Value::Array(_)));
             if !is_list {
                 return Ok(None);
             }
-            if let Ok(Some(list)) = self.checkpoint.meta().per_layer::<bool>(&name, n_layer) {
+            if let Ok(Some(list)) = self.meta.per_layer::<bool>(&name, n_layer) {
                 return Ok(Some(list));
             }
-            let list = self.checkpoint.meta().per_layer::<u64>(&name, n_layer)?;
+            let list = self.meta.per_layer::<u64>(&name, n_layer)?;
             return Ok(list.map(|l| l.into_iter().map(|n| n != 0).collect()));
         }
         let Some((_, Value::Array(items))) = self.json(key) else { return Ok(None) };
@@ -302,7 +324,7 @@ impl<'a> Config<'a> {
     /// A text.
     pub fn text(&self, key: Key) -> Option<&str> {
         if self.in_gguf(key) {
-            return self.checkpoint.meta().get::<&str>(&self.name(key)).ok().flatten();
+            return self.meta.get::<&str>(&self.name(key)).ok().flatten();
         }
         self.json(key).and_then(|(_, v)| v.as_str())
     }
@@ -310,7 +332,7 @@ impl<'a> Config<'a> {
     /// A truth value.
     pub fn flag(&self, key: Key) -> Option<bool> {
         if self.in_gguf(key) {
-            return self.checkpoint.meta().get::<bool>(&self.name(key)).ok().flatten();
+            return self.meta.get::<bool>(&self.name(key)).ok().flatten();
         }
         self.json(key).and_then(|(_, v)| v.as_bool())
     }

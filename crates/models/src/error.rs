@@ -55,6 +55,14 @@ pub enum LoadError {
         /// The architecture that was assumed.
         arch: String,
     },
+    /// A conversion that cannot be.
+    #[error("{path}: cannot be converted: {text}")]
+    Convert {
+        /// The checkpoint.
+        path: String,
+        /// Why.
+        text: String,
+    },
     /// A value in the metadata.
     #[error("{path}: {key}: found {found}, expected {expected}")]
     Config {

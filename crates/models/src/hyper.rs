@@ -69,7 +69,7 @@ pub struct Factors {
 }
 
 /// How tokens choose experts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Router {
     pub n_expert: usize,
     pub n_used: usize,
@@ -82,7 +82,7 @@ pub struct Router {
 }
 
 /// Widths of multi-head latent attention.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mla {
     pub kv_rank: usize,
     pub d_nope: usize,
@@ -91,7 +91,7 @@ pub struct Mla {
 }
 
 /// Widths of a state space layer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SsmShape {
     pub n_conv: usize,
     pub d_inner: usize,

@@ -5,8 +5,10 @@
 //! | [`arch`] | the conventions that make an architecture |
 //! | [`table`] | every architecture, a row each |
 //! | [`names`] | every tensor's names, a row each |
+//! | [`style`] | which of a role's names a family of files has |
 //! | [`config`] | every configuration value's names, a row each |
 //! | [`rope`] | rotation frequencies under every scaling |
+//! | [`convert`] | a checkpoint in another form: GGUF, Hugging Face, MLX |
 //! | [`model`] | a loaded model as the engine's `Runner` |
 //!
 //! [`load`] puts them together.
@@ -17,6 +19,7 @@ mod build_ffn;
 mod build_latent;
 mod build_recurrent;
 pub mod config;
+pub mod convert;
 #[allow(missing_docs)] // fields are the field's own terms, documented by the ops that take them
 pub mod decoder;
 mod error;
@@ -34,6 +37,7 @@ mod positions;
 #[allow(missing_docs)]
 pub mod recurrent;
 pub mod rope;
+pub mod style;
 pub mod table;
 mod table_dense;
 mod table_experts;

@@ -6,10 +6,9 @@ use mlxr_compute::{Backend, DType, Encoding, MatrixData};
 use mlxr_weights::{Checkpoint, Kind};
 
 use crate::LoadError;
-use crate::arch::{Arch, Norms};
+use crate::arch::Arch;
 use crate::config::{self, Config};
 use crate::decoder::Decoder;
-use crate::guard;
 use crate::hyper::Hyper;
 use crate::layer::Layer;
 use crate::names::{Names, Role};
@@ -41,19 +40,6 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// # Errors
     /// If a tensor is missing, or has a shape that the configuration contradicts.
     pub fn decoder(mut self, progress: &mut dyn FnMut(f32)) -> Result<(Decoder<B>, Hyper), LoadError> {
-        // gpt-oss calls the norm before its feed-forward after what it follows.
-        let gguf = self.checkpoint.kind == Kind::Gguf;
-        if let Some(what) = guard::unread(self.checkpoint, &self.arch_name).filter(|_| gguf) {
-            return Err(LoadError::Unsupported { path: self.path(), arch: self.arch_name, what });
-        }
-        self.names.absent = self.arch.absent;
-        if gguf {
-            self.names.renames.extend_from_slice(self.arch.renames);
-        }
-        let has = |role| self.names.find(role, 0).is_some();
-        if gguf && self.arch.norms == Norms::Pre && !has(Role::FfnNorm) && has(Role::PostAttnNorm) {
-            self.names.renames.push((Role::FfnNorm, Role::PostAttnNorm));
-        }
         let embed = self.raw(Role::Embed, 0)?.matrix;
         let n_vocab = embed.n_out;
         self.expect(&embed, [n_vocab, self.hyper.d_model])?;

@@ -162,6 +162,11 @@ impl Names {
         (!self.absent.contains(&role)).then_some(stem)
     }
 
+    /// Counts a tensor as asked for.
+    pub(crate) fn mark(&self, name: &str) {
+        self.used.borrow_mut().insert(name.to_owned());
+    }
+
     /// Tensors of the first `n_layer` layers that no role has asked for and that may change what a layer computes.
     pub fn unused(&self, checkpoint: &Checkpoint, n_layer: usize, harmless: &[&str]) -> Vec<String> {
         let used = self.used.borrow();

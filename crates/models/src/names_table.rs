@@ -19,6 +19,12 @@ const fn layer(role: Role, gguf: &'static [&'static str], hf: &'static [&'static
     NameRow { role, layer: true, gguf, hf }
 }
 
+/// The stems of a role in GGUF, without its layer, and in Hugging Face files; whether it is of a layer.
+pub(crate) fn stems(role: Role) -> (&'static [&'static str], &'static [&'static str], bool) {
+    let row = &NAMES[role as usize];
+    (row.gguf, row.hf, row.layer)
+}
+
 pub(crate) const NAMES: &[NameRow] = &[
     root(
         Role::Embed,

@@ -5,12 +5,12 @@ use mlxr_compute::op::KvType;
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_weights::{Checkpoint, Kind};
 
-use crate::arch::Arch;
+use crate::arch::{Arch, Norms};
 use crate::config::Config;
 use crate::hyper::Hyper;
 use crate::load::Loader;
 use crate::names::{Names, Role};
-use crate::{KvOptions, LoadError, Model, table};
+use crate::{KvOptions, LoadError, Model, guard, table};
 
 /// How to load a model.
 #[derive(Debug, Clone, Copy)]
@@ -53,15 +53,7 @@ pub fn load<B: Backend>(
     options: &LoadOptions,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Model<B>, LoadError> {
-    let arch_name = architecture(checkpoint);
-    let names = Names::new(checkpoint);
-    if let Some((_, what)) = table::REFUSED.iter().find(|(name, _)| *name == arch_name) {
-        return Err(LoadError::Refused { path: checkpoint.path().display().to_string(), arch: arch_name, what });
-    }
-    let arch = match (checkpoint.kind, table::by_gguf(&arch_name), table::by_hf(&arch_name)) {
-        (Kind::Gguf, Some(arch), _) | (Kind::HuggingFace | Kind::Mlx, _, Some(arch)) => arch,
-        _ => generic(checkpoint, &names, &arch_name)?,
-    };
+    let (arch_name, names, arch) = describe(checkpoint)?;
     let config = Config::new(checkpoint, &arch_name).with_defaults(arch.defaults);
     let hyper = Hyper::read(&config, arch, options.n_ctx)?;
     let loader = Loader { checkpoint, names, arch, arch_name, hyper, backend: &mut backend, config, n_second: 0 };
@@ -70,6 +62,36 @@ pub fn load<B: Backend>(
     let n_page = tokens.div_ceil(PAGE_TOKENS);
     let kv = KvOptions { n_page, n_slot: options.n_slot, n_saved: options.n_slot, dtype: options.kv_type };
     Model::new(backend, decoder, hyper, kv)
+}
+
+/// What a checkpoint calls itself, the names of its tensors and the row of its architecture.
+///
+/// # Errors
+/// If the architecture is not known and the tensors fit no known pattern, or it is no decoder that runs.
+pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(String, Names, &'static Arch), LoadError> {
+    let (arch_name, path) = (architecture(checkpoint), checkpoint.path().display().to_string());
+    let mut names = Names::new(checkpoint);
+    if let Some((_, what)) = table::REFUSED.iter().find(|(name, _)| *name == arch_name) {
+        return Err(LoadError::Refused { path, arch: arch_name, what });
+    }
+    let gguf = checkpoint.kind == Kind::Gguf;
+    let arch = match (gguf, table::by_gguf(&arch_name), table::by_hf(&arch_name)) {
+        (true, Some(arch), _) | (false, _, Some(arch)) => arch,
+        _ => generic(checkpoint, &names, &arch_name)?,
+    };
+    if let Some(what) = guard::unread(checkpoint, &arch_name).filter(|_| gguf) {
+        return Err(LoadError::Unsupported { path, arch: arch_name, what });
+    }
+    names.absent = arch.absent;
+    if gguf {
+        names.renames.extend_from_slice(arch.renames);
+    }
+    // gpt-oss calls the norm before its feed-forward after what it follows.
+    let has = |role| names.find(role, 0).is_some();
+    if gguf && arch.norms == Norms::Pre && !has(Role::FfnNorm) && has(Role::PostAttnNorm) {
+        names.renames.push((Role::FfnNorm, Role::PostAttnNorm));
+    }
+    Ok((arch_name, names, arch))
 }
 
 /// The row for a decoder of an unknown name, if its tensors look like one of LLaMA's descendants.

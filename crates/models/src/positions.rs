@@ -14,6 +14,7 @@ pub(crate) fn windows(config: &Config<'_>, arch: &Arch, n_layer: usize) -> Resul
         return Ok(vec![Window::Full; n_layer]);
     }
     if config.texts(config::LAYER_TYPES).is_none()
+        && config.flags(config::WINDOW_PATTERN, n_layer)?.is_none()
         && matches!(arch.window, WindowLayers::PeriodIn(_, l) if l != n_layer)
     {
         return Ok(vec![Window::Full; n_layer]);

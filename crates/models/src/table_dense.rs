@@ -6,13 +6,15 @@ use crate::arch::{
     Alibi, Arch, EmbedScale, Fused, LLAMA, LogitScale, NoRope, Norms, Parallel, WindowLayers, WindowRope,
 };
 use crate::names::Role;
+use crate::style;
 use crate::table::{HALVES, INTERLEAVED, MINICPM};
 
 pub(crate) const DENSE: &[Arch] = &[
     // Llama, Yi, Mixtral, Vicuna, TinyLlama, DeepSeek-LLM, SmolLM, ... Mistral's window applies to its HF files only:
     // converters drop it.
-    Arch { hf: &["LlamaForCausalLM", "MixtralForCausalLM", "LLaMAForCausalLM"], ..LLAMA },
-    Arch { gguf: &[], hf: &["MistralForCausalLM"], window: WindowLayers::All, ..LLAMA },
+    Arch { hf: &["LlamaForCausalLM", "LLaMAForCausalLM"], ..LLAMA },
+    Arch { gguf: &[], hf: &["MixtralForCausalLM"], written_as: "llama", style: &style::MIXTRAL, ..LLAMA },
+    Arch { gguf: &[], hf: &["MistralForCausalLM"], written_as: "llama", window: WindowLayers::All, ..LLAMA },
     Arch {
         gguf: &["mistral3"],
         hf: &["Mistral3ForConditionalGeneration", "Ministral3ForCausalLM", "MinistralForCausalLM"],
@@ -44,6 +46,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["gemma2"],
         hf: &["Gemma2ForCausalLM"],
+        style: &style::GEMMA2,
         norm_plus_one: true,
         act: Act::GeluTanh,
         embed_scale: EmbedScale::SqrtWidth,
@@ -57,6 +60,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["gemma3"],
         hf: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "Gemma3TextModel"],
+        style: &style::GEMMA2,
         norm_plus_one: true,
         act: Act::GeluTanh,
         embed_scale: EmbedScale::SqrtWidth,
@@ -71,15 +75,17 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["phi2"],
         hf: &["PhiForCausalLM"],
+        style: &style::PHI,
         norm: NormKind::Layer,
         parallel: Parallel::Yes,
         act: Act::GeluTanh,
         ..HALVES
     },
-    Arch { gguf: &["phi3"], hf: &["Phi3ForCausalLM"], window: WindowLayers::All, ..HALVES },
+    Arch { gguf: &["phi3"], hf: &["Phi3ForCausalLM"], style: &style::PHI3, window: WindowLayers::All, ..HALVES },
     Arch {
         gguf: &["gpt2"],
         hf: &["GPT2LMHeadModel"],
+        style: &style::GPT2,
         norm: NormKind::Layer,
         no_rope: NoRope::Always,
         act: Act::GeluTanh,
@@ -89,6 +95,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["starcoder"],
         hf: &["GPTBigCodeForCausalLM"],
+        style: &style::GPT2,
         norm: NormKind::Layer,
         no_rope: NoRope::Always,
         act: Act::GeluTanh,
@@ -98,6 +105,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["gptneox"],
         hf: &["GPTNeoXForCausalLM"],
+        style: &style::GPT_NEOX,
         norm: NormKind::Layer,
         parallel: Parallel::Config,
         qkv: Fused::Grouped,
@@ -107,6 +115,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["falcon"],
         hf: &["FalconForCausalLM", "RWForCausalLM"],
+        style: &style::FALCON,
         norm: NormKind::Layer,
         parallel: Parallel::Yes,
         qkv: Fused::Grouped,
@@ -116,6 +125,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["stablelm"],
         hf: &["StableLmForCausalLM", "StableLMEpochForCausalLM"],
+        style: &style::STABLELM,
         norm: NormKind::Layer,
         parallel: Parallel::WithoutFfnNorm,
         ..HALVES
@@ -124,6 +134,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["olmo2"],
         hf: &["Olmo2ForCausalLM", "Olmo3ForCausalLM"],
+        style: &style::POST,
         norms: Norms::Post,
         window: WindowLayers::Period(4),
         window_rope: WindowRope::Plain(0.0),
@@ -168,12 +179,20 @@ pub(crate) const DENSE: &[Arch] = &[
         ..LLAMA
     },
     Arch { gguf: &["minicpm3"], hf: &["MiniCPM3ForCausalLM"], defaults: MINICPM, ..HALVES },
-    Arch { gguf: &["internlm2"], hf: &["InternLM2ForCausalLM"], qkv: Fused::Grouped, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &["internlm2"],
+        hf: &["InternLM2ForCausalLM"],
+        style: &style::INTERNLM2,
+        qkv: Fused::Grouped,
+        ffn_scales: false,
+        ..LLAMA
+    },
     Arch { gguf: &["xverse"], hf: &["XverseForCausalLM"], ffn_scales: false, ..LLAMA },
     Arch { gguf: &["arcee"], hf: &["ArceeForCausalLM"], act: Act::ReluSquared, ffn_scales: false, ..LLAMA },
     Arch {
         gguf: &["starcoder2"],
         hf: &["Starcoder2ForCausalLM"],
+        style: &style::STARCODER2,
         norm: NormKind::Layer,
         act: Act::GeluTanh,
         window: WindowLayers::All,
@@ -192,29 +211,39 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["exaone4"],
         hf: &["Exaone4ForCausalLM"],
+        style: &style::POST,
         norms: Norms::Post,
         window: WindowLayers::PeriodIn(4, 64),
         no_rope: NoRope::Full,
         ..HALVES
     },
     // Sandwich norms, fused gate and up. Source: modeling_glm4.py.
-    Arch { gguf: &["chatglm"], hf: &["GlmForCausalLM"], pairs: INTERLEAVED, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &["chatglm"],
+        hf: &["GlmForCausalLM"],
+        style: &style::GLM,
+        pairs: INTERLEAVED,
+        ffn_scales: false,
+        ..LLAMA
+    },
     Arch {
         gguf: &["glm4"],
         hf: &["Glm4ForCausalLM"],
+        style: &style::GLM,
         pairs: INTERLEAVED,
         sections_halve: true,
         norms: Norms::Sandwich,
         ffn_scales: false,
         ..LLAMA
     },
-    Arch { gguf: &["seed_oss"], hf: &["SeedOssForCausalLM"], ..HALVES },
-    Arch { gguf: &["codeshell"], hf: &[], norm: NormKind::Layer, act: Act::GeluTanh, ..HALVES },
+    Arch { gguf: &["seed_oss"], hf: &["SeedOssForCausalLM"], ffn_norm_is_post: true, ..HALVES },
+    Arch { gguf: &["codeshell"], hf: &[], style: &style::GPT2, norm: NormKind::Layer, act: Act::GeluTanh, ..HALVES },
     Arch { gguf: &["jais2"], hf: &[], norm: NormKind::Layer, act: Act::ReluSquared, ..HALVES },
     // ALiBi instead of rotation. Source: arXiv:2108.12409.
     Arch {
         gguf: &["bloom"],
         hf: &["BloomForCausalLM"],
+        style: &style::BLOOM,
         norm: NormKind::Layer,
         no_rope: NoRope::Always,
         alibi: Alibi::Bias(8.0),
@@ -314,6 +343,6 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch { gguf: &["pangu-embedded"], hf: &[], absent: &[Role::RopeFreqs], ..HALVES },
     // Layers that lack attention or feed-forward. Source: arXiv:2411.19146.
     Arch { gguf: &["deci"], hf: &["DeciLMForCausalLM"], single_part: true, ffn_scales: false, ..LLAMA },
-    Arch { gguf: &[], hf: &["CwmForCausalLM"], window: WindowLayers::All, ..LLAMA },
+    Arch { gguf: &[], hf: &["CwmForCausalLM"], written_as: "llama", window: WindowLayers::All, ..LLAMA },
     Arch { gguf: &[], hf: &["HeliumForCausalLM"], pairs: INTERLEAVED, ..LLAMA },
 ];

@@ -7,6 +7,7 @@ use crate::arch::{
 };
 use crate::config;
 use crate::names::Role;
+use crate::style;
 use crate::table::{HALVES, INTERLEAVED};
 
 pub(crate) const EXPERTS: &[Arch] = &[
@@ -22,6 +23,8 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &[],
         hf: &["PhimoeForCausalLM", "PhiMoEForCausalLM"],
+        written_as: "phimoe",
+        style: &style::MIXTRAL,
         norm: NormKind::Layer,
         gating: Gating::SparseMixer,
         normalize: false,
@@ -40,6 +43,7 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &["deepseek2", "mistral4"],
         hf: &["DeepseekV2ForCausalLM", "Mistral4ForCausalLM"],
+        style: &style::SHARED_EXPERTS,
         pairs: INTERLEAVED,
         normalize: false,
         ffn_scales: false,
@@ -48,16 +52,27 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &[],
         hf: &["DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM", "YoutuForCausalLM"],
+        written_as: "deepseek2",
+        style: &style::SHARED_EXPERTS,
         pairs: INTERLEAVED,
         gating: Gating::Sigmoid,
         ffn_scales: false,
         ..LLAMA
     },
-    Arch { gguf: &["deepseek"], hf: &["DeepseekForCausalLM"], normalize: false, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &["deepseek"],
+        hf: &["DeepseekForCausalLM"],
+        style: &style::SHARED_EXPERTS,
+        normalize: false,
+        ffn_scales: false,
+        ..LLAMA
+    },
     // Attention sinks, biased experts. Source: modeling_gpt_oss.py.
     Arch {
         gguf: &["gpt-oss"],
         hf: &["GptOssForCausalLM"],
+        style: &style::GPT_OSS,
+        ffn_norm_is_post: true,
         window: WindowLayers::Period(2),
         act: Act::SwigluOai { alpha: 1.702, limit: 7.0 },
         gating: Gating::SoftmaxOfChosen,
@@ -71,6 +86,8 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &["granite", "granitehybrid"],
         hf: &["GraniteForCausalLM", "GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"],
+        written_as: "granitemoe",
+        style: &style::GRANITE,
         no_rope: NoRope::ByConfig(true),
         logit_scale: LogitScale::Divide,
         ffn_scales: false,
@@ -80,6 +97,8 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &["ernie4_5", "ernie4_5-moe"],
         hf: &["Ernie4_5ForCausalLM", "Ernie4_5_MoeForCausalLM"],
+        written_as: "ernie4_5-moe",
+        style: &style::SHARED_EXPERTS,
         pairs: INTERLEAVED,
         no_bias: &[Role::AttnOut],
         ffn_scales: false,
@@ -88,6 +107,8 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &["glm4moe"],
         hf: &["Glm4MoeForCausalLM", "SolarOpenForCausalLM"],
+        style: &style::SHARED_EXPERTS,
+        ffn_norm_is_post: true,
         gating: Gating::Sigmoid,
         normalize: false,
         ..HALVES
@@ -95,10 +116,19 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &["hunyuan-dense", "hunyuan-moe", "hunyuan_vl"],
         hf: &["HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM"],
+        written_as: "hunyuan-moe",
+        style: &style::HUNYUAN,
         qk_norm_late: true,
         ..HALVES
     },
-    Arch { gguf: &["dots1"], hf: &["Dots1ForCausalLM"], gating: Gating::Sigmoid, normalize: false, ..HALVES },
+    Arch {
+        gguf: &["dots1"],
+        hf: &["Dots1ForCausalLM"],
+        style: &style::SHARED_EXPERTS,
+        gating: Gating::Sigmoid,
+        normalize: false,
+        ..HALVES
+    },
     Arch { gguf: &["bailingmoe"], hf: &["BailingMoeForCausalLM"], normalize: true, ffn_scales: false, ..LLAMA },
     Arch {
         gguf: &["bailingmoe2"],
@@ -119,6 +149,7 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &["llama4"],
         hf: &["Llama4ForCausalLM", "Llama4ForConditionalGeneration"],
+        style: &style::LLAMA4,
         pairs: INTERLEAVED,
         no_rope: NoRope::Every(4),
         window: WindowLayers::Chunked(4),

@@ -4,6 +4,7 @@ use mlxr_compute::op::{Act, Gating};
 
 use crate::arch::{Arch, LLAMA, LogitScale, NoRope, WindowLayers};
 use crate::names::Role;
+use crate::style;
 use crate::table::{HALVES, INTERLEAVED};
 
 pub(crate) const RECURRENT: &[Arch] = &[
@@ -103,7 +104,14 @@ pub(crate) const RECURRENT: &[Arch] = &[
         ffn_scales: false,
         ..LLAMA
     },
-    Arch { gguf: &["mamba2"], hf: &["Mamba2ForCausalLM"], no_rope: NoRope::Always, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &["mamba2"],
+        hf: &["Mamba2ForCausalLM"],
+        style: &style::MAMBA,
+        no_rope: NoRope::Always,
+        ffn_scales: false,
+        ..LLAMA
+    },
     Arch {
         gguf: &[],
         hf: &["GraniteMoeHybridForCausalLM"],

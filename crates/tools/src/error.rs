@@ -7,6 +7,12 @@ use mlxr_engine::RunError;
 /// Why an offline job stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
+    /// A conversion.
+    #[error(transparent)]
+    Load(Box<mlxr_models::LoadError>),
+    /// An encoding.
+    #[error(transparent)]
+    Compute(#[from] mlxr_compute::Error),
     /// The model failed.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -129,4 +135,10 @@ pub enum ToolError {
     /// The result could not be written.
     #[error("cannot write the result: {0}")]
     Write(#[from] std::io::Error),
+}
+
+impl From<mlxr_models::LoadError> for ToolError {
+    fn from(error: mlxr_models::LoadError) -> ToolError {
+        ToolError::Load(Box::new(error))
+    }
 }

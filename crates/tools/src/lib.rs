@@ -1,5 +1,5 @@
-//! Offline jobs on a model: logits and perplexity for comparison, speed for the record, quantization. Those that run a
-//! model see ids only, over [`mlxr_engine::Runner`].
+//! Offline jobs on a model: logits and perplexity for comparison, speed for the record, quantization, conversion. Those
+//! that run a model see ids only, over [`mlxr_engine::Runner`].
 //!
 //! | module       | what                                                                  |
 //! |--------------|-----------------------------------------------------------------------|
@@ -9,11 +9,13 @@
 //! | `compare`    | the same beside a peer, by turns                                       |
 //! | `imatrix`    | importance matrices of a text                                          |
 //! | `quantize`   | a GGUF file with other types, by llama-quantize's recipes              |
+//! | `convert`    | a checkpoint in another form and type                                 |
 //! | `bandwidth`  | bytes a second that this machine reads from memory                     |
 
 pub mod bandwidth;
 pub mod bench;
 pub mod compare;
+pub mod convert;
 mod error;
 pub mod imatrix;
 pub mod logits;

@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod bench_compare;
+pub mod convert;
 pub mod imatrix;
 pub mod list;
 pub mod logits;

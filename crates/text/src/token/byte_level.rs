@@ -8,8 +8,13 @@ fn prints(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff)
 }
 
+/// The text of such characters that stands for these bytes.
+pub(super) fn encode(bytes: &[u8]) -> String {
+    let chars = chars();
+    bytes.iter().map(|byte| chars[usize::from(*byte)]).collect()
+}
+
 /// The character for each byte.
-#[cfg(test)]
 pub(super) fn chars() -> [char; 256] {
     let mut hidden = 0x100..;
     std::array::from_fn(|i| {

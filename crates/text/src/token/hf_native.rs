@@ -243,7 +243,7 @@ fn merges(
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// The patterns of a pre-tokenizer that ends in `ByteLevel`, each of which cuts what is left of the text.
-fn patterns(json: &Value) -> Option<Vec<String>> {
+pub(super) fn patterns(json: &Value) -> Option<Vec<String>> {
     let steps = match json.get("pretokenizers").and_then(Value::as_array) {
         Some(steps) => steps.as_slice(),
         None => std::slice::from_ref(json),

@@ -23,6 +23,7 @@ mod charsmap;
 mod clean;
 mod config;
 mod error;
+mod export;
 mod gguf;
 mod gpt2;
 mod hf;
@@ -51,6 +52,7 @@ mod vocab;
 mod wordpiece;
 
 pub use error::TokenError;
+pub use export::{HfFiles, ToGguf, to_gguf, to_hf};
 pub use source::{Config, GgufIds, GgufVocab, Source};
 pub use stop::{StopStrings, Stopped};
 pub use stream::Detokenizer;

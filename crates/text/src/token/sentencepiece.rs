@@ -41,6 +41,17 @@ struct Model {
     escape_whitespaces: bool,
 }
 
+/// The scores of a model that merges by them, and whether a space goes before a text; `None` for a unigram model.
+///
+/// # Errors
+/// As [`tokenizer`].
+pub(super) fn merge_scores(bytes: &[u8], config: &Config) -> Result<Option<(Vec<f32>, bool)>, TokenError> {
+    let model = Model::read(bytes)?;
+    let (_, scores) = vocabulary(&model, &config::added_tokens(config)?)?;
+    let prefix = config::flag(config, "add_prefix_space").unwrap_or(model.add_dummy_prefix);
+    Ok((model.model_type == BPE).then_some((scores, prefix)))
+}
+
 const UNIGRAM: u64 = 1;
 const BPE: u64 = 2;
 

@@ -10,5 +10,6 @@ mod pattern;
 mod split;
 mod table;
 
+pub(super) use split::Rule;
 pub(super) use split::Splitter;
-pub(super) use table::{Pre, find, names};
+pub(super) use table::{Pre, find, names, rows};

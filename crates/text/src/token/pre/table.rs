@@ -248,6 +248,11 @@ pub fn find(name: &str) -> Option<&'static Pre> {
     TABLE.iter().find(|row| row.names.contains(&name))
 }
 
+/// Every row.
+pub fn rows() -> impl Iterator<Item = &'static Pre> {
+    TABLE.iter()
+}
+
 /// Every known name, for messages and documentation.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().flat_map(|row| row.names).copied().filter(|n| !n.is_empty())

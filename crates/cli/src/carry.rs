@@ -1,0 +1,113 @@
+//! What goes with a model's tensors: tokenizer, chat template, generation defaults, name.
+
+use mlxr_text::token::{GgufVocab, to_gguf};
+use mlxr_weights::gguf::{Array, Strings, Value};
+use mlxr_weights::{Checkpoint, Kind};
+
+use crate::CliError;
+use crate::defaults::KEYS;
+use crate::vocab::PREFIX;
+use crate::{template, vocab};
+
+/// GGUF metadata beside the model's own, and notes on what changes.
+pub struct Extras {
+    /// Keys and values.
+    pub pairs: Vec<(String, Value)>,
+    /// A line each.
+    pub notes: Vec<String>,
+}
+
+/// The metadata of a checkpoint of `n_vocab` logits that a GGUF file keeps. `tokenizer`: whether it must have one.
+///
+/// # Errors
+/// If a file is damaged, or GGUF has no tokenizer of this kind.
+pub fn for_gguf(checkpoint: &Checkpoint, n_vocab: usize, tokenizer: bool) -> Result<Extras, CliError> {
+    let mut extras = Extras { pairs: vec![("general.name".into(), Value::Str(name(checkpoint)))], notes: Vec::new() };
+    match vocabulary(checkpoint, n_vocab) {
+        Ok((vocab, exact)) => {
+            if !exact {
+                extras.notes.push("the tokenizer: GGUF cuts some texts otherwise".into());
+            }
+            extras.pairs.extend(keys(&vocab));
+        }
+        Err(error) if tokenizer => return Err(error),
+        Err(error) => {
+            extras.notes.push(format!("no tokenizer: {error}"));
+            extras.pairs.push((format!("{PREFIX}model"), Value::Str("none".into())));
+        }
+    }
+    if let Some(source) = template::own(checkpoint)? {
+        extras.pairs.push(("tokenizer.chat_template".into(), Value::Str(source)));
+    }
+    let defaults = checkpoint.json("generation_config.json")?;
+    for (_, json, gguf) in KEYS.iter().filter(|(_, json, gguf)| !json.is_empty() && !gguf.is_empty()) {
+        let Some(value) = defaults.as_ref().and_then(|d| d.get(*json)) else { continue };
+        let value = match value.as_i64() {
+            Some(whole) if *json == "top_k" => Value::I32(whole as i32),
+            _ => match value.as_f64() {
+                Some(number) => Value::F32(number as f32),
+                None => continue,
+            },
+        };
+        extras.pairs.push((format!("general.sampling.{gguf}"), value));
+    }
+    Ok(extras)
+}
+
+/// The name of a model: what its files say, or that of its folder.
+fn name(checkpoint: &Checkpoint) -> String {
+    let said = match checkpoint.kind {
+        Kind::Gguf => checkpoint.meta().get::<&str>("general.name").ok().flatten().map(str::to_owned),
+        Kind::HuggingFace | Kind::Mlx => None,
+    };
+    let path = checkpoint.path().canonicalize().unwrap_or_else(|_| checkpoint.path().to_owned());
+    said.unwrap_or_else(|| path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned()))
+}
+
+fn vocabulary(checkpoint: &Checkpoint, n_vocab: usize) -> Result<(GgufVocab, bool), CliError> {
+    let error = |error| CliError::Tokenizer { path: checkpoint.path().to_owned(), error };
+    let built = vocab::tokenizer(checkpoint)?;
+    let found = to_gguf(&vocab::source(checkpoint)?, &built, n_vocab).map_err(error)?;
+    Ok((found.vocab, found.exact))
+}
+
+/// The keys of a tokenizer.
+fn keys(vocab: &GgufVocab) -> Vec<(String, Value)> {
+    let strings = |texts: &[Vec<u8>]| {
+        let mut strings = Strings::new();
+        texts.iter().for_each(|text| strings.push(text));
+        Value::Array(Array::Str(strings))
+    };
+    let ids = &vocab.ids;
+    let text = |text: &str| Some(Value::Str(text.to_owned()));
+    let id = |id: Option<u32>| id.map(Value::U32);
+    let flag = |flag: Option<bool>| flag.map(Value::Bool);
+    let rows = [
+        ("model", text(&vocab.model)),
+        ("pre", text(vocab.pre.as_deref().unwrap_or("default"))),
+        ("tokens", Some(strings(&vocab.tokens))),
+        ("scores", (!vocab.scores.is_empty()).then(|| Value::Array(Array::F32(vocab.scores.clone())))),
+        ("token_type", (!vocab.types.is_empty()).then(|| Value::Array(Array::I32(vocab.types.clone())))),
+        ("merges", (!vocab.merges.is_empty()).then(|| strings(&vocab.merges))),
+        ("bos_token_id", id(ids.bos)),
+        ("eos_token_id", id(ids.eos)),
+        ("eot_token_id", id(ids.eot)),
+        ("eom_token_id", id(ids.eom)),
+        ("unknown_token_id", id(ids.unk)),
+        ("seperator_token_id", id(ids.sep)),
+        ("padding_token_id", id(ids.pad)),
+        ("mask_token_id", id(ids.mask)),
+        ("cls_token_id", id(ids.cls)),
+        ("fim_pre_token_id", id(ids.fim_pre)),
+        ("fim_suf_token_id", id(ids.fim_suf)),
+        ("fim_mid_token_id", id(ids.fim_mid)),
+        ("fim_pad_token_id", id(ids.fim_pad)),
+        ("fim_rep_token_id", id(ids.fim_rep)),
+        ("fim_sep_token_id", id(ids.fim_sep)),
+        ("eog_token_ids", (!ids.eog.is_empty()).then(|| Value::Array(Array::U32(ids.eog.clone())))),
+        ("add_bos_token", flag(vocab.add_bos)),
+        ("add_eos_token", flag(vocab.add_eos)),
+        ("add_space_prefix", flag(vocab.add_space_prefix)),
+    ];
+    rows.into_iter().filter_map(|(key, value)| Some((format!("{PREFIX}{key}"), value?))).collect()
+}

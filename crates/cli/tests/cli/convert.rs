@@ -1,0 +1,47 @@
+//! `mlx-run convert`: a model tells the same story in another form.
+
+use std::path::Path;
+
+use crate::common::{Temp, fixtures, mlx_run, stdout, succeed};
+
+/// Two hundred tokens of the story that `model` tells, greedily.
+fn story(home: &Temp, model: &str) -> String {
+    let args = ["run", model, "--raw", "--temperature", "0", "--max-tokens", "200", "--kv-type", "f32", ""];
+    stdout(&succeed(home, &args)).to_owned()
+}
+
+#[test]
+fn stories_stay_the_same_as_gguf() {
+    let Some(fixtures) = fixtures() else { return };
+    let home = Temp::new("convert");
+    let folder = fixtures.join("stories260k");
+    let path = |name: &str| folder.join(name).to_str().expect("text").to_owned();
+    let want = std::fs::read_to_string(folder.join("greedy-200.txt")).expect("the fixture");
+    let out = home.file("whole.gguf");
+    let output = succeed(&home, &["convert", &path("hf"), &out]);
+    assert!(stdout(&output).contains("32.00 bits a weight"), "{}", stdout(&output));
+    assert_eq!(story(&home, &out), want);
+    // Every value of MLX's four bits is an f32.
+    let out = home.file("short.gguf");
+    let output = succeed(&home, &["convert", &path("mlx-4bit"), &out, "--type", "f32", "--json"]);
+    assert!(stdout(&output).contains("mlx 4-bit g32 -> f32, exact"), "{}", stdout(&output));
+    assert_eq!(story(&home, &out)[..20], story(&home, &path("mlx-4bit"))[..20]);
+}
+
+#[test]
+fn what_cannot_be_written_leaves_nothing() {
+    let Some(fixtures) = fixtures() else { return };
+    let home = Temp::new("convert-refused");
+    let path = |name: &str| fixtures.join(name).to_str().expect("text").to_owned();
+    let rows = [
+        (path("stories260k/stories260K-f32.gguf"), home.file("a.gguf"), "it is a GGUF file already"),
+        (path("stories260k/hf"), home.file("no/such/folder/a.gguf"), "cannot create"),
+        (path("stories260k"), home.file("a.gguf"), ""),
+    ];
+    for (model, out, want) in rows {
+        let output = mlx_run(&home, &["convert", &model, &out]).output().expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains(want), "{model}: {stderr}");
+        assert!(!Path::new(&out).exists(), "{out}");
+    }
+}

@@ -1,0 +1,207 @@
+//! How families of Hugging Face files name their tensors: which of a role's stems in [`crate::names`], and where.
+
+use crate::names::Role;
+use crate::names_table::stems;
+
+/// How a family of Hugging Face files names its tensors: where, and which of a role's stems. A role none of whose stems
+/// is listed has its first; fused projections only where they are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    root: &'static str,
+    layers: &'static str,
+    stems: &'static [&'static str],
+}
+
+/// The style of LLaMA's descendants, from which others inherit.
+pub const LLAMA: Style = Style { root: "model.", layers: "layers.", stems: &["post_attention_layernorm"] };
+/// Mixtral, PhiMoE.
+pub const MIXTRAL: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "block_sparse_moe.gate",
+        "block_sparse_moe.experts.{e}.w1",
+        "block_sparse_moe.experts.{e}.w2",
+        "block_sparse_moe.experts.{e}.w3",
+        "block_sparse_moe.switch_mlp.gate_proj",
+        "block_sparse_moe.switch_mlp.up_proj",
+        "block_sparse_moe.switch_mlp.down_proj",
+    ],
+    ..LLAMA
+};
+/// Gemma 2 and 3: a norm before and after each block.
+pub const GEMMA2: Style = Style { stems: &["pre_feedforward_layernorm", "post_attention_layernorm"], ..LLAMA };
+/// OLMo 2, EXAONE 4: a norm after each block.
+pub const POST: Style = Style { stems: &["post_attention_layernorm", "post_feedforward_layernorm"], ..LLAMA };
+/// Phi 3, GLM, GLM 4: fused projections where the file has them.
+pub const PHI3: Style =
+    Style { stems: &["post_attention_layernorm", "self_attn.qkv_proj", "mlp.gate_up_proj"], ..LLAMA };
+/// GLM and GLM 4: gate and up in one matrix.
+pub const GLM: Style = Style { stems: &["post_attention_layernorm", "mlp.gate_up_proj"], ..LLAMA };
+/// Phi 1 and 2.
+pub const PHI: Style =
+    Style { stems: &["final_layernorm", "self_attn.dense", "mlp.fc1", "mlp.fc2", "self_attn.q_layernorm"], ..LLAMA };
+/// StarCoder 2.
+pub const STARCODER2: Style = Style { stems: &["post_attention_layernorm", "mlp.c_fc", "mlp.c_proj"], ..LLAMA };
+/// StableLM 2: a norm for each head.
+pub const STABLELM: Style = Style {
+    stems: &["post_attention_layernorm", "self_attn.q_layernorm.norms.{e}", "self_attn.k_layernorm.norms.{e}"],
+    ..LLAMA
+};
+/// Hunyuan.
+pub const HUNYUAN: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "self_attn.query_layernorm",
+        "self_attn.key_layernorm",
+        "mlp.gate.wg",
+        "mlp.shared_mlp.gate_proj",
+        "mlp.shared_mlp.up_proj",
+        "mlp.shared_mlp.down_proj",
+    ],
+    ..LLAMA
+};
+/// DeepSeek, GLM 4.5, dots.
+pub const SHARED_EXPERTS: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "mlp.shared_experts.gate_proj",
+        "mlp.shared_experts.up_proj",
+        "mlp.shared_experts.down_proj",
+    ],
+    ..LLAMA
+};
+/// gpt-oss: gate and up of all experts in one tensor.
+pub const GPT_OSS: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "mlp.router",
+        "mlp.experts.gate_up_proj",
+        "mlp.experts.down_proj",
+        "mlp.experts.gate_proj",
+        "mlp.experts.up_proj",
+    ],
+    ..LLAMA
+};
+/// Granite MoE.
+pub const GRANITE: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "block_sparse_moe.router.layer",
+        "block_sparse_moe.input_linear",
+        "block_sparse_moe.output_linear",
+        "block_sparse_moe.switch_mlp.gate_proj",
+        "block_sparse_moe.switch_mlp.up_proj",
+        "block_sparse_moe.switch_mlp.down_proj",
+    ],
+    ..LLAMA
+};
+/// Llama 4.
+pub const LLAMA4: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "feed_forward.gate_proj",
+        "feed_forward.up_proj",
+        "feed_forward.down_proj",
+        "feed_forward.router",
+        "feed_forward.experts.gate_up_proj",
+        "feed_forward.experts.down_proj",
+        "feed_forward.shared_expert.gate_proj",
+        "feed_forward.shared_expert.up_proj",
+        "feed_forward.shared_expert.down_proj",
+    ],
+    ..LLAMA
+};
+/// InternLM 2.
+pub const INTERNLM2: Style = Style {
+    stems: &[
+        "tok_embeddings",
+        "output",
+        "attention_norm",
+        "ffn_norm",
+        "attention.wqkv",
+        "attention.wo",
+        "feed_forward.w1",
+        "feed_forward.w2",
+        "feed_forward.w3",
+    ],
+    ..LLAMA
+};
+/// GPT-2 and GPT-BigCode.
+pub const GPT2: Style = Style {
+    root: "transformer.",
+    layers: "h.",
+    stems: &["wte", "wpe", "ln_f", "ln_1", "ln_2", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+};
+/// Falcon.
+pub const FALCON: Style = Style {
+    stems: &[
+        "word_embeddings",
+        "ln_f",
+        "self_attention.query_key_value",
+        "self_attention.dense",
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+        "post_attention_layernorm",
+    ],
+    ..GPT2
+};
+/// Falcon with two norms before a layer.
+pub const FALCON_TWO_NORMS: &[&str] = &["ln_attn", "ln_mlp"];
+/// BLOOM: as Falcon, and a norm after the embeddings.
+pub const BLOOM: Style = FALCON;
+/// GPT-NeoX.
+pub const GPT_NEOX: Style = Style {
+    root: "gpt_neox.",
+    layers: "layers.",
+    stems: &[
+        "embed_in",
+        "embed_out",
+        "final_layer_norm",
+        "post_attention_layernorm",
+        "attention.query_key_value",
+        "attention.dense",
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+    ],
+};
+/// Mamba 2.
+pub const MAMBA: Style =
+    Style { root: "backbone.", layers: "layers.", stems: &["embeddings", "norm_f", "norm", "mixer.dt"] };
+
+/// The names that tensors get in a file to be written.
+pub(crate) struct Naming {
+    /// `None` for GGUF.
+    pub style: Option<&'static Style>,
+    /// Stems that go before those of the style.
+    pub first: &'static [&'static str],
+    /// Roles that have another role's name in GGUF.
+    pub renames: Vec<(Role, Role)>,
+}
+
+impl Naming {
+    /// The stem of a role; `None` where the form has none. `{e}` stands for the number of an expert or head.
+    pub fn stem(&self, role: Role, i: usize) -> Option<String> {
+        let Some(style) = self.style else {
+            let role = self.renames.iter().find(|(from, _)| *from == role).map_or(role, |(_, to)| *to);
+            let (gguf, _, layer) = stems(role);
+            let prefix = if layer { format!("blk.{i}.") } else { String::new() };
+            return gguf.first().map(|stem| format!("{prefix}{stem}"));
+        };
+        let (_, hf, layer) = stems(role);
+        let listed = |list: &[&str]| hf.iter().find(|stem| list.contains(*stem)).copied();
+        let fused = matches!(role, Role::AttnQkv | Role::FfnGateUp | Role::ExpGateUp);
+        let usual = hf.iter().find(|stem| !stem.contains("switch_mlp")).filter(|_| !fused).copied();
+        let stem = listed(self.first).or_else(|| listed(style.stems)).or(usual)?;
+        let root = if role == Role::Output { "" } else { style.root };
+        Some(if layer { format!("{}{}{i}.{stem}", style.root, style.layers) } else { format!("{root}{stem}") })
+    }
+
+    /// The stem of a role of stacked experts as MLX names it.
+    pub fn mlx_experts(&self, role: Role, i: usize) -> Option<String> {
+        let style = self.style?;
+        let stacked = |stem: &&&str| !stem.contains("{e}");
+        let mut stems = stems(role).1.iter().filter(stacked);
+        let stem = stems.clone().find(|stem| style.stems.contains(*stem)).or_else(|| stems.next())?;
+        Some(format!("{}{}{i}.{stem}", style.root, style.layers))
+    }
+}
