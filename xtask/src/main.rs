@@ -1,6 +1,8 @@
 //! Development tasks: `cargo xtask --help`.
 
+mod gpu_kernels;
 mod kernels;
+mod mlx;
 mod random_model;
 mod tidy;
 
@@ -39,6 +41,26 @@ enum Task {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Prepares MLX for development in target/mlx: the PyPI package and mlx-c compiled against it.
+    Mlx {
+        /// PyPI package instead of this system's (mlx-cpu, on a Mac mlx-metal), such as mlx-cuda-12.
+        #[arg(long)]
+        package: Option<String>,
+    },
+    /// Writes our kernels as a CUDA program with its launches; after it ran, judges its outputs.
+    GpuKernels {
+        /// Where `kernels.cu` and `in` are written, and `out` is read: `nvcc -o kernels kernels.cu && ./kernels in out`.
+        folder: PathBuf,
+        /// Judge `out` instead.
+        #[arg(long)]
+        judge: bool,
+        /// Launches of an 8B model's shapes, to be timed, instead of small random ones.
+        #[arg(long)]
+        large: bool,
+        /// Where the random numbers begin.
+        #[arg(long, default_value = "1")]
+        seed: u64,
+    },
     /// Makes golden files anew with Python and an independent implementation; lists the recipes without a name.
     Golden {
         /// A recipe of xtask/golden, without `.py`.
@@ -57,6 +79,8 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(root),
         Task::Kernels { binary } => kernels::run(&binary).map(|text| println!("{text}")),
         Task::RandomModel { shape, types, out } => random_model::run(&shape, &types, &out),
+        Task::Mlx { package } => mlx::run(root, package.as_deref()),
+        Task::GpuKernels { folder, judge, large, seed } => gpu_kernels::run(&folder, judge, large, seed),
         Task::Golden { recipe, python, args } => golden(root, recipe.as_deref(), &python, &args),
     };
     match result {

@@ -46,12 +46,25 @@ pub enum Command {
     Logits(LogitsArgs),
     /// Write a model in another form and type
     Convert(ConvertArgs),
+    /// Check what this machine's backends compute
+    Doctor(DoctorArgs),
     /// Measure perplexity over a text, or divergence from a base model, as llama-perplexity does
     Perplexity(PerplexityArgs),
     /// Make an importance matrix of a text, for `quant`
     Imatrix(ImatrixArgs),
     /// Make a smaller GGUF file of a GGUF file, as llama-quantize does
     Quant(QuantArgs),
+}
+
+/// `mlx-run doctor`.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// Where the random numbers begin
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub seed: u64,
+    /// Only operations whose name contains this
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
 }
 
 /// Where models are.
@@ -65,6 +78,8 @@ pub struct FolderArgs {
 /// What computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {
+    /// MLX on a Mac that has it, else the processor
+    Auto,
     /// The processor
     Cpu,
     /// The processor, by the definitions: slow, for comparison
@@ -91,7 +106,7 @@ pub enum KvTypeName {
 #[derive(Debug, Clone, clap::Args)]
 pub struct LoadArgs {
     /// What computes
-    #[arg(long, value_enum, default_value = "cpu", help_heading = "Loading")]
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Loading")]
     pub backend: BackendName,
     /// Threads [default: the processors of this machine]
     #[arg(short, long, env = "MLXR_THREADS", value_name = "N", help_heading = "Loading")]
@@ -300,7 +315,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "llama.cpp=PATH", conflicts_with = "batch")]
     pub compare: Option<String>,
     /// What computes
-    #[arg(long, value_enum, default_value = "cpu")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub backend: BackendName,
     /// Instruction set of the processor [default: the best that it has]
     #[arg(long, value_name = "NAME")]

@@ -1,6 +1,7 @@
 //! Which backend runs a model.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
@@ -10,13 +11,12 @@ use mlxr_compute::op::KvType;
 use mlxr_compute::recorder::{Recorder, Recording};
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::Runner;
-use mlxr_models::{LoadOptions, Model};
+use mlxr_mlx::{Device, Kind, Mlx, Precision, find};
+use mlxr_models::{LoadError, LoadOptions, Model};
 use mlxr_weights::Checkpoint;
 
 use crate::CliError;
 use crate::args::{BackendName, KvTypeName};
-
-const NO_MLX: &str = "this build has no MLX backend: use --backend cpu";
 
 /// A backend and how it is set up.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +33,7 @@ impl BackendName {
     /// Its name on the command line.
     pub fn text(self) -> &'static str {
         match self {
+            BackendName::Auto => "auto",
             BackendName::Cpu => "cpu",
             BackendName::Scalar => "scalar",
             BackendName::Mlx => "mlx",
@@ -80,7 +81,7 @@ pub fn n_thread(asked: Option<usize>) -> Result<usize, CliError> {
 /// Loads a model onto a backend.
 ///
 /// # Errors
-/// If this build or machine lacks the backend, or the model does not load.
+/// If this machine lacks the backend, or the model does not load.
 pub fn load(
     checkpoint: &Checkpoint,
     choice: &BackendChoice,
@@ -88,9 +89,22 @@ pub fn load(
     progress: &mut dyn FnMut(f32),
 ) -> Result<Box<dyn Runner>, CliError> {
     match choice.name {
-        BackendName::Cpu => Ok(Box::new(mlxr_models::load(checkpoint, cpu(choice)?, options, progress)?)),
         BackendName::Scalar => Ok(Box::new(mlxr_models::load(checkpoint, Scalar, options, progress)?)),
-        BackendName::Mlx => Err(CliError::Usage(NO_MLX.into())),
+        BackendName::Mlx => Ok(Box::new(mlxr_models::load(checkpoint, mlx()?, options, progress)?)),
+        BackendName::Auto if cfg!(target_os = "macos") => {
+            let loaded = mlx().and_then(|mlx| Ok(mlxr_models::load(checkpoint, mlx, options, progress)?));
+            match loaded {
+                Ok(model) => Ok(Box::new(model)),
+                Err(error @ (CliError::Mlx(_) | CliError::Load(LoadError::Compute(_)))) => {
+                    eprintln!("warning: {error}; running on the processor");
+                    Ok(Box::new(mlxr_models::load(checkpoint, cpu(choice)?, options, progress)?))
+                }
+                Err(error) => Err(error),
+            }
+        }
+        BackendName::Auto | BackendName::Cpu => {
+            Ok(Box::new(mlxr_models::load(checkpoint, cpu(choice)?, options, progress)?))
+        }
     }
 }
 
@@ -116,10 +130,37 @@ pub fn load_recording(
         Ok((Box::new(mlxr_models::load(checkpoint, recorder, options, &mut |_| ())?), recording))
     }
     match choice.name {
-        BackendName::Cpu => start(cpu(choice)?, checkpoint, options),
+        BackendName::Auto | BackendName::Cpu => start(cpu(choice)?, checkpoint, options),
         BackendName::Scalar => start(Scalar, checkpoint, options),
-        BackendName::Mlx => Err(CliError::Usage(NO_MLX.into())),
+        BackendName::Mlx => start(mlx()?, checkpoint, options),
     }
+}
+
+/// MLX's device: the GPU, or where it has none (its Linux build) the processor, which is for development.
+///
+/// # Errors
+/// If MLX is not there, or is another version.
+pub fn mlx_device() -> Result<Device, CliError> {
+    let executable = std::env::current_exe().ok();
+    let named = std::env::var_os("MLXR_MLX_DIR").map(PathBuf::from);
+    Ok(find::open(find::places(executable.as_deref(), named.as_deref()))?)
+}
+
+fn mlx() -> Result<Mlx, CliError> {
+    let device = mlx_device()?;
+    let precision = match device.kind() {
+        Kind::Cpu => Precision::Full,
+        Kind::Gpu => Precision::Half,
+    };
+    Ok(Mlx::new(device, precision, Box::new(|text| eprintln!("warning: {text}"))))
+}
+
+/// The processor with all its threads and its best instructions.
+///
+/// # Errors
+/// If its threads cannot be had.
+pub fn cpu_default() -> Result<Cpu, CliError> {
+    cpu(&BackendChoice { name: BackendName::Cpu, n_thread: n_thread(None)?, isa: None })
 }
 
 fn cpu(choice: &BackendChoice) -> Result<Cpu, CliError> {
@@ -137,7 +178,9 @@ fn cpu(choice: &BackendChoice) -> Result<Cpu, CliError> {
 /// The instruction set that a choice means, for reports.
 pub fn isa_text(choice: &BackendChoice) -> String {
     match choice.name {
-        BackendName::Cpu => choice.isa.map_or_else(|| Isa::detect().name().to_owned(), str::to_owned),
+        BackendName::Auto | BackendName::Cpu => {
+            choice.isa.map_or_else(|| Isa::detect().name().to_owned(), str::to_owned)
+        }
         BackendName::Scalar | BackendName::Mlx => choice.name.text().to_owned(),
     }
 }

@@ -29,6 +29,9 @@ pub enum CliError {
         /// What is wrong.
         error: mlxr_text::token::TokenError,
     },
+    /// MLX.
+    #[error(transparent)]
+    Mlx(#[from] mlxr_mlx::OpenError),
     /// A text that cannot be encoded.
     #[error(transparent)]
     Encode(#[from] mlxr_text::token::TokenError),

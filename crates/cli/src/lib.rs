@@ -51,6 +51,7 @@ pub fn run(cli: Cli) -> u8 {
         Command::Bench(args) => command::bench::run(&args),
         Command::Logits(args) => command::logits::run(&args),
         Command::Convert(args) => command::convert::run(&args),
+        Command::Doctor(args) => command::doctor::run(&args),
         Command::Perplexity(args) => command::perplexity::run(&args),
         Command::Imatrix(args) => command::imatrix::run(&args),
         Command::Quant(args) => command::quant::run(&args),

@@ -208,6 +208,15 @@ pub trait Backend {
 
     // --- results -----------------------------------------------------------------------------------------------
 
+    /// Begins to compute what is due of the state of all layers, where operations are lazy. Called once at the end of a
+    /// step, before anything is read; a step of which nothing is read would not run otherwise.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn start(&mut self, _kv: &Self::Kv) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Computes what is due and appends the numbers of `x`, row after row, to `out`.
     ///
     /// # Errors

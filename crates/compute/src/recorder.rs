@@ -394,6 +394,10 @@ impl<B: Backend> Backend for Recorder<B> {
         self.inner.copy_slot(kv, from, to);
     }
 
+    fn start(&mut self, kv: &B::Kv) -> Result<(), Error> {
+        self.inner.start(kv)
+    }
+
     fn read(&mut self, x: &B::Tensor, out: &mut Vec<f32>) -> Result<(), Error> {
         self.inner.read(x, out)
     }

@@ -137,8 +137,9 @@ impl<B: Backend> Model<B> {
         let mut pass = Pass { backend: &mut self.backend, kv: &mut self.kv, hyper: &self.hyper, seqs, growth: None };
         let some = (wanted.len() < batch.tokens.len()).then_some(wanted.as_slice());
         let hidden = self.decoder.hidden(&mut pass, &batch.tokens, some);
-        let result = if wanted.is_empty() {
-            Ok(())
+        let started = pass.backend.start(pass.kv);
+        let result = if wanted.is_empty() || started.is_err() {
+            started
         } else if batch.rows.iter().all(|r| !matches!(r.want, Want::Hidden)) {
             let logits = self.decoder.logits(&mut pass, &hidden);
             pass.backend.read(&logits, output)

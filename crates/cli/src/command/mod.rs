@@ -3,6 +3,7 @@
 pub mod bench;
 mod bench_compare;
 pub mod convert;
+pub mod doctor;
 pub mod imatrix;
 pub mod list;
 pub mod logits;

@@ -15,6 +15,7 @@
 //! | `encode` | f32 to GGUF types: [`encode()`] |
 //! | `rows` | some rows of a matrix as a matrix: [`MatrixData::take_rows`] |
 //! | `repack` | any encoding as GGUF blocks: [`MatrixData::to_gguf_blocks`], [`MatrixData::to_blocks`] |
+//! | `to_mlx` | GGUF blocks in MLX's packed formats: [`MatrixData::to_mlx`] |
 //!
 //! GGUF blocks are structs of bytes (alignment 1), so a mapped file is cast in place with
 //! `bytemuck::cast_slice::<u8, BlockQ4_K>`. Their decoders equal ggml bit for bit, multiplication order and all.
@@ -39,6 +40,7 @@ mod plain;
 mod repack;
 mod rows;
 pub mod ternary;
+mod to_mlx;
 mod transposed;
 
 use bytemuck::Pod;

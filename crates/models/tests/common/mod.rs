@@ -1,6 +1,6 @@
 //! What golden tests share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mlxr_compute::Backend;
@@ -8,6 +8,7 @@ use mlxr_compute::cpu::{Cpu, Isa, Pool};
 use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::runner::{Batch, PAGE_TOKENS, PageId, Row, Runner, SeqId, Want};
+use mlxr_mlx::{Mlx, Precision, find};
 use mlxr_models::LoadOptions;
 
 /// Tokens and logits of a `.logits` file: `i32 n, i32 v`, `n` ids, `n * v` f32.
@@ -62,17 +63,28 @@ where
     Ok(Box::new(model))
 }
 
-/// On the defining backend and on the CPU backend with its best instructions: loads a checkpoint, computes the golden
+/// MLX in f32, or `None` with a loud word.
+fn mlx() -> Option<Mlx> {
+    let Some(folder) = std::env::var_os("MLXR_MLX_DIR").map(PathBuf::from) else {
+        eprintln!("SKIPPED: run `cargo xtask mlx` and set MLXR_MLX_DIR to target/mlx to test the MLX backend");
+        return None;
+    };
+    let device = find::open(find::places(None, Some(&folder))).expect("MLXR_MLX_DIR names a folder with MLX");
+    Some(Mlx::new(device, Precision::Full, Box::new(|_| ())))
+}
+
+/// On the defining backend, on the CPU backend with its best instructions and on MLX: loads a checkpoint, computes the golden
 /// tokens whole and in parts, and describes each way that misses the golden logits by more than `limit` (squared error
-/// over squared magnitude). `limit` holds for exact arithmetic; quantized weights on the CPU backend meet 8-bit
+/// over squared magnitude). `limits[0]` holds for exact arithmetic; quantized weights on the CPU backend meet 8-bit
 /// activations, for which `limits[1]` holds.
 pub fn compare(path: &Path, logits: &Path, limits: [f64; 2]) -> Vec<String> {
     let name = path.file_stem().expect("name").to_string_lossy().into_owned();
     let pool = Arc::new(Pool::new(2).expect("threads"));
     let cpu = Cpu::new(pool, Isa::detect()).expect("the best instructions are there");
-    let models = [("scalar", load(path, Scalar)), ("cpu", load(path, cpu))];
+    let mut models = vec![("scalar", load(path, Scalar), limits[0]), ("cpu", load(path, cpu), limits[1])];
+    models.extend(mlx().map(|mlx| ("mlx", load(path, mlx), limits[0])));
     let mut failures = Vec::new();
-    for ((backend, model), limit) in models.into_iter().zip(limits) {
+    for (backend, model, limit) in models {
         match model {
             Ok(mut model) => {
                 let run = || misses(&name, backend, &mut *model, &golden(logits), limit);

@@ -1,0 +1,58 @@
+//! `mlx-run doctor`: what this machine can run, and whether it computes what the definitions say.
+
+use mlxr_compute::conformance::{self, Options};
+use mlxr_compute::cpu::Isa;
+use mlxr_mlx::{Kind, Mlx, Precision, kernel};
+
+use crate::args::DoctorArgs;
+use crate::{CliError, backend};
+
+/// How far products in 16 bits may be from their definition, as a factor on the suite's limits for f32.
+const HALF_SLACK: f32 = 2000.0;
+
+/// Prints what is there and checks every backend; fails if one computes something else.
+///
+/// # Errors
+/// If a backend computes something else than the definitions say.
+pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
+    let n_thread = backend::n_thread(None)?;
+    println!("processor: {n_thread} threads, {}", Isa::detect().name());
+    let mut n_failed = report("cpu", conformance::run(&mut backend::cpu_default()?, &options(args, 1.0)));
+    match backend::mlx_device() {
+        Err(error) => println!("mlx: not used: {error}"),
+        Ok(device) => {
+            let (limit, active) = device.memory();
+            let kind = if device.kind() == Kind::Gpu { "GPU" } else { "processor, for development" };
+            println!("mlx: {kind}, {} MiB of memory to use, {} MiB in use", limit >> 20, active >> 20);
+            if device.has_metal() {
+                let failures = kernel::check::on_metal(&device, args.seed)?;
+                n_failed += failures.len();
+                println!("mlx: {} of our Metal kernels' launches fail", failures.len());
+                failures.iter().for_each(|failure| println!("  FAILED {failure}"));
+            }
+            let precisions = [("mlx f32", Precision::Full, 1.0), ("mlx 16 bits", Precision::Half, HALF_SLACK)];
+            for (name, precision, slack) in precisions {
+                let mut mlx = Mlx::new(backend::mlx_device()?, precision, Box::new(|_| ()));
+                n_failed += report(name, conformance::run(&mut mlx, &options(args, slack)));
+            }
+        }
+    }
+    if n_failed > 0 {
+        return Err(CliError::Failed(format!("{n_failed} checks failed; send this output with the machine's name")));
+    }
+    println!("everything computes what its definition says");
+    Ok(())
+}
+
+fn options(args: &DoctorArgs, slack: f32) -> Options {
+    Options { seed: args.seed, slack, only: args.only.clone().unwrap_or_default() }
+}
+
+/// Prints a report and counts its failures.
+fn report(name: &str, report: conformance::Report) -> usize {
+    let n: usize = report.cases.iter().map(|(_, n)| n).sum();
+    println!("{name}: {n} comparisons with the definitions, {} fail", report.failures.len());
+    report.refused.iter().for_each(|refused| println!("  refused {refused}"));
+    report.failures.iter().for_each(|failure| println!("  FAILED {failure}"));
+    report.failures.len()
+}

@@ -1,0 +1,311 @@
+//! The operations of a decoder as a graph of MLX's operations.
+//!
+//! Nothing runs until [`Backend::read`] or [`Backend::start`]. Tensors are f32; weights keep their packing.
+
+use mlxr_compute::op::{Act, Attention, Delta, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
+use mlxr_compute::{Backend, DType, Encoding, Error, MatrixData};
+
+use crate::ffi::{Array, Device, Dtype, Kind};
+use crate::matrix::{self, Matrix};
+use crate::plan::Plan;
+use crate::rows::Periods;
+use crate::store::Kv;
+use crate::{NAME, attention, moe, recurrent, rows};
+
+/// In what products with weights are computed. What lies between products is f32 in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// f32: equal to the definitions, for tests; f16 weights take twice their memory.
+    Full,
+    /// The weights' 16-bit type, or that of their scales.
+    Half,
+}
+
+/// The backend.
+pub struct Mlx {
+    pub(crate) device: Device,
+    precision: Precision,
+    pub(crate) plan: Plan,
+    pub(crate) periods: Periods,
+    warn: Box<dyn FnMut(&str) + Send>,
+    warned: Vec<String>,
+}
+
+/// An activation or a small parameter: f32 `[n_row, n_col]`.
+pub struct Tensor {
+    pub(crate) array: Array,
+    pub(crate) shape: [usize; 2],
+}
+
+impl Mlx {
+    /// A backend on a device. `warn` hears once of each encoding that has to be decoded when it is loaded.
+    pub fn new(device: Device, precision: Precision, warn: Box<dyn FnMut(&str) + Send>) -> Mlx {
+        Mlx { device, precision, plan: Plan::default(), periods: Periods::default(), warn, warned: Vec::new() }
+    }
+
+    /// What computes.
+    pub fn kind(&self) -> Kind {
+        self.device.kind()
+    }
+
+    /// The matrices in formats that MLX computes with.
+    fn prepare(&mut self, data: &[MatrixData]) -> Result<Vec<MatrixData>, Error> {
+        let mut prepared = Vec::with_capacity(data.len());
+        for data in data {
+            let (matrix, decoded) = matrix::prepare(data, self.precision)?;
+            let encoding = data.encoding.to_string();
+            if decoded && !self.warned.contains(&encoding) {
+                let (now, were) = (matrix.bytes() as f64, data.bytes() as f64);
+                (self.warn)(&format!(
+                    "MLX has no kernel for {encoding}: its matrices are decoded to {} and take {:.1} times the memory",
+                    matrix.encoding,
+                    now / were
+                ));
+                self.warned.push(encoding);
+            }
+            prepared.push(matrix);
+        }
+        self.device.reserve("a model's weights", prepared.iter().map(|p| p.bytes() as u64).sum())?;
+        Ok(prepared)
+    }
+
+    fn linear(&self, x: &Array, linear: &Linear<Mlx>) -> Array {
+        let d = &self.device;
+        let mut y = linear.matrix.product(d, x);
+        if linear.scale != 1.0 {
+            y = d.multiply(&y, &d.scalar(linear.scale));
+        }
+        match &linear.bias {
+            Some(bias) => d.add(&y, &bias.array),
+            None => y,
+        }
+    }
+
+    /// The rows normalized, if there is a norm.
+    fn normed(&self, x: &Tensor, norm: Option<&Norm<Mlx>>) -> Array {
+        norm.map_or_else(|| x.array.clone(), |norm| rows::norm(&self.device, x, 1, norm).array)
+    }
+}
+
+impl Backend for Mlx {
+    type Tensor = Tensor;
+    type Matrix = Matrix;
+    type Kv = Kv;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn matrix(&mut self, parts: &[MatrixData]) -> Result<Matrix, Error> {
+        let prepared = self.prepare(parts)?;
+        Matrix::stacked(&self.device, &prepared)
+    }
+
+    fn experts(&mut self, experts: &[MatrixData]) -> Result<Matrix, Error> {
+        let mut prepared = self.prepare(experts)?;
+        // Experts of several formats, and on the processor, where MLX gathers only f32: all as plain numbers.
+        let mixed = prepared.iter().any(|p| p.encoding != prepared[0].encoding);
+        let plain = prepared.iter().any(|p| matches!(p.encoding, Encoding::Blocks(_)));
+        if mixed || plain && self.kind() == Kind::Cpu {
+            prepared = experts.iter().map(|e| e.to_blocks(DType::F32)).collect::<Result<_, _>>()?;
+        }
+        Matrix::experts(&self.device, &prepared)
+    }
+
+    fn tensor(&mut self, shape: [usize; 2], data: &[f32]) -> Tensor {
+        assert_eq!(data.len(), shape[0] * shape[1], "tensor: shape {shape:?} does not fit the numbers given");
+        Tensor { array: self.device.from_slice(data, &shape, Dtype::F32), shape }
+    }
+
+    fn kv(&mut self, spec: &KvSpec) -> Result<Kv, Error> {
+        Kv::new(&self.device, spec)
+    }
+
+    fn embed(&mut self, table: &Matrix, ids: &[u32]) -> Tensor {
+        let last = ids.iter().max().copied().unwrap_or(0) as usize;
+        assert!(last < table.n_out, "embed: id {last} of a table of {} rows", table.n_out);
+        let indices = self.device.from_slice(ids, &[ids.len()], Dtype::U32);
+        Tensor { array: table.rows(&self.device, &indices), shape: [ids.len(), table.n_in] }
+    }
+
+    fn linears<const N: usize>(
+        &mut self,
+        x: &Tensor,
+        norm: Option<&Norm<Self>>,
+        linears: [&Linear<Self>; N],
+    ) -> [Tensor; N] {
+        let normed = self.normed(x, norm);
+        linears.map(|l| Tensor { array: self.linear(&normed, l), shape: [x.shape[0], l.matrix.n_out] })
+    }
+
+    fn linear_add(&mut self, x: &Tensor, linear: &Linear<Self>, factor: f32, residual: Tensor) -> Tensor {
+        assert_eq!(
+            [x.shape[0], linear.matrix.n_out],
+            residual.shape,
+            "linear_add: product and residual differ in shape"
+        );
+        let mut y = self.linear(&x.array, linear);
+        if factor != 1.0 {
+            y = self.device.multiply(&y, &self.device.scalar(factor));
+        }
+        Tensor { array: self.device.add(&residual.array, &y), shape: residual.shape }
+    }
+
+    fn gate_up(
+        &mut self,
+        x: &Tensor,
+        norm: Option<&Norm<Self>>,
+        gate: &Linear<Self>,
+        up: &Linear<Self>,
+        act: Act,
+    ) -> Tensor {
+        let x_normed = self.normed(x, norm);
+        let (gate_rows, up_rows) = (self.linear(&x_normed, gate), self.linear(&x_normed, up));
+        let array = rows::glu(&self.device, &gate_rows, &up_rows, act);
+        Tensor { array, shape: [x.shape[0], gate.matrix.n_out] }
+    }
+
+    fn head_linear(&mut self, x: &Tensor, w: &Matrix) -> Tensor {
+        let [n_tok, n_col] = x.shape;
+        assert_eq!(n_col, w.n_matrix * w.n_in, "head_linear: rows of {n_col}, {} heads of {}", w.n_matrix, w.n_in);
+        let d = &self.device;
+        let heads = d.transpose(&d.reshape(&x.array, &[n_tok, w.n_matrix, w.n_in]), &[1, 0, 2]);
+        let product = d.transpose(&w.batched(d, &heads), &[1, 0, 2]);
+        let shape = [n_tok, w.n_matrix * w.n_out];
+        Tensor { array: d.reshape(&product, &shape), shape }
+    }
+
+    fn moe(&mut self, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Self>) -> Tensor {
+        moe::moe(&self.device, x, logits, moe)
+    }
+
+    fn norm(&mut self, x: &Tensor, norm: &Norm<Self>) -> Tensor {
+        rows::norm(&self.device, x, 1, norm)
+    }
+
+    fn head_norm(&mut self, x: Tensor, n_head: usize, norm: &Norm<Self>) -> Tensor {
+        rows::norm(&self.device, &x, n_head, norm)
+    }
+
+    fn rope(&mut self, x: Tensor, n_head: usize, positions: &[i32], rope: &Rope) -> Tensor {
+        rows::rope(self, &x, n_head, positions, rope)
+    }
+
+    fn add(&mut self, a: Tensor, b: &Tensor) -> Tensor {
+        assert!(b.shape == a.shape || b.shape == [1, a.shape[1]], "add: {:?} to {:?}", b.shape, a.shape);
+        Tensor { array: self.device.add(&a.array, &b.array), shape: a.shape }
+    }
+
+    fn mul(&mut self, a: Tensor, b: &Tensor) -> Tensor {
+        let [n_row, n_col] = a.shape;
+        let fits = [[n_row, n_col], [1, n_col], [n_row, 1]].contains(&b.shape);
+        assert!(fits, "mul: {:?} by {:?}", a.shape, b.shape);
+        Tensor { array: self.device.multiply(&a.array, &b.array), shape: a.shape }
+    }
+
+    fn scale(&mut self, x: Tensor, factor: f32) -> Tensor {
+        Tensor { array: self.device.multiply(&x.array, &self.device.scalar(factor)), shape: x.shape }
+    }
+
+    fn act(&mut self, x: Tensor, act: Act) -> Tensor {
+        Tensor { array: rows::act(&self.device, &x.array, act), shape: x.shape }
+    }
+
+    fn glu(&mut self, gate: Tensor, up: &Tensor, act: Act) -> Tensor {
+        assert_eq!(gate.shape, up.shape, "glu: gate and up differ in shape");
+        Tensor { array: rows::glu(&self.device, &gate.array, &up.array, act), shape: gate.shape }
+    }
+
+    fn softcap(&mut self, x: Tensor, cap: f32) -> Tensor {
+        Tensor { array: rows::softcap(&self.device, &x.array, cap), shape: x.shape }
+    }
+
+    fn columns(&mut self, x: &Tensor, from: usize, to: usize) -> Tensor {
+        assert!(from <= to && to <= x.shape[1], "columns: {from}..{to} of {}", x.shape[1]);
+        let array = self.device.slice(&x.array, &[0, from], &[x.shape[0], to]);
+        Tensor { array, shape: [x.shape[0], to - from] }
+    }
+
+    fn concat_heads(&mut self, a: &Tensor, b: &Tensor, n_head: usize, n_head_b: usize) -> Tensor {
+        rows::concat_heads(&self.device, a, b, n_head, n_head_b)
+    }
+
+    fn rows(&mut self, x: &Tensor, indices: &[usize]) -> Tensor {
+        assert!(indices.iter().all(|&i| i < x.shape[0]), "rows: {indices:?} of {}", x.shape[0]);
+        let rows: Vec<u32> = indices.iter().map(|&i| i as u32).collect();
+        let rows = self.device.from_slice(&rows, &[rows.len()], Dtype::U32);
+        Tensor { array: self.device.take(&x.array, &rows, 0), shape: [indices.len(), x.shape[1]] }
+    }
+
+    fn kv_append(&mut self, kv: &mut Kv, layer: usize, k: &Tensor, v: Option<&Tensor>, seqs: &Seqs<'_>) {
+        self.plan.update(seqs);
+        kv.append(&self.device, &mut self.plan, layer, [Some(k), v], seqs);
+    }
+
+    fn attention(
+        &mut self,
+        q: &Tensor,
+        kv: &Kv,
+        layer: usize,
+        attention: &Attention<'_, Self>,
+        seqs: &Seqs<'_>,
+    ) -> Tensor {
+        self.plan.update(seqs);
+        attention::attention(&self.device, &mut self.plan, q, (kv, layer), attention, seqs)
+    }
+
+    fn conv(
+        &mut self,
+        kv: &mut Kv,
+        layer: usize,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        seqs: &Seqs<'_>,
+    ) -> Tensor {
+        recurrent::conv(&self.device, (kv, layer), x, weight, bias, seqs)
+    }
+
+    fn ssm_scan(&mut self, kv: &mut Kv, layer: usize, ssm: &Ssm, inputs: [&Tensor; 3], seqs: &Seqs<'_>) -> Tensor {
+        recurrent::ssm_scan(&self.device, (kv, layer), ssm, inputs, seqs)
+    }
+
+    fn delta_scan(
+        &mut self,
+        kv: &mut Kv,
+        layer: usize,
+        delta: &Delta,
+        inputs: [&Tensor; 5],
+        seqs: &Seqs<'_>,
+    ) -> Tensor {
+        recurrent::delta_scan(&self.device, (kv, layer), delta, inputs, seqs)
+    }
+
+    fn copy_page(&mut self, kv: &mut Kv, from: u32, to: u32) {
+        kv.copy_page(&self.device, from, to);
+    }
+
+    fn export_page(&self, kv: &Kv, page: u32, out: &mut Vec<u8>) {
+        kv.export_page(&self.device, page, out);
+    }
+
+    fn import_page(&mut self, kv: &mut Kv, page: u32, bytes: &[u8]) -> Result<(), Error> {
+        kv.import_page(&self.device, page, bytes)
+    }
+
+    fn copy_slot(&mut self, kv: &mut Kv, from: usize, to: usize) {
+        kv.copy_slot(&self.device, from, to);
+    }
+
+    fn start(&mut self, kv: &Kv) -> Result<(), Error> {
+        self.device.start(&kv.arrays())
+    }
+
+    fn read(&mut self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), Error> {
+        self.device.read(&x.array, |bytes| out.extend(bytemuck::pod_collect_to_vec::<u8, f32>(bytes)))
+    }
+
+    fn shape(&self, x: &Tensor) -> [usize; 2] {
+        x.shape
+    }
+}

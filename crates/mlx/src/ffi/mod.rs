@@ -1,0 +1,23 @@
+//! Everything `unsafe` of this crate: mlx-c behind safe types.
+//!
+//! | file | what |
+//! |---|---|
+//! | `api` | the functions, found in the library |
+//! | [`mod@array`] | a node of the graph |
+//! | [`device`] | the library, the device that computes, memory, evaluation, reading |
+//! | [`metal`] | kernels of our own on Metal |
+//! | `ops` | the operations, as methods of [`Device`] |
+//!
+//! An operation cannot fail where it is called: MLX is lazy, and model code builds the graph of a whole step. The first
+//! error is kept by the [`Device`], what depends on it becomes empty, and evaluation returns it.
+
+mod api;
+pub mod array;
+pub mod device;
+pub mod metal;
+mod ops;
+
+pub use array::{Array, Dtype};
+pub use device::{Device, Kind, OpenError};
+pub use metal::MetalKernel;
+pub use ops::{Packing, Rotation};

@@ -1,0 +1,253 @@
+//! Weights in MLX's packed formats, and products with them.
+//!
+//! | encoding | as |
+//! |---|---|
+//! | MLX's own, and GGUF blocks that [`MatrixData::to_mlx`] packs | `quantized_matmul` |
+//! | GPTQ and AWQ that [`MatrixData::to_gguf_blocks`] holds exactly | packed likewise |
+//! | F32, F16, BF16 | `matmul` |
+//! | the rest | decoded to plain numbers when loaded, and reported |
+
+use mlxr_compute::matrix::MlxFloat;
+use mlxr_compute::{Bytes, DType, Encoding, Error, MatrixData, quant};
+
+use crate::backend::Precision;
+use crate::ffi::{Array, Device, Dtype, Packing};
+
+/// A weight matrix, stacked ones, or those of all experts or heads.
+pub struct Matrix {
+    /// Matrices: 1, the number of experts, or the number of heads.
+    pub(crate) n_matrix: usize,
+    /// Rows of each.
+    pub(crate) n_out: usize,
+    /// Columns of each.
+    pub(crate) n_in: usize,
+    /// Parts along rows, each of one format. Experts have one.
+    parts: Vec<Part>,
+}
+
+/// Rows of one format: `[n_out, ..]`, or `[n_matrix, n_out, ..]`.
+struct Part {
+    weights: Array,
+    packed: Option<Packed>,
+    /// What the input is converted to, and in which the product is computed.
+    dtype: Dtype,
+}
+
+/// What unpacks quantized weights.
+struct Packed {
+    scales: Array,
+    biases: Option<Array>,
+    packing: Packing,
+}
+
+/// `data` in a format that MLX computes with, and whether it had to be decoded.
+pub(crate) fn prepare(data: &MatrixData, precision: Precision) -> Result<(MatrixData, bool), Error> {
+    data.check()?;
+    let scale = match precision {
+        Precision::Full => DType::F32,
+        Precision::Half => DType::F16,
+    };
+    let packed = data.to_mlx(scale).or_else(|| data.to_gguf_blocks()?.to_mlx(scale));
+    if let Some(packed) = packed {
+        return Ok((with_scales(packed, precision), false));
+    }
+    match (data.encoding, precision) {
+        (Encoding::Blocks(DType::F32), _) | (Encoding::Blocks(DType::F16 | DType::BF16), Precision::Half) => {
+            Ok((data.clone(), false))
+        }
+        (Encoding::Blocks(DType::F16 | DType::BF16), Precision::Full) => Ok((data.to_blocks(DType::F32)?, false)),
+        (_, Precision::Full) => Ok((data.to_blocks(DType::F32)?, true)),
+        (_, Precision::Half) => Ok((data.to_blocks(DType::F16)?, true)),
+    }
+}
+
+/// An affine matrix whose scales and biases have the type to compute in; 16-bit ones stay as they are in half precision.
+fn with_scales(mut data: MatrixData, precision: Precision) -> MatrixData {
+    if let Encoding::MlxAffine { bits, group, scale } = data.encoding {
+        if scale == DType::F32 || precision == Precision::Half {
+            return data;
+        }
+        for part in &mut data.parts[1..] {
+            let mut numbers = vec![0.0; part.len() / scale.block_bytes()];
+            quant::decode(scale, part, &mut numbers);
+            *part = Bytes::from(bytemuck::cast_slice::<f32, u8>(&numbers).to_vec());
+        }
+        data.encoding = Encoding::MlxAffine { bits, group, scale: DType::F32 };
+    }
+    data
+}
+
+impl Matrix {
+    /// Matrices stacked along rows; neighbours of one format become one part.
+    ///
+    /// # Errors
+    /// If they disagree in columns, or MLX fails.
+    pub(crate) fn stacked(device: &Device, data: &[MatrixData]) -> Result<Matrix, Error> {
+        let n_in = data.first().map_or(0, |d| d.n_in);
+        data.iter().try_for_each(|d| same(d, "rows", d.n_in, n_in))?;
+        let parts = data.chunk_by(|a, b| a.encoding == b.encoding).map(|d| Part::new(device, d, None));
+        let matrix = Matrix { n_matrix: 1, n_out: data.iter().map(|d| d.n_out).sum(), n_in, parts: parts.collect() };
+        matrix.load(device)?;
+        Ok(matrix)
+    }
+
+    /// The matrices of experts or heads, all of one format.
+    ///
+    /// # Errors
+    /// If they disagree in shape or format, or MLX fails.
+    pub(crate) fn experts(device: &Device, data: &[MatrixData]) -> Result<Matrix, Error> {
+        let Some(first) = data.first() else {
+            return Err(Error::Shape {
+                tensor: "experts".to_owned(),
+                found: "no experts".to_owned(),
+                expected: "at least one".to_owned(),
+            });
+        };
+        let (n_out, n_in) = (first.n_out, first.n_in);
+        for d in data {
+            same(d, "rows", d.n_in, n_in)?;
+            same(d, "columns", d.n_out, n_out)?;
+        }
+        let part = Part::new(device, data, Some(data.len()));
+        let matrix = Matrix { n_matrix: data.len(), n_out, n_in, parts: vec![part] };
+        matrix.load(device)?;
+        Ok(matrix)
+    }
+
+    /// Brings the arrays into memory, so that nothing of the file's copies stays behind.
+    fn load(&self, device: &Device) -> Result<(), Error> {
+        let packed = |p: &Packed| [Some(p.scales.clone()), p.biases.clone()];
+        let extra: Vec<Array> =
+            self.parts.iter().filter_map(|p| p.packed.as_ref()).flat_map(packed).flatten().collect();
+        let arrays: Vec<&Array> = self.parts.iter().map(|p| &p.weights).chain(&extra).collect();
+        device.eval(&arrays)
+    }
+
+    /// `x` `[n_tok, n_in]` f32 times the transposed matrix: `[n_tok, n_out]` f32.
+    pub(crate) fn product(&self, device: &Device, x: &Array) -> Array {
+        assert_eq!(self.n_matrix, 1, "linear: a matrix of experts needs `moe` or `head_linear`");
+        let products: Vec<Array> = self.parts.iter().map(|part| part.product(device, x, &[1, 0])).collect();
+        match &products[..] {
+            [one] => one.clone(),
+            many => device.concatenate(&many.iter().collect::<Vec<_>>(), -1),
+        }
+    }
+
+    /// `x` `[n_matrix, n_tok, n_in]` times the transposed matrices: `[n_matrix, n_tok, n_out]`.
+    pub(crate) fn batched(&self, device: &Device, x: &Array) -> Array {
+        self.parts[0].product(device, x, &[0, 2, 1])
+    }
+
+    /// `x` `[.., 1, n_in]` times the transposed matrices `indices`: `[.., 1, n_out]`, leading dimensions broadcast.
+    pub(crate) fn gathered(&self, device: &Device, x: &Array, indices: &Array, sorted: bool) -> Array {
+        let part = &self.parts[0];
+        part.computed(device, x, |x| match &part.packed {
+            Some(Packed { scales, biases, packing }) => {
+                device.gather_qmm(x, [&part.weights, scales], biases.as_ref(), *packing, indices, sorted)
+            }
+            None => device.gather_mm(x, &device.transpose(&part.weights, &[0, 2, 1]), indices, sorted),
+        })
+    }
+
+    /// Rows `ids` `[n]`: `[n, n_in]` f32.
+    pub(crate) fn rows(&self, device: &Device, ids: &Array) -> Array {
+        assert_eq!(self.parts.len(), 1, "embed: a table of parts of several formats");
+        let part = &self.parts[0];
+        let take = |array: &Array| device.take(array, ids, 0);
+        let weights = take(&part.weights);
+        match &part.packed {
+            Some(Packed { scales, biases, packing }) => {
+                device.dequantize([&weights, &take(scales)], biases.as_ref().map(take).as_ref(), *packing)
+            }
+            None => device.astype(&weights, Dtype::F32),
+        }
+    }
+}
+
+impl Part {
+    /// Rows of one encoding, prepared; `n_matrix` of them side by side if given.
+    fn new(device: &Device, data: &[MatrixData], n_matrix: Option<usize>) -> Part {
+        let n_out: usize = data.iter().map(|d| d.n_out).sum();
+        let array = |part: usize, dtype: Dtype| {
+            let n_col = data[0].parts[part].len() / data[0].n_out / dtype.size();
+            let shape = match n_matrix {
+                Some(n) => vec![n, n_out / n, n_col],
+                None => vec![n_out, n_col],
+            };
+            match data {
+                [one] => device.from_bytes(&one.parts[part], &shape, dtype),
+                many => {
+                    let all: Vec<u8> = many.iter().flat_map(|d| d.parts[part].iter().copied()).collect();
+                    device.from_bytes(&Bytes::from(all), &shape, dtype)
+                }
+            }
+        };
+        let (packing, scale) = match data[0].encoding {
+            Encoding::MlxAffine { bits, group, scale } => {
+                (Packing { bits: i32::from(bits), group: i32::from(group), mode: c"affine" }, plain(scale))
+            }
+            Encoding::MlxFloat(kind) => {
+                let mode = match kind {
+                    MlxFloat::Mxfp4 => c"mxfp4",
+                    MlxFloat::Mxfp8 => c"mxfp8",
+                    MlxFloat::Nvfp4 => c"nvfp4",
+                };
+                (Packing { bits: kind.bits() as i32, group: kind.group() as i32, mode }, Dtype::U8)
+            }
+            Encoding::Blocks(dtype) => {
+                return Part { weights: array(0, plain(dtype)), packed: None, dtype: plain(dtype) };
+            }
+            other => unreachable!("`prepare` leaves no {other}"),
+        };
+        let (scales, biases) = (array(1, scale), (scale != Dtype::U8).then(|| array(2, scale)));
+        let dtype = if scale == Dtype::U8 { Dtype::F32 } else { scale };
+        Part { weights: array(0, Dtype::U32), packed: Some(Packed { scales, biases, packing }), dtype }
+    }
+
+    /// `product` of the input in the type that this part computes in; the result as f32.
+    ///
+    /// f16 ends at 65504, which sums of real models pass: rows are divided by their largest magnitude before and
+    /// multiplied by it after.
+    fn computed(&self, device: &Device, x: &Array, product: impl FnOnce(&Array) -> Array) -> Array {
+        match self.dtype {
+            Dtype::F32 => product(x),
+            Dtype::F16 => {
+                let largest = device.maximum(&device.max_last(&device.abs(x)), &device.scalar(f32::MIN_POSITIVE));
+                let x = device.astype(&device.divide(x, &largest), Dtype::F16);
+                device.multiply(&device.astype(&product(&x), Dtype::F32), &largest)
+            }
+            dtype => device.astype(&product(&device.astype(x, dtype)), Dtype::F32),
+        }
+    }
+
+    /// `axes` transpose the weights.
+    fn product(&self, device: &Device, x: &Array, axes: &[usize]) -> Array {
+        self.computed(device, x, |x| match &self.packed {
+            Some(Packed { scales, biases, packing }) => {
+                device.quantized_matmul(x, [&self.weights, scales], biases.as_ref(), *packing)
+            }
+            None => device.matmul(x, &device.transpose(&self.weights, axes)),
+        })
+    }
+}
+
+/// A plain type of numbers in MLX.
+fn plain(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::F32 => Dtype::F32,
+        other => unreachable!("`prepare` leaves no numbers of type {}", other.name()),
+    }
+}
+
+fn same(data: &MatrixData, what: &str, found: usize, expected: usize) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        tensor: data.name.clone(),
+        found: format!("{what} of {found} weights"),
+        expected: format!("{expected} like the matrices it is joined with"),
+    })
+}

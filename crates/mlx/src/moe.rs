@@ -1,0 +1,138 @@
+//! Mixture of experts. Routing stays on the device: reading logits back would stop the step in every layer.
+
+use mlxr_compute::op::{Experts, Gating, Moe, SPARSE_MIXER_SPAN};
+
+use crate::backend::{Mlx, Tensor};
+use crate::ffi::{Array, Device, Dtype};
+use crate::rows;
+
+/// Rows of experts from which sorting them by expert pays: each expert's weights are then read once.
+const SORT_FROM: usize = 64;
+
+/// The experts' feed-forward of each row, weighted and summed.
+pub(crate) fn moe(d: &Device, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Mlx>) -> Tensor {
+    let ([n_tok, d_model], n_expert, n_used) = (x.shape, moe.up.matrix.n_matrix, moe.n_used);
+    assert_eq!(logits.shape, [n_tok, n_expert], "moe: router logits for {n_expert} experts");
+    assert!((1..=n_expert).contains(&n_used), "moe: {n_used} of {n_expert} experts");
+    let (experts, weights) = route(d, &logits.array, n_tok, moe);
+    // A row for each token and expert it uses: `[n, 1, d_model]`.
+    let n = n_tok * n_used;
+    let flat = d.reshape(&experts, &[n]);
+    let sorted = n >= SORT_FROM;
+    let order = sorted.then(|| d.argsort(&flat));
+    let token = match &order {
+        Some(order) => d.floor_divide(order, &d.from_slice(&[n_used as u32], &[], Dtype::U32)),
+        None => {
+            let tokens: Vec<u32> = (0..n).map(|i| (i / n_used) as u32).collect();
+            d.from_slice(&tokens, &[n], Dtype::U32)
+        }
+    };
+    let by_expert = |array: &Array| order.as_ref().map_or_else(|| array.clone(), |o| d.take(array, o, 0));
+    let experts = by_expert(&flat);
+    let weights = by_expert(&d.reshape(&weights, &[n, 1, 1]));
+    let mut inputs = d.reshape(&d.take(&x.array, &token, 0), &[n, 1, d_model]);
+    if moe.weight_input {
+        inputs = d.multiply(&inputs, &weights);
+    }
+    let mut y = feed_forward(d, moe, &inputs, &experts, sorted);
+    if !moe.weight_input {
+        y = d.multiply(&y, &weights);
+    }
+    if let Some(order) = &order {
+        y = d.take(&y, &d.argsort(order), 0);
+    }
+    let n_out = moe.down.matrix.n_out;
+    let y = d.sum(&d.reshape(&y, &[n_tok, n_used, n_out]), 1, false);
+    Tensor { array: y, shape: [n_tok, n_out] }
+}
+
+/// The chosen experts of each token, best first, and their weights: `[n_tok, n_used]` each.
+fn route(d: &Device, logits: &Array, n_tok: usize, moe: &Moe<'_, Mlx>) -> (Array, Array) {
+    let (n_expert, n_used) = (moe.up.matrix.n_matrix, moe.n_used);
+    let probabilities = match moe.gating {
+        Gating::Softmax => d.softmax(logits),
+        Gating::Sigmoid => d.sigmoid(logits),
+        Gating::SoftmaxOfChosen | Gating::SparseMixer => logits.clone(),
+    };
+    let mut merits = probabilities.clone();
+    if let Some(bias) = moe.select_bias {
+        merits = d.add(&merits, &bias.array);
+    }
+    if let Some((n_group, n_group_used)) = moe.groups {
+        assert!(n_group > 0 && n_expert.is_multiple_of(n_group), "moe: {n_expert} experts in {n_group} groups");
+        merits = limit_groups(d, &merits, [n_tok, n_group, n_expert / n_group], n_group_used);
+    }
+    let order = d.argsort(&d.negative(&merits));
+    let chosen = d.slice(&order, &[0, 0], &[n_tok, n_used]);
+    let mut weights = d.take_along(&probabilities, &chosen);
+    match moe.gating {
+        Gating::Softmax | Gating::Sigmoid => {}
+        Gating::SoftmaxOfChosen => weights = d.softmax(&weights),
+        Gating::SparseMixer => weights = shares(d, &d.take_along(logits, &order), [n_tok, n_expert], n_used),
+    }
+    if moe.normalize {
+        let sum = d.maximum(&d.sum(&weights, -1, true), &d.scalar(f32::MIN_POSITIVE));
+        weights = d.divide(&weights, &sum);
+    }
+    if moe.scale != 1.0 {
+        weights = d.multiply(&weights, &d.scalar(moe.scale));
+    }
+    (chosen, weights)
+}
+
+/// What each of the best has of a softmax over those logits, from its own on, that are near it. `logits` descend.
+fn shares(d: &Device, logits: &Array, [n_tok, n_expert]: [usize; 2], n_used: usize) -> Array {
+    let share = |i: usize| {
+        let max = d.slice(logits, &[0, i], &[n_tok, i + 1]);
+        let left = d.slice(logits, &[0, i], &[n_tok, n_expert]);
+        let behind = d.subtract(&max, &left);
+        let near = d.less_equal(&d.divide(&behind, &d.maximum(&d.abs(&left), &max)), &d.scalar(SPARSE_MIXER_SPAN));
+        let mass = d.select(&near, &d.exp(&d.negative(&behind)), &d.scalar(0.0));
+        d.divide(&d.scalar(1.0), &d.sum(&mass, -1, true))
+    };
+    let shares: Vec<Array> = (0..n_used).map(share).collect();
+    d.concatenate(&shares.iter().collect::<Vec<_>>(), -1)
+}
+
+/// Excludes the experts outside the groups whose two best sum highest; of equal groups the first.
+fn limit_groups(d: &Device, merits: &Array, [n_tok, n_group, n]: [usize; 3], n_group_used: usize) -> Array {
+    let grouped = d.reshape(merits, &[n_tok, n_group, n]);
+    let sums = d.sum(&d.topk(&grouped, n.min(2)), -1, false);
+    let order = d.argsort(&d.negative(&sums));
+    // The rank of each group is the place of its number in the order.
+    let rank = d.reshape(&d.argsort(&order), &[n_tok, n_group, 1]);
+    let used = d.less(&rank, &d.from_slice(&[n_group_used as u32], &[], Dtype::U32));
+    let kept = d.select(&used, &grouped, &d.scalar(f32::NEG_INFINITY));
+    d.reshape(&kept, &[n_tok, n_group * n])
+}
+
+/// `down(act(gate(x)) * up(x))` of each row's expert: `[n, 1, n_out]`.
+fn feed_forward(d: &Device, moe: &Moe<'_, Mlx>, x: &Array, experts: &Array, sorted: bool) -> Array {
+    let n = experts.shape().first().copied().unwrap_or(0);
+    let up = apply(d, moe.up, x, experts, sorted);
+    let hidden = match moe.gate {
+        Some(gate) => rows::glu(d, &apply(d, gate, x, experts, sorted), &up, moe.act),
+        None if moe.merged => {
+            let (half, whole) = (moe.up.matrix.n_out / 2, moe.up.matrix.n_out);
+            let gate = d.slice(&up, &[0, 0, 0], &[n, 1, half]);
+            rows::glu(d, &gate, &d.slice(&up, &[0, 0, half], &[n, 1, whole]), moe.act)
+        }
+        None => rows::act(d, &up, moe.act),
+    };
+    apply(d, moe.down, &hidden, experts, sorted)
+}
+
+/// `scale * (W x) + bias` of each row's expert.
+fn apply(d: &Device, e: &Experts<Mlx>, x: &Array, experts: &Array, sorted: bool) -> Array {
+    let n = experts.shape().first().copied().unwrap_or(0);
+    let mut y = e.matrix.gathered(d, x, experts, sorted);
+    if !e.scale.is_empty() {
+        let scales = d.from_slice(&e.scale, &[e.scale.len(), 1, 1], Dtype::F32);
+        y = d.multiply(&y, &d.take(&scales, experts, 0));
+    }
+    if let Some(bias) = &e.bias {
+        assert_eq!(bias.shape, [e.matrix.n_matrix, e.matrix.n_out], "moe: the experts' bias has another shape");
+        y = d.add(&y, &d.reshape(&d.take(&bias.array, experts, 0), &[n, 1, e.matrix.n_out]));
+    }
+    y
+}

@@ -1,0 +1,76 @@
+//! Our kernels, compiled for the processor, against the definitions; the shapes differ from run to run.
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use mlxr_mlx::kernel::cases::{self, Case};
+use mlxr_mlx::kernel::source::{self, Launch, Target};
+use mlxr_mlx::kernel::{Instance, KERNELS};
+
+/// The outputs of the launches, run as a program by a C++ compiler; `None` with a loud word where there is none.
+fn run(folder: &Path, launches: &[Launch]) -> Option<Vec<Vec<Vec<f32>>>> {
+    let compiler = ["c++", "g++", "clang++"].into_iter().find(|name| {
+        let version = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        version.is_ok_and(|status| status.success())
+    });
+    let Some(compiler) = compiler else {
+        eprintln!("SKIPPED: install a C++ compiler (apt-get install g++) to test the kernels of the MLX backend");
+        return None;
+    };
+    let mut instances: Vec<Instance> = Vec::new();
+    for launch in launches {
+        if !instances.contains(&launch.instance) {
+            instances.push(launch.instance.clone());
+        }
+    }
+    let file = |name: &str| folder.join(name);
+    std::fs::write(file("kernels.cpp"), source::program(Target::Host, &instances)).expect("a folder to write to");
+    std::fs::write(file("in"), source::input_file(&instances, launches)).expect("a folder to write to");
+    let mut compile = Command::new(compiler);
+    compile.args(["-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unused-function", "-o"]);
+    let status = compile.arg(file("kernels")).arg(file("kernels.cpp")).status().expect("the compiler starts");
+    assert!(status.success(), "{}: does not compile", file("kernels.cpp").display());
+    let status = Command::new(file("kernels")).args([file("in"), file("out")]).status().expect("the program starts");
+    assert!(status.success(), "{}: {status}", file("kernels").display());
+    let outputs = std::fs::read(file("out")).expect("the program's outputs");
+    Some(source::output_file(launches, &outputs).expect("outputs of every launch"))
+}
+
+#[test]
+fn kernels_compute_what_the_definitions_say() {
+    let seed = RandomState::new().hash_one("kernels");
+    println!("seed {seed}");
+    let cases = cases::all(seed);
+    for kernel in &KERNELS {
+        let n = cases.iter().filter(|c| c.launch.instance.kernel().name == kernel.name).count();
+        assert!(n > 0, "no case of {}", kernel.name);
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
+    std::fs::create_dir_all(&folder).expect("a folder to write to");
+    let launches: Vec<Launch> = cases.iter().map(|c| c.launch.clone()).collect();
+    let Some(outputs) = run(&folder, &launches) else { return };
+    let judge = |(case, outputs): (&Case, &Vec<Vec<f32>>)| case.judge(outputs);
+    let failures: Vec<String> = cases.iter().zip(&outputs).filter_map(judge).collect();
+    assert!(failures.is_empty(), "seed {seed}: {failures:#?}");
+}
+
+/// Metal's documented limits, as far as a text shows them.
+#[test]
+fn kernels_keep_to_the_subset() {
+    let allowed = ["exp", "tanh", "simd_sum", "simd_max", "half_bits", "float", "uint", "int", "SHARED", "BARRIER"];
+    for kernel in &KERNELS {
+        let code: Vec<&str> = kernel.body.lines().map(|l| l.split("//").next().unwrap_or_default()).collect();
+        for word in code.join("\n").split(|c: char| !c.is_alphanumeric() && c != '_' && c != '(') {
+            let Some((name, _)) = word.split_once('(') else { continue };
+            let known = name.is_empty() || allowed.contains(&name) || ["for", "if"].contains(&name);
+            assert!(known, "{}: calls `{name}`, which the subset has not", kernel.name);
+        }
+        assert!(!kernel.body.contains("double") && !kernel.body.contains("64_t"), "{}: no 64-bit types", kernel.name);
+    }
+    // Only paged_attention keeps numbers in a threadgroup: four waves of D dimensions and eight sums.
+    for case in cases::all(1).iter().filter(|c| c.launch.instance.kernel().name == "paged_attention") {
+        let d = case.launch.instance.constants[0];
+        assert!(4 * (4 * d + 8) <= 32 << 10, "{}: more than 32 KiB of a threadgroup", case.title);
+    }
+}
