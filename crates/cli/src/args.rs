@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use crate::convert_args::{ConvertArgs, ConvertType, FolderForm, MixedRecipe, MlxMode};
 use crate::setting::SettingArgs;
 
 /// Run, serve and inspect local language models.
@@ -442,46 +443,6 @@ pub struct PerplexityArgs {
     /// Loading.
     #[command(flatten)]
     pub load: LoadArgs,
-    /// Model folder.
-    #[command(flatten)]
-    pub folder: FolderArgs,
-}
-
-/// What `convert` writes matrices as in a GGUF file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ConvertType {
-    /// As they are; quantized ones that GGUF has no equal type for become q8_0
-    Keep,
-    /// 4 bytes a number
-    F32,
-    /// 2 bytes a number
-    F16,
-    /// 2 bytes a number, of the range of f32
-    Bf16,
-    /// 1 byte a number
-    #[value(name = "q8_0")]
-    Q8_0,
-}
-
-/// `convert`.
-#[derive(Debug, clap::Args)]
-pub struct ConvertArgs {
-    /// A .gguf file, a folder, or a name in the model folder
-    pub model: String,
-    /// What to write: a file that ends in .gguf
-    pub out: PathBuf,
-    /// Type of matrices
-    #[arg(long = "type", value_enum, default_value = "keep", value_name = "TYPE")]
-    pub kind: ConvertType,
-    /// Leave the tokenizer out where the written form has none of its kind, instead of failing
-    #[arg(long)]
-    pub no_tokenizer: bool,
-    /// Threads [default: the processors of this machine]
-    #[arg(short, long, env = "MLXR_THREADS", value_name = "N")]
-    pub threads: Option<usize>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
     /// Model folder.
     #[command(flatten)]
     pub folder: FolderArgs,

@@ -1,8 +1,9 @@
 //! What goes with a model's tensors: tokenizer, chat template, generation defaults, name.
 
-use mlxr_text::token::{GgufVocab, to_gguf};
+use mlxr_text::token::{GgufVocab, Source, to_gguf, to_hf};
 use mlxr_weights::gguf::{Array, Strings, Value};
 use mlxr_weights::{Checkpoint, Kind};
+use serde_json::Map;
 
 use crate::CliError;
 use crate::defaults::KEYS;
@@ -52,6 +53,65 @@ pub fn for_gguf(checkpoint: &Checkpoint, n_vocab: usize, tokenizer: bool) -> Res
         extras.pairs.push((format!("general.sampling.{gguf}"), value));
     }
     Ok(extras)
+}
+
+/// Side files beside a folder's `config.json` and tensors, and notes on what changes.
+pub struct SideFiles {
+    /// Names and contents.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// A line each.
+    pub notes: Vec<String>,
+}
+
+/// The side files of a checkpoint: a folder's own, or those that say what a GGUF file's metadata says. `tokenizer`:
+/// whether there must be one.
+///
+/// # Errors
+/// If a file is damaged, or the tokenizer is of a kind that `tokenizer.json` cannot hold.
+pub fn for_folder(checkpoint: &Checkpoint, tokenizer: bool) -> Result<SideFiles, CliError> {
+    let mut side = SideFiles { files: Vec::new(), notes: Vec::new() };
+    if checkpoint.kind != Kind::Gguf {
+        let written = |name: &str| name == "config.json" || name.contains(".safetensors");
+        let text = |name: &str| {
+            let ends = [".json", ".txt", ".model", ".jinja", ".tiktoken", ".md", ".py"];
+            ends.iter().any(|end| name.ends_with(end)) || name.starts_with("LICENSE")
+        };
+        for name in checkpoint.files().iter().filter(|name| !written(name) && text(name)) {
+            if let Some(bytes) = checkpoint.file(name)? {
+                side.files.push((name.clone(), bytes.to_vec()));
+            }
+        }
+        return Ok(side);
+    }
+    let Source::Gguf(vocab) = vocab::source(checkpoint)? else { return Ok(side) };
+    let error = |error| CliError::Tokenizer { path: checkpoint.path().to_owned(), error };
+    let json = |value: &serde_json::Value| serde_json::to_vec_pretty(value).expect("a value is JSON");
+    match to_hf(&vocab).map_err(error) {
+        Ok(files) => {
+            if !files.exact {
+                side.notes.push("the tokenizer: tokenizer.json cuts some texts otherwise".into());
+            }
+            side.files.push(("tokenizer.json".into(), json(&files.tokenizer)));
+            side.files.push(("tokenizer_config.json".into(), json(&files.config)));
+        }
+        Err(error) if tokenizer => return Err(error),
+        Err(error) => side.notes.push(format!("no tokenizer: {error}")),
+    }
+    if let Some(source) = template::own(checkpoint)? {
+        side.files.push(("chat_template.jinja".into(), source.into_bytes()));
+    }
+    let mut defaults = Map::new();
+    for (_, name, gguf) in KEYS.iter().filter(|(_, json, gguf)| !json.is_empty() && !gguf.is_empty()) {
+        if let Ok(Some(number)) = checkpoint.meta().get::<f32>(&format!("general.sampling.{gguf}")) {
+            let short: f64 = number.to_string().parse().unwrap_or(f64::from(number));
+            let whole = short.fract() == 0.0 && *name == "top_k";
+            defaults.insert((*name).to_owned(), if whole { (short as i64).into() } else { short.into() });
+        }
+    }
+    if !defaults.is_empty() {
+        side.files.push(("generation_config.json".into(), json(&defaults.into())));
+    }
+    Ok(side)
 }
 
 /// The name of a model: what its files say, or that of its folder.

@@ -3,6 +3,7 @@
 //! | module       | what                                                                    |
 //! |--------------|-------------------------------------------------------------------------|
 //! | `args`       | the command line                                                         |
+//! | `convert_args` | the command line of `convert`                                          |
 //! | `command`    | one file a command                                                       |
 //! | `chat`       | the interactive conversation                                             |
 //! | `load`       | a name to a checkpoint, a tokenizer, a template, a running engine        |
@@ -24,6 +25,7 @@ mod carry;
 mod catalog;
 mod chat;
 mod command;
+mod convert_args;
 mod defaults;
 mod error;
 mod generate;

@@ -153,6 +153,11 @@ impl Key {
     pub(crate) fn gguf(self) -> &'static str {
         self.gguf
     }
+
+    /// Where `config.json` has it: the usual field, or one of `rope_scaling`.
+    pub(crate) fn json(self) -> Option<&'static str> {
+        self.hf.iter().copied().find(|path| !path.contains('.') || path.starts_with("rope_scaling."))
+    }
 }
 
 /// Typed access to a checkpoint's configuration.
@@ -175,6 +180,11 @@ impl<'a> Config<'a> {
         }
         let (meta, path) = (checkpoint.meta(), checkpoint.path().to_owned());
         Config { meta, path, prefix: prefix.to_owned(), defaults: &[], json }
+    }
+
+    /// The configuration in a `config.json` that is not in a checkpoint yet.
+    pub(crate) fn of_json(meta: &'a Metadata, path: &Path, json: &'a Value) -> Config<'a> {
+        Config { meta, path: path.to_owned(), prefix: String::new(), defaults: &[], json: vec![json] }
     }
 
     /// The configuration in GGUF metadata whose keys begin with `prefix`.

@@ -162,6 +162,11 @@ impl Names {
         (!self.absent.contains(&role)).then_some(stem)
     }
 
+    /// Where a folder keeps its layers.
+    pub(crate) fn layers(&self) -> Option<&str> {
+        (!self.gguf).then_some(self.layers.as_str())
+    }
+
     /// Counts a tensor as asked for.
     pub(crate) fn mark(&self, name: &str) {
         self.used.borrow_mut().insert(name.to_owned());

@@ -3,8 +3,8 @@
 use crate::names::Role;
 use crate::names_table::stems;
 
-/// How a family of Hugging Face files names its tensors: where, and which of a role's stems. A role none of whose stems
-/// is listed has its first; fused projections only where they are listed.
+/// How a family of Hugging Face files names its tensors: where, and which of a role's stems: the first that is listed
+/// here. A role none of whose stems is listed has its own first; fused projections only where they are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
     root: &'static str,
@@ -37,6 +37,48 @@ pub const PHI3: Style =
     Style { stems: &["post_attention_layernorm", "self_attn.qkv_proj", "mlp.gate_up_proj"], ..LLAMA };
 /// GLM and GLM 4: gate and up in one matrix.
 pub const GLM: Style = Style { stems: &["post_attention_layernorm", "mlp.gate_up_proj"], ..LLAMA };
+/// GLM 4: norms after each block too.
+pub const GLM4: Style = Style {
+    stems: &["post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm", "mlp.gate_up_proj"],
+    ..LLAMA
+};
+/// MiniMax M2.
+pub const MINIMAX: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "block_sparse_moe.gate",
+        "block_sparse_moe.e_score_correction_bias",
+        "block_sparse_moe.experts.{e}.w1",
+        "block_sparse_moe.experts.{e}.w2",
+        "block_sparse_moe.experts.{e}.w3",
+        "block_sparse_moe.switch_mlp.gate_proj",
+        "block_sparse_moe.switch_mlp.up_proj",
+        "block_sparse_moe.switch_mlp.down_proj",
+    ],
+    ..LLAMA
+};
+/// ERNIE 4.5.
+pub const ERNIE: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "mlp.moe_statics.e_score_correction_bias",
+        "mlp.shared_experts.gate_proj",
+        "mlp.shared_experts.up_proj",
+        "mlp.shared_experts.down_proj",
+    ],
+    ..LLAMA
+};
+/// EXAONE MoE.
+pub const EXAONE_MOE: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "mlp.e_score_correction_bias",
+        "mlp.shared_experts.gate_proj",
+        "mlp.shared_experts.up_proj",
+        "mlp.shared_experts.down_proj",
+    ],
+    ..LLAMA
+};
 /// Phi 1 and 2.
 pub const PHI: Style =
     Style { stems: &["final_layernorm", "self_attn.dense", "mlp.fc1", "mlp.fc2", "self_attn.q_layernorm"], ..LLAMA };
@@ -174,26 +216,34 @@ pub(crate) struct Naming {
     pub style: Option<&'static Style>,
     /// Stems that go before those of the style.
     pub first: &'static [&'static str],
-    /// Roles that have another role's name in GGUF.
+    /// Roles that have another role's name.
     pub renames: Vec<(Role, Role)>,
+    /// Where a folder kept its layers, which stay there.
+    pub layers: Option<String>,
 }
 
 impl Naming {
     /// The stem of a role; `None` where the form has none. `{e}` stands for the number of an expert or head.
     pub fn stem(&self, role: Role, i: usize) -> Option<String> {
+        let role = self.renames.iter().find(|(from, _)| *from == role).map_or(role, |(_, to)| *to);
         let Some(style) = self.style else {
-            let role = self.renames.iter().find(|(from, _)| *from == role).map_or(role, |(_, to)| *to);
             let (gguf, _, layer) = stems(role);
             let prefix = if layer { format!("blk.{i}.") } else { String::new() };
             return gguf.first().map(|stem| format!("{prefix}{stem}"));
         };
         let (_, hf, layer) = stems(role);
-        let listed = |list: &[&str]| hf.iter().find(|stem| list.contains(*stem)).copied();
         let fused = matches!(role, Role::AttnQkv | Role::FfnGateUp | Role::ExpGateUp);
-        let usual = hf.iter().find(|stem| !stem.contains("switch_mlp")).filter(|_| !fused).copied();
-        let stem = listed(self.first).or_else(|| listed(style.stems)).or(usual)?;
+        let experts = matches!(role, Role::ExpGate | Role::ExpUp | Role::ExpDown);
+        let mut own = hf.iter().copied().filter(|stem| !stem.contains("switch_mlp"));
+        let listed = |list: &[&'static str]| list.iter().copied().find(|stem| own.clone().any(|own| own == *stem));
+        let chosen = listed(self.first).or_else(|| listed(style.stems));
+        let stem = chosen.or_else(|| own.find(|stem| !fused && (!experts || stem.contains("{e}"))))?;
         let root = if role == Role::Output { "" } else { style.root };
-        Some(if layer { format!("{}{}{i}.{stem}", style.root, style.layers) } else { format!("{root}{stem}") })
+        Some(if layer { format!("{}{i}.{stem}", self.layers(style)) } else { format!("{root}{stem}") })
+    }
+
+    fn layers(&self, style: &Style) -> String {
+        self.layers.clone().unwrap_or_else(|| format!("{}{}", style.root, style.layers))
     }
 
     /// The stem of a role of stacked experts as MLX names it.
@@ -202,6 +252,6 @@ impl Naming {
         let stacked = |stem: &&&str| !stem.contains("{e}");
         let mut stems = stems(role).1.iter().filter(stacked);
         let stem = stems.clone().find(|stem| style.stems.contains(*stem)).or_else(|| stems.next())?;
-        Some(format!("{}{}{i}.{stem}", style.root, style.layers))
+        Some(format!("{}{i}.{stem}", self.layers(style)))
     }
 }

@@ -229,7 +229,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["glm4"],
         hf: &["Glm4ForCausalLM"],
-        style: &style::GLM,
+        style: &style::GLM4,
         pairs: INTERLEAVED,
         sections_halve: true,
         norms: Norms::Sandwich,

@@ -98,7 +98,7 @@ pub(crate) const EXPERTS: &[Arch] = &[
         gguf: &["ernie4_5", "ernie4_5-moe"],
         hf: &["Ernie4_5ForCausalLM", "Ernie4_5_MoeForCausalLM"],
         written_as: "ernie4_5-moe",
-        style: &style::SHARED_EXPERTS,
+        style: &style::ERNIE,
         pairs: INTERLEAVED,
         no_bias: &[Role::AttnOut],
         ffn_scales: false,
@@ -140,6 +140,7 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &["exaone-moe"],
         hf: &["ExaoneMoeForCausalLM"],
+        style: &style::EXAONE_MOE,
         window: WindowLayers::Period(4),
         no_rope: NoRope::Full,
         gating: Gating::Sigmoid,
@@ -275,6 +276,12 @@ pub(crate) const EXPERTS: &[Arch] = &[
         no_scale: &[Role::AttnGate],
         ..HALVES
     },
-    Arch { gguf: &["minimax-m2"], hf: &["MiniMaxM2ForCausalLM"], gating: Gating::Sigmoid, ..HALVES },
+    Arch {
+        gguf: &["minimax-m2"],
+        hf: &["MiniMaxM2ForCausalLM"],
+        style: &style::MINIMAX,
+        gating: Gating::Sigmoid,
+        ..HALVES
+    },
     Arch { gguf: &["qwen", "qwen3tts", "qwen3vl", "qwen3vlmoe", "paddleocr"], hf: &[], ..HALVES },
 ];

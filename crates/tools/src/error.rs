@@ -13,6 +13,14 @@ pub enum ToolError {
     /// An encoding.
     #[error(transparent)]
     Compute(#[from] mlxr_compute::Error),
+    /// A file or folder to write.
+    #[error("{path}: {error}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// The model failed.
     #[error(transparent)]
     Run(#[from] RunError),

@@ -4,14 +4,16 @@ use std::io::{self, IsTerminal, Write, stderr};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use mlxr_compute::DType;
+use mlxr_compute::matrix::MlxFloat;
+use mlxr_compute::{DType, Encoding};
 use mlxr_models::convert::{self, Form};
-use mlxr_tools::convert::{Progress, Report, gguf};
-use mlxr_weights::Kind;
+use mlxr_tools::convert::folder::Scheme;
+use mlxr_tools::convert::{Progress, Report, folder, gguf};
+use mlxr_weights::{Checkpoint, Kind};
 
 use super::size_text;
 use crate::CliError;
-use crate::args::{ConvertArgs, ConvertType};
+use crate::args::{ConvertArgs, ConvertType, FolderForm, MixedRecipe, MlxMode};
 use crate::{backend, carry, load};
 
 impl ConvertType {
@@ -34,7 +36,11 @@ pub fn run(args: &ConvertArgs) -> Result<(), CliError> {
     let (_, checkpoint) = load::open(&args.model, &args.folder)?;
     let n_thread = backend::n_thread(args.threads)?;
     if args.out.extension().is_none_or(|e| e != "gguf") {
-        return Err(CliError::Usage(format!("{}: name a file that ends in .gguf", args.out.display())));
+        return to_folder(args, &checkpoint);
+    }
+    if args.bits.is_some() || args.mode.is_some() || args.recipe.is_some() {
+        let text = "--bits, --mode and --recipe are MLX's: name a folder, or use `mlx-run quant` for GGUF's types";
+        return Err(CliError::Usage(text.into()));
     }
     if checkpoint.kind == Kind::Gguf {
         let text = "it is a GGUF file already: `mlx-run quant` changes its types";
@@ -49,6 +55,71 @@ pub fn run(args: &ConvertArgs) -> Result<(), CliError> {
     bar.finish_and_clear();
     report.notes.extend(extras.notes);
     print(args, &report, start)
+}
+
+fn to_folder(args: &ConvertArgs, checkpoint: &Checkpoint) -> Result<(), CliError> {
+    let start = Instant::now();
+    let form = match args.to {
+        FolderForm::Mlx => Form::Mlx,
+        FolderForm::Hf => Form::HuggingFace,
+    };
+    let bar = bar();
+    let plan = convert::plan(checkpoint, form)?;
+    let extras = carry::for_folder(checkpoint, !args.no_tokenizer)?;
+    let scheme = scheme(args, checkpoint)?;
+    let n_layer = plan.n_layer();
+    let how = (args.out.as_path(), scheme, n_layer);
+    let mut report = folder::write(checkpoint, plan, how, &extras.files, &mut |p| show(&bar, p))?;
+    bar.finish_and_clear();
+    report.notes.extend(extras.notes);
+    print(args, &report, start)
+}
+
+/// What matrices of a folder become.
+fn scheme(args: &ConvertArgs, checkpoint: &Checkpoint) -> Result<Scheme, CliError> {
+    let quantizes = args.bits.is_some() || args.mode.is_some() || args.recipe.is_some();
+    if quantizes && (args.to == FolderForm::Hf || args.kind != ConvertType::Keep) {
+        let text = "--bits, --mode and --recipe are MLX's: leave --to and --type out";
+        return Err(CliError::Usage(text.into()));
+    }
+    let plain = match args.kind {
+        ConvertType::Keep => None,
+        ConvertType::F32 => Some(DType::F32),
+        ConvertType::F16 => Some(DType::F16),
+        ConvertType::Bf16 => Some(DType::BF16),
+        ConvertType::Q8_0 => return Err(CliError::Usage("q8_0 is GGUF's: name a file that ends in .gguf".into())),
+    };
+    // Scales have the type of the model's own numbers.
+    let types = [DType::BF16, DType::F16, DType::F32];
+    let own = checkpoint.tensors().iter().map(|t| t.dtype).find(|dtype| types.contains(dtype));
+    let scale = if checkpoint.kind == Kind::Gguf { DType::F16 } else { own.unwrap_or(DType::BF16) };
+    let affine = |bits: u8| -> Result<Encoding, CliError> {
+        if !matches!(bits, 2..=6 | 8) || !matches!(args.group, 32 | 64 | 128) {
+            let text = format!("--bits {bits} --group {}: expected 2 to 6 or 8, and 32, 64 or 128", args.group);
+            return Err(CliError::Usage(text));
+        }
+        Ok(Encoding::MlxAffine { bits, group: args.group, scale })
+    };
+    let floats = |mode| match mode {
+        MlxMode::Mxfp4 => MlxFloat::Mxfp4,
+        MlxMode::Mxfp8 => MlxFloat::Mxfp8,
+        MlxMode::Nvfp4 => MlxFloat::Nvfp4,
+    };
+    Ok(match (args.bits, args.mode, args.recipe) {
+        (Some(bits), ..) => Scheme::Mlx { encoding: affine(bits)?, high: None },
+        (_, Some(mode), _) => Scheme::Mlx { encoding: Encoding::MlxFloat(floats(mode)), high: None },
+        (_, _, Some(recipe)) => {
+            let (low, high) = match recipe {
+                MixedRecipe::Mixed26 => (2, 6),
+                MixedRecipe::Mixed34 => (3, 4),
+                MixedRecipe::Mixed36 => (3, 6),
+                MixedRecipe::Mixed46 => (4, 6),
+            };
+            Scheme::Mlx { encoding: affine(low)?, high: Some(affine(high)?) }
+        }
+        _ if args.to == FolderForm::Mlx && plain.is_none() => Scheme::MlxKeep,
+        _ => Scheme::Plain(plain),
+    })
 }
 
 fn bar() -> ProgressBar {

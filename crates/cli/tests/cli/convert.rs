@@ -29,6 +29,32 @@ fn stories_stay_the_same_as_gguf() {
 }
 
 #[test]
+fn stories_stay_the_same_in_folders() {
+    let Some(fixtures) = fixtures() else { return };
+    let home = Temp::new("convert-folders");
+    let folder = fixtures.join("stories260k");
+    let path = |name: &str| folder.join(name).to_str().expect("text").to_owned();
+    let want = std::fs::read_to_string(folder.join("greedy-200.txt")).expect("the fixture");
+    let gguf = path("stories260K-f32.gguf");
+    for (i, (model, to)) in [(&gguf, "hf"), (&gguf, "mlx"), (&path("hf"), "mlx")].into_iter().enumerate() {
+        let out = home.file(&format!("folder-{i}"));
+        succeed(&home, &["convert", model, &out, "--to", to]);
+        assert_eq!(story(&home, &out), want, "{model} to {to}");
+    }
+    // Blocks of 8 bits in MLX's format, with the same values: the same story.
+    let [blocks, short] = ["blocks.gguf", "short"].map(|name| home.file(name));
+    succeed(&home, &["convert", &path("hf"), &blocks, "--type", "q8_0"]);
+    let output = succeed(&home, &["convert", &blocks, &short]);
+    assert!(stdout(&output).contains("q8_0 -> mlx 8-bit g32, exact"), "{}", stdout(&output));
+    assert_eq!(story(&home, &short)[..40], story(&home, &blocks)[..40]);
+    for (i, how) in [["--bits", "4"], ["--mode", "mxfp4"], ["--recipe", "mixed_3_6"]].into_iter().enumerate() {
+        let out = home.file(&format!("quantized-{i}"));
+        succeed(&home, &["convert", &path("hf"), &out, how[0], how[1], "--group", "32"]);
+        assert!(story(&home, &out).starts_with("Once upon a time"), "{how:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_written_leaves_nothing() {
     let Some(fixtures) = fixtures() else { return };
     let home = Temp::new("convert-refused");

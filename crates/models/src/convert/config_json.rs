@@ -1,25 +1,332 @@
 //! A model's numbers as `config.json`.
+//!
+//! A folder's own file is kept, but for its quantization. One of a GGUF file is written from its numbers and read back
+//! as loading will read it: what then differs is a loss that is told.
 
-use serde_json::Value;
+use mlxr_compute::op::{Gating, Window};
+use serde_json::{Map, Value, json};
 
-use super::Source;
+use super::metadata::{act_text, differences, widths};
 use super::recipe::Target;
+use super::{Form, Source, target_arch};
 use crate::LoadError;
+use crate::arch::{Arch, LogitScale, Parallel};
+use crate::config::{self, Config, Key};
+use crate::hyper::Hyper;
+use crate::names::Role;
+use crate::rope::{RopeSpec, Scaling, yarn_mscale};
 
-/// The configuration, and what it cannot say. A folder's is kept but for its quantization.
-pub(super) fn write(source: &Source<'_>, _targets: &[Target]) -> Result<(Value, Vec<String>), LoadError> {
-    match source.checkpoint.config() {
-        Some(config) => {
-            let mut config = config.clone();
-            if let Some(fields) = config.as_object_mut() {
-                fields.remove("quantization");
-                fields.remove("quantization_config");
-            }
-            Ok((config, Vec::new()))
+/// The configuration, and what it cannot say.
+pub(super) fn write(source: &Source<'_>, targets: &[Target]) -> Result<(Value, Vec<String>), LoadError> {
+    if let Some(config) = source.checkpoint.config() {
+        let mut config = config.clone();
+        if let Some(fields) = config.as_object_mut() {
+            fields.remove("quantization");
+            fields.remove("quantization_config");
         }
-        None => Err(LoadError::Convert {
-            path: source.checkpoint.path().display().to_string(),
-            text: "a GGUF file to a folder".into(),
-        }),
+        return Ok((config, Vec::new()));
     }
+    let arch = target_arch(source, Form::HuggingFace)?;
+    let class = class(source, arch)?;
+    let mut writer = Writer { fields: Map::new(), hyper: &source.hyper };
+    writer.fields.insert("architectures".into(), json!([class]));
+    writer.fields.insert("model_type".into(), model_type(class).into());
+    writer.shape(source, targets);
+    writer.attention(arch);
+    writer.experts(targets);
+    let wanted = writer.rope(source)?;
+    let path = source.checkpoint.path();
+    let read = |fields: &Map<String, Value>| {
+        let json = Value::Object(fields.clone());
+        Hyper::read(&Config::of_json(source.checkpoint.meta(), path, &json).with_defaults(arch.defaults), arch, None)
+    };
+    let found = read(&writer.fields)?;
+    writer.corrections(arch, &found);
+    let found = read(&writer.fields)?;
+    let losses = differences(&wanted, &found);
+    Ok((writer.fields.into(), losses))
+}
+
+/// The class that reads the file.
+fn class(source: &Source<'_>, arch: &Arch) -> Result<&'static str, LoadError> {
+    let experts = source.hyper.moe.n_expert > 0;
+    let named = |name: &&&str| name.contains("Moe") || name.contains("MoE");
+    let class = arch.hf.iter().find(|name| experts && named(name)).or(arch.hf.first());
+    class.copied().ok_or_else(|| LoadError::Convert {
+        path: source.checkpoint.path().display().to_string(),
+        text: format!("`{}` has no class in Hugging Face's library", source.arch_name),
+    })
+}
+
+/// `model_type` of a class: its name in lower case, words apart.
+fn model_type(class: &str) -> String {
+    // Names in which capitals do not begin words.
+    const OTHERS: [(&str, &str); 4] =
+        [("GPT2", "gpt2"), ("GPTNeoX", "gpt_neox"), ("GPTBigCode", "gpt_bigcode"), ("StableLm", "stablelm")];
+    let stem = class.strip_suffix("ForCausalLM").or(class.strip_suffix("LMHeadModel")).unwrap_or(class);
+    if let Some((_, name)) = OTHERS.iter().find(|(name, _)| *name == stem) {
+        return (*name).to_owned();
+    }
+    let mut out = String::new();
+    for (i, c) in stem.char_indices() {
+        if c.is_uppercase() && i > 0 {
+            out.push('_');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
+}
+
+struct Writer<'a> {
+    fields: Map<String, Value>,
+    hyper: &'a Hyper,
+}
+
+impl Writer<'_> {
+    fn set(&mut self, key: Key, value: impl Into<Value>) {
+        let Some(path) = key.json() else { return };
+        match path.split_once('.') {
+            None => self.fields.insert(path.to_owned(), value.into()),
+            Some((block, field)) => {
+                let block = self.fields.entry(block).or_insert_with(|| Value::Object(Map::new()));
+                block.as_object_mut().and_then(|block| block.insert(field.to_owned(), value.into()))
+            }
+        };
+    }
+
+    /// A number as short as its f32 is written.
+    fn number(&mut self, key: Key, x: f32) {
+        let short: f64 = x.to_string().parse().unwrap_or(f64::from(x));
+        self.set(key, short);
+    }
+
+    fn counts(&mut self, key: Key, list: &[usize]) {
+        match list {
+            [first, rest @ ..] if rest.iter().all(|n| n == first) => self.set(key, *first),
+            _ => self.set(key, list.to_vec()),
+        }
+    }
+
+    fn shape(&mut self, source: &Source<'_>, targets: &[Target]) {
+        let hyper = self.hyper;
+        self.set(config::N_LAYER, hyper.n_layer);
+        self.set(config::N_CTX, hyper.n_ctx);
+        self.set(config::D_MODEL, hyper.d_model);
+        let first = |role| targets.iter().find(|t| t.role == role);
+        if let Some(embed) = first(Role::Embed) {
+            self.set(config::N_VOCAB, embed.shape[0]);
+        }
+        self.set(config::TIED, first(Role::Output).is_none());
+        let widths = widths(hyper.n_layer, targets);
+        let listed = source.config.count(config::D_FF).ok().flatten();
+        if let Some(d_ff) = widths.into_iter().find(|n| *n > 0).or(listed) {
+            self.set(config::D_FF, d_ff);
+        }
+        self.number(config::EPS_RMS, hyper.eps);
+        self.number(config::EPS_LAYER, hyper.eps);
+        for (id, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos")] {
+            let key = format!("tokenizer.ggml.{key}_token_id");
+            if let Ok(Some(token)) = source.checkpoint.meta().get::<u32>(&key) {
+                self.fields.insert(id.to_owned(), token.into());
+            }
+        }
+        if let Some(text) = act_text(hyper.act) {
+            self.set(config::ACT, text);
+            self.fields.insert("hidden_act".into(), text.into());
+        }
+        if let Some(s) = hyper.ssm.filter(|_| targets.iter().any(|t| t.role == Role::SsmIn)) {
+            self.fields.insert("conv_kernel".into(), s.n_conv.into());
+            self.fields.insert("state_size".into(), s.d_state.into());
+            self.fields.insert("num_heads".into(), s.n_head.into());
+            self.fields.insert("head_dim".into(), (s.d_inner / s.n_head.max(1)).into());
+            self.fields.insert("n_groups".into(), s.n_group.into());
+            self.fields.insert("expand".into(), (s.d_inner / hyper.d_model.max(1)).into());
+        }
+    }
+
+    fn attention(&mut self, arch: &Arch) {
+        let hyper = self.hyper;
+        if hyper.n_head.iter().all(|n| *n == 0) {
+            return;
+        }
+        self.counts(config::N_HEAD, &hyper.n_head);
+        match hyper.mla {
+            Some(mla) => {
+                self.counts(config::N_KV_HEAD, &hyper.n_head);
+                self.set(config::KV_RANK, mla.kv_rank);
+                self.set(config::D_ROPE_MLA, mla.d_rope);
+                self.set(config::D_NOPE_MLA, mla.d_nope);
+                self.set(config::D_V_MLA, mla.d_v);
+            }
+            None => {
+                self.counts(config::N_KV_HEAD, &hyper.n_kv_head);
+                self.set(config::D_K, hyper.d_k);
+            }
+        }
+        if hyper.rope.n_rot != hyper.d_k && hyper.mla.is_none() {
+            self.number(config::PARTIAL_ROTARY, hyper.rope.n_rot as f32 / hyper.d_k as f32);
+        }
+        let window = hyper.window.iter().find_map(|w| match w {
+            Window::Full => None,
+            Window::Sliding(n) | Window::Chunked(n) => Some(*n),
+        });
+        if let Some(n) = window {
+            self.set(config::WINDOW, n);
+        }
+        let factors = [
+            (config::ATTN_SOFTCAP, hyper.attn_softcap),
+            (config::FINAL_SOFTCAP, hyper.final_softcap),
+            (config::CLAMP_KQV, hyper.clamp_qkv),
+        ];
+        for (key, value) in factors {
+            if let Some(value) = value {
+                self.number(key, value);
+            }
+        }
+        if let Some(temperature) = hyper.temperature {
+            self.number(config::TEMPERATURE, temperature.scale);
+            self.number(config::TEMPERATURE_FLOOR, temperature.floor);
+        }
+        if arch.parallel == Parallel::Config {
+            self.set(config::PARALLEL, hyper.parallel == Parallel::Yes);
+        }
+    }
+
+    fn experts(&mut self, targets: &[Target]) {
+        let moe = &self.hyper.moe;
+        if moe.n_expert == 0 {
+            return;
+        }
+        for key in [config::N_EXPERT, config::N_EXPERT_USED] {
+            let n = if key == config::N_EXPERT { moe.n_expert } else { moe.n_used };
+            self.set(key, n);
+        }
+        for name in ["num_experts", "n_routed_experts"] {
+            self.fields.insert(name.into(), moe.n_expert.into());
+        }
+        let gating = match moe.gating {
+            Gating::Sigmoid => Some("sigmoid"),
+            Gating::Softmax => Some("softmax"),
+            Gating::SoftmaxOfChosen | Gating::SparseMixer => None,
+        };
+        if let Some(gating) = gating {
+            self.set(config::EXPERT_GATING, gating);
+        }
+        self.set(config::EXPERT_NORMALIZE, moe.normalize);
+        self.number(config::EXPERT_SCALE, moe.scale);
+        if let Some((groups, used)) = moe.groups {
+            self.set(config::EXPERT_GROUPS, groups);
+            self.set(config::EXPERT_GROUPS_USED, used);
+        }
+        let first = |role| targets.iter().find(|t| t.role == role).and_then(|t| t.shape.last()).copied();
+        if let Some(d_ff) = first(Role::ExpDown) {
+            self.set(config::D_FF_EXPERT, d_ff);
+            if !self.fields.contains_key("intermediate_size") {
+                self.set(config::D_FF, d_ff);
+            }
+            if let Some(shared) = first(Role::ShDown) {
+                self.set(config::D_FF_SHARED, shared);
+                self.set(config::N_EXPERT_SHARED, shared.div_ceil(d_ff));
+            }
+        }
+    }
+
+    /// Writes rotation; the model's numbers with the divisors that GGUF keeps as tensors as a scaling.
+    fn rope(&mut self, source: &Source<'_>) -> Result<Hyper, LoadError> {
+        let mut wanted = self.hyper.clone();
+        let read = |role| -> Result<Option<Vec<f32>>, LoadError> {
+            let Some(stem) = source.names.find(role, 0) else { return Ok(None) };
+            Ok(source.checkpoint.vector(&stem)?.map(|(_, numbers)| numbers))
+        };
+        if let Some(divisors) = read(Role::RopeFreqs)? {
+            let originals = [wanted.rope.original, LLAMA3_ORIGINAL];
+            let found = originals.into_iter().find_map(|n| llama3(&wanted.rope, n, &divisors));
+            wanted.rope = found.ok_or_else(|| LoadError::Convert {
+                path: source.checkpoint.path().display().to_string(),
+                text: "its divisors of frequencies (rope_freqs) are none of Llama 3's scaling".into(),
+            })?;
+        }
+        if let (Some(long), Some(short)) = (read(Role::RopeLong)?, read(Role::RopeShort)?) {
+            wanted.rope.scaling = Scaling::Long { short, long };
+        }
+        let rope = wanted.rope.clone();
+        self.number(config::ROPE_BASE, rope.base);
+        if rope.base_window != rope.base {
+            self.number(config::ROPE_BASE_WINDOW, rope.base_window);
+        }
+        match &rope.scaling {
+            Scaling::None | Scaling::Ntk(_) => {}
+            Scaling::Linear(factor) => {
+                self.set(config::ROPE_KIND, "linear");
+                self.number(config::ROPE_FACTOR, *factor);
+            }
+            Scaling::Yarn(yarn) => {
+                self.set(config::ROPE_KIND, "yarn");
+                self.number(config::ROPE_FACTOR, yarn.factor);
+                self.set(config::ROPE_ORIGINAL, rope.original);
+                self.number(config::ROPE_BETA_FAST, yarn.beta_fast);
+                self.number(config::ROPE_BETA_SLOW, yarn.beta_slow);
+                self.set(config::ROPE_TRUNCATE, yarn.truncate);
+                if rope.attn_scale != 1.0 {
+                    let all = (rope.attn_scale.sqrt() - 1.0) / (0.1 * yarn.factor.ln());
+                    self.number(config::ROPE_MSCALE, all);
+                    self.number(config::ROPE_MSCALE_ALL, all);
+                } else if (rope.mscale - yarn_mscale(yarn.factor, 1.0)).abs() > 1e-6 {
+                    self.number(config::ROPE_ATTN_FACTOR, rope.mscale);
+                }
+            }
+            Scaling::Llama3 { factor, low, high } => {
+                self.set(config::ROPE_KIND, "llama3");
+                self.number(config::ROPE_FACTOR, *factor);
+                self.number(config::ROPE_LOW, *low);
+                self.number(config::ROPE_HIGH, *high);
+                self.set(config::ROPE_ORIGINAL, rope.original);
+            }
+            Scaling::Long { short, long } => {
+                self.set(config::ROPE_KIND, "longrope");
+                let numbers = |list: &[f32]| list.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+                self.set(config::ROPE_SHORT, numbers(short));
+                self.set(config::ROPE_LONG, numbers(long));
+                self.set(config::ROPE_ORIGINAL, rope.original);
+                self.number(config::ROPE_ATTN_FACTOR, rope.mscale);
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Fields for what the architecture's own rules would make otherwise.
+    fn corrections(&mut self, arch: &Arch, found: &Hyper) {
+        let hyper = self.hyper;
+        if hyper.window != found.window {
+            let kind = |w: &Window| if *w == Window::Full { "full_attention" } else { "sliding_attention" };
+            self.set(config::LAYER_TYPES, hyper.window.iter().map(kind).collect::<Vec<&str>>());
+        }
+        if (hyper.attn_scale - found.attn_scale).abs() > 1e-6 * hyper.attn_scale {
+            self.number(config::ATTN_SCALE, hyper.attn_scale / hyper.rope.attn_scale);
+        }
+        if hyper.embed_scale != found.embed_scale {
+            self.number(config::EMBED_SCALE, hyper.embed_scale);
+        }
+        if hyper.residual_scale != found.residual_scale {
+            self.number(config::RESIDUAL_SCALE, hyper.residual_scale);
+        }
+        if hyper.logit_scale != found.logit_scale {
+            let divide = arch.logit_scale == LogitScale::Divide;
+            self.number(config::LOGIT_SCALE, if divide { 1.0 / hyper.logit_scale } else { hyper.logit_scale });
+        }
+    }
+}
+
+/// Context before scaling of every model with Llama 3's scaling.
+const LLAMA3_ORIGINAL: usize = 8192;
+
+/// Rotation with Llama 3's scaling that makes these divisors, if one does.
+fn llama3(rope: &RopeSpec, original: usize, divisors: &[f32]) -> Option<RopeSpec> {
+    let factor = divisors.iter().copied().fold(1.0, f32::max);
+    let spec = |scaling: Scaling| RopeSpec { scaling, original, divisors: Vec::new(), ..rope.clone() };
+    let freqs = |spec: &RopeSpec| spec.rope(false, 0, mlxr_compute::op::RopePairs::HalfSplit).freqs;
+    let scaled = spec(Scaling::Llama3 { factor, low: 1.0, high: 4.0 });
+    let pairs = freqs(&spec(Scaling::None)).into_iter().zip(freqs(&scaled));
+    let same = pairs.zip(divisors).all(|((p, s), d)| (p / s - d).abs() <= 1e-3 * d);
+    (same && divisors.len() == rope.n_rot / 2).then_some(scaled)
 }

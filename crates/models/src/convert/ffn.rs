@@ -78,9 +78,11 @@ fn experts(maker: &mut Maker<'_>, i: usize) -> Result<(), LoadError> {
         if all.parts[p].is_empty() {
             continue;
         }
-        let to = match maker.to {
-            Form::Mlx => maker.naming.mlx_experts(role, i),
-            Form::Gguf | Form::HuggingFace => maker.naming.stem(role, i),
+        let own = maker.source.names.find(role, i).filter(|stem| stem.contains("{e}"));
+        let to = match (maker.to, maker.source.form()) {
+            (Form::Mlx, _) => maker.naming.mlx_experts(role, i),
+            (Form::HuggingFace, Form::HuggingFace) if own.is_some() => own,
+            (Form::Gguf | Form::HuggingFace, _) => maker.naming.stem(role, i),
         };
         let to = to.ok_or_else(|| maker.nameless(role, i))?;
         let [n_out, n_in] = shapes[p];

@@ -155,7 +155,9 @@ impl Writer<'_> {
         }
         let kind = |this: &mut Self, kind: &str| this.set(config::ROPE_KIND, Value::Str(kind.into()));
         match &rope.scaling {
-            Scaling::None | Scaling::Llama3 { .. } | Scaling::Ntk(_) => {}
+            Scaling::None | Scaling::Ntk(_) => {}
+            // The divisors are a tensor; this is for the way back.
+            Scaling::Llama3 { .. } => self.count(config::ROPE_ORIGINAL, rope.original),
             Scaling::Linear(factor) => {
                 kind(self, "linear");
                 self.number(config::ROPE_FACTOR, *factor);
@@ -262,7 +264,7 @@ impl Writer<'_> {
 }
 
 /// Its name in a configuration.
-fn act_text(act: Act) -> Option<&'static str> {
+pub(super) fn act_text(act: Act) -> Option<&'static str> {
     match act {
         Act::Silu => Some("silu"),
         Act::GeluErf => Some("gelu"),
@@ -275,7 +277,7 @@ fn act_text(act: Act) -> Option<&'static str> {
 }
 
 /// Width of each layer's dense feed-forward, 0 where there is none.
-fn widths(n_layer: usize, targets: &[Target]) -> Vec<usize> {
+pub(super) fn widths(n_layer: usize, targets: &[Target]) -> Vec<usize> {
     let mut widths = vec![0; n_layer];
     for target in targets.iter().filter(|t| t.role == Role::FfnDown && t.shape.len() == 2) {
         let layer = target.name.split('.').nth(1).and_then(|n| n.parse::<usize>().ok());
@@ -287,7 +289,7 @@ fn widths(n_layer: usize, targets: &[Target]) -> Vec<usize> {
 }
 
 /// What two models compute differently, but for what the tensors of a file say again.
-fn differences(want: &Hyper, found: &Hyper) -> Vec<String> {
+pub(super) fn differences(want: &Hyper, found: &Hyper) -> Vec<String> {
     let near = |a: f32, b: f32| (a - b).abs() <= 2e-6 * a.abs().max(b.abs());
     let mut list = Vec::new();
     let mut check = |same: bool, name: &str, want: String, found: String| {

@@ -22,6 +22,7 @@ mod metadata;
 mod recipe;
 mod tensors;
 
+use mlxr_compute::op::Gating;
 use mlxr_weights::{Checkpoint, Kind, Metadata};
 use serde_json::Value;
 
@@ -60,6 +61,9 @@ impl From<Kind> for Form {
 /// What a conversion writes.
 #[derive(Debug)]
 pub struct Plan {
+    /// What is written.
+    pub form: Form,
+    n_layer: usize,
     /// The tensors in the order in which they are written.
     pub targets: Vec<Target>,
     /// Model metadata of a GGUF file, without a tokenizer; empty for folders.
@@ -71,6 +75,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Layers.
+    #[must_use]
+    pub fn n_layer(&self) -> usize {
+        self.n_layer
+    }
+
     /// Rows of the embeddings, and so of logits.
     #[must_use]
     pub fn n_vocab(&self) -> usize {
@@ -113,8 +123,15 @@ pub fn plan(checkpoint: &Checkpoint, form: Form) -> Result<Plan, LoadError> {
     let config = Config::new(checkpoint, &arch_name).with_defaults(arch.defaults);
     let hyper = Hyper::read(&config, arch, None)?;
     let refuse = |text: String| LoadError::Convert { path: checkpoint.path().display().to_string(), text };
-    if hyper.delta.is_some() || hyper.n_short_conv.is_some() {
+    // GGUF names the widths of delta nets as those of state spaces; there, tensors that are not understood tell.
+    let delta = hyper.delta.is_some() && checkpoint.kind != Kind::Gguf;
+    if delta || hyper.n_short_conv.is_some() {
         return Err(refuse("its delta nets or short convolutions are not converted yet".into()));
+    }
+    let any = |role| (0..hyper.n_layer).any(|i| names.find(role, i).is_some());
+    let hybrid = any(Role::SsmIn) && any(Role::AttnOut);
+    if hybrid && form != Form::Gguf && checkpoint.kind == Kind::Gguf {
+        return Err(refuse("hybrids of attention and state spaces are not converted from GGUF to folders yet".into()));
     }
     let f = hyper.factors;
     let factors = [f.attn_in, f.attn_key, f.attn_out, f.ssm_in, f.ssm_out].into_iter().chain(f.ssm_parts).chain(f.ffn);
@@ -122,9 +139,11 @@ pub fn plan(checkpoint: &Checkpoint, form: Form) -> Result<Plan, LoadError> {
         return Err(refuse("its factors on parts of layers are not folded into weights yet".into()));
     }
     let source = Source { checkpoint, names, arch, arch_name, hyper, config };
-    let naming = naming(&source, form);
+    let naming = naming(&source, form)?;
     let targets = tensors::targets(&source, form, &naming)?;
-    let mut plan = Plan { targets, metadata: Metadata::default(), config: Value::Null, losses: Vec::new() };
+    let n_layer = source.hyper.n_layer;
+    let mut plan =
+        Plan { form, n_layer, targets, metadata: Metadata::default(), config: Value::Null, losses: Vec::new() };
     let left = source.names.unused(checkpoint, source.hyper.n_layer, source.arch.harmless);
     if let Some(first) = left.first() {
         return Err(refuse(format!("{} tensors of its layers are not understood, such as `{first}`", left.len())));
@@ -160,15 +179,20 @@ fn gguf_name(source: &Source<'_>) -> Result<String, LoadError> {
 /// The row that reads what is written.
 fn target_arch(source: &Source<'_>, form: Form) -> Result<&'static Arch, LoadError> {
     if form != Form::Gguf {
-        return Ok(source.arch);
+        // A GGUF architecture may be the common form of several classes; those of experts have a row of their own.
+        let other = |arch: &&Arch| arch.written_as == source.arch_name && !arch.hf.is_empty();
+        let moe = &source.hyper.moe;
+        let apart = moe.n_expert > 0 && (source.hyper.mla.is_none() || moe.gating == Gating::Sigmoid);
+        let from_gguf = source.form() == Form::Gguf;
+        return Ok(table::archs().filter(|_| from_gguf && apart).find(other).unwrap_or(source.arch));
     }
     let name = gguf_name(source)?;
     Ok(table::by_gguf(&name).unwrap_or(&arch::LLAMA))
 }
 
-fn naming(source: &Source<'_>, form: Form) -> Naming {
-    let arch = source.arch;
+fn naming(source: &Source<'_>, form: Form) -> Result<Naming, LoadError> {
     let gguf = form == Form::Gguf;
+    let arch = if gguf { source.arch } else { target_arch(source, form)? };
     // Falcon with two norms: GGUF calls the feed-forward's norm the first, and attention's the second.
     let two = arch.parallel == arch::Parallel::Yes
         && (source.names.find(Role::FfnNorm, 0).is_some() || source.names.find(Role::AttnNorm2, 0).is_some());
@@ -178,7 +202,10 @@ fn naming(source: &Source<'_>, form: Form) -> Naming {
     }
     if gguf && two {
         renames.extend([(Role::AttnNorm, Role::AttnNorm2), (Role::FfnNorm, Role::AttnNorm)]);
+    } else if two && source.form() == Form::Gguf {
+        renames.extend([(Role::AttnNorm2, Role::AttnNorm), (Role::AttnNorm, Role::FfnNorm)]);
     }
     let first = if two { FALCON_TWO_NORMS } else { &[] };
-    Naming { style: (!gguf).then_some(arch.style), first, renames }
+    let layers = source.names.layers().map(str::to_owned);
+    Ok(Naming { style: (!gguf).then_some(arch.style), first, renames, layers })
 }

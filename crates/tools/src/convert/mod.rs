@@ -4,9 +4,11 @@
 //! | module | what |
 //! |---|---|
 //! | `gguf` | a GGUF file |
+//! | `folder` | a folder as Hugging Face or mlx-lm write it |
 //! | `encode` | a matrix in another type, on several threads |
 
 mod encode;
+pub mod folder;
 pub mod gguf;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,287 @@
+//! A folder of a checkpoint: `config.json`, safetensors, and its side files, as Hugging Face or mlx-lm write them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mlxr_compute::{DType, Encoding, MatrixData, quant};
+use mlxr_models::convert::{Form, Plan, Target};
+use mlxr_models::names::Role;
+use mlxr_weights::Checkpoint;
+use mlxr_weights::safetensors::{Entry, Writer};
+use serde_json::{Map, Value, json};
+
+use super::{Change, Progress, Report};
+use crate::ToolError;
+
+/// Bytes of a shard, as Hugging Face's library cuts them.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// What matrices become.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scheme {
+    /// Plain numbers: of this type, or of the source's own, bf16 where it is quantized.
+    Plain(Option<DType>),
+    /// MLX's formats: the source's values where MLX has them; other quantized matrices in affine groups of 32 of about
+    /// as many bits, the others plain.
+    MlxKeep,
+    /// MLX's formats: this encoding, or for down and value projections of some layers `high`.
+    Mlx {
+        /// The usual encoding.
+        encoding: Encoding,
+        /// The encoding of what matters most (mlx-lm's mixed recipes), if it is another.
+        high: Option<Encoding>,
+    },
+}
+
+/// A tensor with what it becomes.
+struct Job<'a> {
+    target: &'a Target,
+    encoding: Encoding,
+}
+
+/// Roles that MLX's own quantizer leaves alone: they are no linear layers or embeddings.
+const PLAIN: [Role; 2] = [Role::SsmConv, Role::PosEmbed];
+
+/// Writes `checkpoint` to the folder `out` by a plan for that form; `files` are side files.
+///
+/// # Errors
+/// If the checkpoint is damaged, `out` exists, or a file cannot be written; then there is no folder.
+pub fn write(
+    checkpoint: &Checkpoint,
+    plan: Plan,
+    (out, scheme, n_layer): (&Path, Scheme, usize),
+    files: &[(String, Vec<u8>)],
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, ToolError> {
+    if out.exists() {
+        let error = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "it exists: name a new folder");
+        return Err(ToolError::File { path: out.to_owned(), error });
+    }
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".partial-{}", std::process::id()));
+    let partial = Partial(out.with_file_name(name));
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |error| ToolError::File { path, error }
+    };
+    fs::create_dir_all(&partial.0).map_err(file(&partial.0))?;
+    let mut report = Report { notes: plan.losses.clone(), ..Report::default() };
+    let jobs = plan.targets.iter().map(|target| job(checkpoint, target, scheme, n_layer));
+    let jobs = jobs.collect::<Result<Vec<Job<'_>>, ToolError>>()?;
+    let format = if plan.form == Form::Mlx { "mlx" } else { "pt" };
+    tensors(checkpoint, &jobs, (&partial.0, format), (&mut report, progress))?;
+    let mut config = plan.config;
+    describe(&mut config, &jobs, scheme);
+    let text = serde_json::to_vec_pretty(&config).expect("a configuration is JSON");
+    let own = [("config.json".to_owned(), text)];
+    for (name, bytes) in own.iter().chain(files) {
+        let path = partial.0.join(name);
+        fs::write(&path, bytes).map_err(file(&path))?;
+    }
+    fs::rename(&partial.0, out).map_err(file(out))?;
+    Ok(report)
+}
+
+/// A folder under a temporary name; what is left of it goes when it is dropped.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0); // it has its own name by now, or nothing is left to do about a failure
+    }
+}
+
+/// What a target becomes.
+fn job<'a>(checkpoint: &Checkpoint, target: &'a Target, scheme: Scheme, n_layer: usize) -> Result<Job<'a>, ToolError> {
+    if target.n_matrix() == 0 {
+        return Ok(Job { target, encoding: Encoding::Blocks(DType::F32) });
+    }
+    let first = target.matrix(checkpoint, 0)?;
+    let plain = match first.encoding {
+        Encoding::Blocks(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => dtype,
+        _ => DType::BF16,
+    };
+    let linear = target.name.ends_with(".weight") && !target.transposed && !PLAIN.contains(&target.role);
+    let fits = |encoding: Encoding| match encoding {
+        Encoding::MlxAffine { group, .. } => first.n_in.is_multiple_of(usize::from(group)),
+        Encoding::MlxFloat(kind) => first.n_in.is_multiple_of(kind.group()),
+        _ => true,
+    };
+    let encoding = match scheme {
+        Scheme::Plain(asked) => Encoding::Blocks(asked.unwrap_or(plain)),
+        Scheme::MlxKeep => {
+            let mut exact = as_mlx(&first).filter(|_| linear).map(|(m, _)| m.encoding);
+            for m in 1..target.n_matrix() {
+                let other = as_mlx(&target.matrix(checkpoint, m)?).map(|(m, _)| m.encoding);
+                exact = exact.filter(|_| other == exact);
+            }
+            let quantized = !matches!(first.encoding, Encoding::Blocks(dtype) if dtype.block() == 1);
+            let bits = (first.bytes() as f64 * 8.0 / (first.n_out * first.n_in) as f64).floor() as u8;
+            let bits = [2, 3, 4, 5, 6].into_iter().find(|b| *b >= bits).unwrap_or(8);
+            let near = Encoding::MlxAffine { bits, group: 32, scale: DType::F16 };
+            let near = Some(near).filter(|near| quantized && linear && fits(*near));
+            exact.or(near).unwrap_or(Encoding::Blocks(plain))
+        }
+        Scheme::Mlx { encoding, high } => {
+            let chosen = high.filter(|_| matters(target, n_layer)).unwrap_or(encoding);
+            if linear && fits(chosen) { chosen } else { Encoding::Blocks(plain) }
+        }
+    };
+    Ok(Job { target, encoding })
+}
+
+/// Whether mlx-lm's mixed recipes give a tensor more bits: logits, and down and value projections of the first and the
+/// last eighth of layers and of every third between. Source: mlx-lm `convert.py`, `mixed_quant_predicate_builder`.
+fn matters(target: &Target, n_layer: usize) -> bool {
+    if target.role == Role::Output {
+        return true;
+    }
+    let layer = target.name.split('.').find_map(|part| part.parse::<usize>().ok()).unwrap_or(0);
+    let eighth = n_layer / 8;
+    let chosen = layer < eighth || layer >= 7 * n_layer / 8 || (layer.saturating_sub(eighth)) % 3 == 2;
+    chosen && matches!(target.role, Role::FfnDown | Role::ExpDown | Role::AttnV)
+}
+
+/// The tensors that a target is written as: names, types and shapes.
+fn entries(job: &Job<'_>) -> Vec<Entry> {
+    let (target, shape) = (job.target, &job.target.shape);
+    let entry = |name: String, dtype: DType, last: usize| {
+        let mut shape = shape.clone();
+        if let Some(end) = shape.last_mut() {
+            *end = last;
+        }
+        Entry { name, dtype, shape }
+    };
+    let n_in = shape.last().copied().unwrap_or(1);
+    let stem = target.name.strip_suffix(".weight").unwrap_or(&target.name);
+    match job.encoding {
+        Encoding::MlxAffine { bits, group, scale } => {
+            let n_group = n_in / usize::from(group);
+            vec![
+                entry(target.name.clone(), DType::U32, n_in * usize::from(bits) / 32),
+                entry(format!("{stem}.scales"), scale, n_group),
+                entry(format!("{stem}.biases"), scale, n_group),
+            ]
+        }
+        Encoding::MlxFloat(kind) => vec![
+            entry(target.name.clone(), DType::U32, n_in * kind.bits() / 32),
+            entry(format!("{stem}.scales"), DType::U8, n_in / kind.group()),
+        ],
+        Encoding::Blocks(dtype) => vec![entry(target.name.clone(), dtype, n_in)],
+        _ => Vec::new(),
+    }
+}
+
+/// Writes all tensors, in shards where there are many bytes.
+fn tensors(
+    checkpoint: &Checkpoint,
+    jobs: &[Job<'_>],
+    (folder, format): (&Path, &str),
+    (report, progress): (&mut Report, &mut dyn FnMut(Progress<'_>)),
+) -> Result<(), ToolError> {
+    let bytes = |entry: &Entry| entry.shape.iter().product::<usize>() as u64 * entry.dtype.block_bytes() as u64;
+    let mut shards: Vec<(u64, Vec<&Job<'_>>)> = vec![(0, Vec::new())];
+    for job in jobs {
+        let n: u64 = entries(job).iter().map(bytes).sum();
+        let full = shards.last().is_none_or(|(sum, jobs)| !jobs.is_empty() && sum + n > SHARD_BYTES);
+        if full {
+            shards.push((0, Vec::new()));
+        }
+        let (sum, list) = shards.last_mut().expect("there is one");
+        *sum += n;
+        list.push(job);
+        report.bytes += n;
+        report.n_parameter += job.target.shape.iter().product::<usize>() as u64;
+    }
+    let mut map = Map::new();
+    let mut n_done = 0;
+    for (s, (_, list)) in shards.iter().enumerate() {
+        let name = match shards.len() {
+            1 => "model.safetensors".to_owned(),
+            n => format!("model-{:05}-of-{n:05}.safetensors", s + 1),
+        };
+        let all: Vec<Entry> = list.iter().flat_map(|job| entries(job)).collect();
+        let mut writer = Writer::create(&folder.join(&name), &[("format", format)], &all)?;
+        for job in list {
+            progress(Progress { n_done, n_tensor: jobs.len(), name: &job.target.name });
+            for part in parts(checkpoint, job, report)? {
+                writer.push(&part)?;
+            }
+            n_done += 1;
+        }
+        writer.finish()?;
+        map.extend(all.into_iter().map(|entry| (entry.name, name.clone().into())));
+    }
+    if shards.len() > 1 {
+        let index = json!({"metadata": {"total_size": report.bytes}, "weight_map": map});
+        let path = folder.join("model.safetensors.index.json");
+        fs::write(&path, index.to_string()).map_err(|error| ToolError::File { path: path.clone(), error })?;
+    }
+    Ok(())
+}
+
+/// The bytes of a target's tensors.
+fn parts(checkpoint: &Checkpoint, job: &Job<'_>, report: &mut Report) -> Result<Vec<Vec<u8>>, ToolError> {
+    let mut all: Vec<Vec<u8>> = vec![Vec::new(); entries(job).len()];
+    for m in 0..job.target.n_matrix().max(1) {
+        let matrix = job.target.matrix(checkpoint, m)?;
+        let (parts, change) = encode(&matrix, job.encoding)?;
+        all.iter_mut().zip(parts).for_each(|(all, part)| all.extend(part));
+        if m == 0 {
+            report.count(&matrix.encoding.to_string(), &job.encoding.to_string(), change);
+        }
+    }
+    Ok(all)
+}
+
+/// The matrix in an MLX format of its values, if there is one; scales of scales (Q4_K, Q5_K) are rounded to f16.
+fn as_mlx(matrix: &MatrixData) -> Option<(MatrixData, Change)> {
+    match matrix.encoding {
+        Encoding::MlxAffine { .. } | Encoding::MlxFloat(_) => Some((matrix.clone(), Change::Exact)),
+        Encoding::Blocks(DType::Q4_K | DType::Q5_K) => Some((matrix.to_mlx(DType::F16)?, Change::Rounded)),
+        _ => Some((matrix.to_mlx(DType::F16)?, Change::Exact)),
+    }
+}
+
+fn encode(matrix: &MatrixData, to: Encoding) -> Result<(Vec<Vec<u8>>, Change), ToolError> {
+    let own = |m: &MatrixData| m.parts.iter().map(|part| part.to_vec()).collect::<Vec<Vec<u8>>>();
+    if matrix.encoding == to {
+        return Ok((own(matrix), Change::Exact));
+    }
+    if let Some((packed, change)) = as_mlx(matrix).filter(|(m, _)| m.encoding == to) {
+        return Ok((own(&packed), change));
+    }
+    let mut parts: [Vec<u8>; 3] = Default::default();
+    let mut row = vec![0.0; matrix.n_in];
+    for r in 0..matrix.n_out {
+        matrix.decode_rows(r, 1, &mut row);
+        quant::encode_parts(to, &row, matrix.n_in, None, &mut parts)?;
+    }
+    let exact = to == Encoding::Blocks(DType::F32);
+    Ok((parts.into_iter().collect(), if exact { Change::Exact } else { Change::Rounded }))
+}
+
+/// Adds MLX's quantization block: the usual mode, and every module that has another.
+fn describe(config: &mut Value, jobs: &[Job<'_>], scheme: Scheme) {
+    let mode = |encoding: Encoding| match encoding {
+        Encoding::MlxAffine { bits, group, .. } => Some(json!({"group_size": group, "bits": bits, "mode": "affine"})),
+        Encoding::MlxFloat(kind) => {
+            let name = format!("{kind:?}").to_lowercase();
+            Some(json!({"group_size": kind.group(), "bits": kind.bits(), "mode": name}))
+        }
+        _ => None,
+    };
+    let usual = match scheme {
+        Scheme::Mlx { encoding, .. } => Some(encoding),
+        Scheme::MlxKeep => jobs.iter().map(|job| job.encoding).find(|encoding| mode(*encoding).is_some()),
+        Scheme::Plain(_) => None,
+    };
+    let (Some(Value::Object(mut block)), Some(fields)) = (usual.and_then(mode), config.as_object_mut()) else { return };
+    for job in jobs.iter().filter(|job| job.target.n_matrix() > 0 && Some(job.encoding) != usual) {
+        if let Some(stem) = job.target.name.strip_suffix(".weight") {
+            block.insert(stem.to_owned(), mode(job.encoding).unwrap_or(Value::Bool(false)));
+        }
+    }
+    fields.insert("quantization".into(), block.clone().into());
+    fields.insert("quantization_config".into(), block.into());
+}
