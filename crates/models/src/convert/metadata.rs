@@ -75,6 +75,9 @@ impl Writer<'_> {
         if let Some(embed) = targets.iter().find(|t| t.role == Role::Embed) {
             self.count(config::N_VOCAB, embed.shape[0]);
         }
+        if let Some(rank) = targets.iter().find(|t| t.role == Role::QA).map(|t| t.shape[0]) {
+            self.count(config::Q_RANK, rank);
+        }
         let widths = widths(hyper.n_layer, targets);
         let listed = source.config.count(config::D_FF).ok().flatten();
         let usual = listed.or(widths.iter().copied().find(|n| *n > 0)).unwrap_or(0);
@@ -252,8 +255,8 @@ impl Writer<'_> {
         if hyper.residual_scale != found.residual_scale {
             self.number(config::RESIDUAL_SCALE, hyper.residual_scale);
         }
-        if hyper.logit_scale != found.logit_scale {
-            let divide = arch.logit_scale == LogitScale::Divide;
+        let divide = arch.logit_scale == LogitScale::Divide; // whose runtime wants the key even where it is 1
+        if hyper.logit_scale != found.logit_scale || divide {
             self.number(config::LOGIT_SCALE, if divide { 1.0 / hyper.logit_scale } else { hyper.logit_scale });
         }
         if hyper.rotates != found.rotates {
