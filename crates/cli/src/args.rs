@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use crate::convert_args::{ConvertArgs, ConvertType, FolderForm, MixedRecipe, MlxMode};
+use crate::memory::parse_size;
 use crate::setting::SettingArgs;
 
 /// Run, serve and inspect local language models.
@@ -118,11 +119,14 @@ pub struct LoadArgs {
     /// How keys and values are stored [default: f16; f32 for `logits` and `perplexity`]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Loading")]
     pub kv_type: Option<KvTypeName>,
-    /// Most tokens of a conversation; 0 for the model's own limit [default: that, but at most 8192]
+    /// Most tokens of a conversation [default: the model's own limit]
     #[arg(short, long, value_name = "N", help_heading = "Loading")]
     pub ctx: Option<usize>,
-    /// Tokens that all conversations together may keep [default: the context]
-    #[arg(long, value_name = "N", help_heading = "Loading")]
+    /// Memory for keys and values, which all conversations share, such as 4GiB [default: half of what is left]
+    #[arg(long, env = "MLXR_KV_MEMORY", value_name = "SIZE", value_parser = parse_size, help_heading = "Loading")]
+    pub kv_memory: Option<u64>,
+    /// Tokens that all conversations together may keep, in place of --kv-memory
+    #[arg(long, value_name = "N", conflicts_with = "kv_memory", help_heading = "Loading")]
     pub kv_tokens: Option<usize>,
 }
 

@@ -31,6 +31,7 @@ mod error;
 mod generate;
 mod interrupt;
 mod load;
+mod memory;
 mod setting;
 mod template;
 mod vocab;

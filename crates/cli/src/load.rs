@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mlxr_engine::{Config, Engine, Runner};
-use mlxr_models::{LoadOptions, config};
+use mlxr_models::{Arena, LoadOptions, config};
 use mlxr_registry::{Folder, Model};
 use mlxr_text::chat::ChatTemplate;
 use mlxr_text::token::Tokenizer;
@@ -17,10 +17,8 @@ use crate::CliError;
 use crate::args::{FolderArgs, KvTypeName, LoadArgs};
 use crate::backend::{self, BackendChoice};
 use crate::setting::Settings;
-use crate::{defaults, template, vocab};
+use crate::{defaults, memory, template, vocab};
 
-/// Most tokens of a conversation unless more is asked for: the keys and values of a long context take gigabytes.
-pub const DEFAULT_CTX: usize = 8192;
 /// Models larger than this show how far loading is.
 const PROGRESS_BYTES: u64 = 200 << 20;
 
@@ -95,7 +93,12 @@ pub fn parts(
     let choice = BackendChoice { name: args.backend, n_thread, isa: args.isa.as_deref() };
     let kv_type = args.kv_type.unwrap_or(KvTypeName::F16).kv_type();
     let n_ctx = context(checkpoint, args.ctx)?;
-    let options = LoadOptions { n_ctx, kv_tokens: args.kv_tokens, n_slot: n_running, kv_type };
+    let bytes = || args.kv_memory.unwrap_or_else(|| memory::arena_bytes(model.size_bytes));
+    let arena = match args.kv_tokens {
+        Some(n) => Arena::Tokens(n),
+        None => Arena::Bytes(usize::try_from(bytes()).unwrap_or(usize::MAX)),
+    };
+    let options = LoadOptions { n_ctx, arena, n_slot: n_running, kv_type };
     let bar = progress(model);
     let runner = backend::load(checkpoint, &choice, &options, &mut |part| bar.set_position((part * 1000.0) as u64))?;
     bar.finish_and_clear();
@@ -105,16 +108,11 @@ pub fn parts(
 /// The context to ask for; `None` for the model's own.
 fn context(checkpoint: &Checkpoint, asked: Option<usize>) -> Result<Option<usize>, CliError> {
     let own = own_context(checkpoint)?.unwrap_or(usize::MAX);
-    match asked {
-        None if own > DEFAULT_CTX => Ok(Some(DEFAULT_CTX)),
-        None | Some(0) => Ok(None),
-        Some(n) => {
-            if n > own {
-                eprintln!("warning: the model was trained on {own} tokens at once; beyond them it may write nonsense");
-            }
-            Ok(Some(n))
-        }
+    let asked = asked.filter(|n| *n > 0);
+    if asked.is_some_and(|n| n > own) {
+        eprintln!("warning: the model was trained on {own} tokens at once; beyond them it may write nonsense");
     }
+    Ok(asked)
 }
 
 /// Tokens that the model was trained on at once, if its files say.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
 use crate::sampler::{SampleError, Sampler, Scratch, logprobs};
-use crate::{Logprob, TokenId};
+use crate::{Logprob, SeqId, TokenId};
 
 /// A request whose sink hears `Finished` exactly once, even if the client is only dropped.
 pub(crate) struct Client {
@@ -17,6 +17,8 @@ pub(crate) struct Client {
     logprobs: Option<usize>,
     usage: Usage,
     times: Times,
+    /// Sequences that continue the same prompt, until it is computed.
+    pub forks: Vec<(SeqId, Client)>,
 }
 
 struct Times {
@@ -43,6 +45,7 @@ impl Client {
             logprobs: request.logprobs,
             usage: Usage { n_prompt: request.tokens.len(), ..Usage::default() },
             times: Times { arrived, started: None, first_token: None },
+            forks: Vec::new(),
         }
     }
 
@@ -82,6 +85,11 @@ impl Client {
         Ok(Sampled { token, logprob, top })
     }
 
+    /// Whether the sequence ends with `token`, which comes after `n_more` tokens that the sink has not heard of.
+    pub fn ends_with(&self, token: TokenId, n_more: usize) -> bool {
+        self.stop_tokens.contains(&token) || self.usage.n_generated + n_more + 1 >= self.max_tokens
+    }
+
     /// Tells the sink of a token, unless it is a stop token. Returns why the sequence ends, if it does.
     pub fn take(&mut self, sampled: Sampled, now: Duration) -> Option<FinishReason> {
         let Sampled { token, logprob, top } = sampled;
@@ -109,6 +117,7 @@ impl Client {
     /// Drops the client without telling its sink.
     pub fn forget(mut self) {
         self.sink = None;
+        self.forks.drain(..).for_each(|(_, fork)| fork.forget());
     }
 
     fn tell(&mut self, reason: FinishReason) {

@@ -19,6 +19,10 @@ use crate::{Runner, RunnerInfo, SeqId};
 
 /// Most tokens of [`Request::logprobs`].
 pub const MAX_TOP_LOGPROBS: usize = 128;
+/// Most sinks of a request.
+pub const MAX_CHOICES: usize = 64;
+/// Most bytes of [`Request::salt`].
+pub const MAX_SALT_BYTES: usize = 1024;
 /// Most of [`Request::stop_tokens`].
 pub const MAX_STOP_TOKENS: usize = 256;
 
@@ -31,6 +35,8 @@ pub struct Config {
     pub step_time: Duration,
     /// Most sequences at once; the model's slots may allow fewer.
     pub max_running: usize,
+    /// Most sequences of one client at once.
+    pub max_running_client: usize,
     /// Most requests that wait.
     pub max_queue: usize,
     /// Most tokens of a sequence; the model and its arena may allow fewer.
@@ -45,6 +51,7 @@ impl Default for Config {
             step_tokens: 512,
             step_time: Duration::from_millis(500),
             max_running: 32,
+            max_running_client: usize::MAX,
             max_queue: 256,
             max_context: usize::MAX,
             seed: 0,
@@ -130,7 +137,7 @@ impl Engine {
         let info = runner.info();
         config.max_running = config.max_running.min(info.n_slot).min(info.n_page);
         check(&config, &info)?;
-        let n_ctx = config.max_context.min(info.n_ctx).min(info.n_page * PAGE_TOKENS);
+        let n_ctx = config.max_context.min(info.n_ctx).min(info.n_page.saturating_mul(PAGE_TOKENS));
         let (events, inbox) = mpsc::channel();
         let shared = Arc::new(Shared::default());
         let mut steps = Steps::new(runner, &config, n_ctx, shared.clone(), clock.clone());
@@ -183,19 +190,42 @@ impl Engine {
     /// # Errors
     /// If the request breaks a limit, the queue is full or the engine has stopped. Then `sink` hears nothing.
     pub fn submit(&self, request: Request, sink: Sink) -> Result<Ticket, SubmitError> {
+        let mut tickets = self.submit_all(request, vec![sink])?;
+        Ok(tickets.pop().expect("a ticket for each sink"))
+    }
+
+    /// Continues a sequence in several ways, one for each sink, which share the computed prompt. Where the request has a
+    /// seed, each adds its index to it. A ticket for each sink is returned, in their order.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`]; also if there are no sinks, or more than [`MAX_CHOICES`].
+    pub fn submit_all(&self, request: Request, sinks: Vec<Sink>) -> Result<Vec<Ticket>, SubmitError> {
         self.check_request(&request)?;
+        let n = sinks.len();
+        if !(1..=MAX_CHOICES).contains(&n) {
+            return Err(SubmitError::Limit { field: "n", found: n, limit: MAX_CHOICES });
+        }
         if let Some(reason) = self.dead() {
             return Err(SubmitError::Dead(reason));
         }
         let limit = self.config.max_queue;
-        let take = |n: usize| (n < limit).then_some(n + 1);
+        let take = |queued: usize| (queued + n <= limit).then_some(queued + n);
         let queued = self.shared.n_queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, take);
         queued.map_err(|_| SubmitError::QueueFull { limit })?;
-        let id = SeqId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
-        let sampler = Sampler::new(request.params.clone(), self.config.seed.wrapping_add(id.0.wrapping_mul(SEED_STEP)));
-        let client = Client::new(&request, sampler, sink, (self.clock)());
+        let first = self.shared.next_id.fetch_add(n as u64, Ordering::Relaxed);
+        let now = (self.clock)();
+        let mut clients = sinks.into_iter().enumerate().map(|(i, sink)| {
+            let id = SeqId(first + i as u64);
+            let mut params = request.params.clone();
+            params.seed = params.seed.map(|seed| seed.wrapping_add(i as u64));
+            let sampler = Sampler::new(params, self.config.seed.wrapping_add(id.0.wrapping_mul(SEED_STEP)));
+            (id, Client::new(&request, sampler, sink, now))
+        });
+        let (id, mut client) = clients.next().expect("at least one");
+        client.forks.extend(clients);
+        let ticket = |i| Ticket { id: SeqId(first + i as u64), events: self.events.clone() };
         match self.events.send(Event::Submit(id, Box::new((request, client)))) {
-            Ok(()) => Ok(Ticket { id, events: self.events.clone() }),
+            Ok(()) => Ok((0..n).map(ticket).collect()),
             Err(mpsc::SendError(event)) => {
                 if let Event::Submit(_, submitted) = event {
                     submitted.1.forget();
@@ -221,6 +251,7 @@ impl Engine {
         let limits = [
             ("logprobs", request.logprobs.unwrap_or(0), MAX_TOP_LOGPROBS),
             ("stop_tokens", request.stop_tokens.len(), MAX_STOP_TOKENS),
+            ("salt", request.salt.len(), MAX_SALT_BYTES),
         ];
         if let Some((field, found, limit)) = limits.into_iter().find(|(_, found, limit)| found > limit) {
             return Err(SubmitError::Limit { field, found, limit });
@@ -285,6 +316,7 @@ fn check(config: &Config, info: &RunnerInfo) -> Result<(), SpawnError> {
     let rows = [
         ("max_running", config.max_running, 1),
         ("step_tokens", config.step_tokens, config.max_running),
+        ("max_running_client", config.max_running_client, 1),
         ("max_queue", config.max_queue, 1),
         ("max_context", config.max_context, 1),
         ("n_ctx", info.n_ctx, 1),

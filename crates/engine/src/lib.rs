@@ -3,7 +3,8 @@
 //! ```text
 //! engine    the handle: submit, cancel, stats        step      the loop: events, plan, compute, sample, tell
 //! request   what a client asks and hears             client    one request inside the loop
-//! schedule  which tokens a step computes             sampler/  a token from logits
+//! schedule  which tokens a step computes             sequence  a sequence inside the schedule
+//! share     which client is next                     sampler/  a token from logits
 //! pages     free, in use, cached                     prefix    which page holds which prefix
 //! runner    the contract with a model                pace      how many tokens a step may have
 //! ```
@@ -14,13 +15,16 @@ mod client;
 pub mod engine;
 mod pace;
 pub mod pages;
-mod prefix;
+pub mod prefix;
 pub mod request;
 pub mod runner;
 pub mod sampler;
 pub mod schedule;
+pub mod sequence;
+pub mod share;
 mod step;
 
 pub use engine::{Config, Engine, SpawnError, Ticket};
 pub use request::{FinishReason, Logprob, Request, Sink, Stats, SubmitError, TokenEvent, Usage};
 pub use runner::{Batch, Outputs, PageId, Row, RunError, Runner, RunnerInfo, SeqId, StateId, TokenId, Want};
+pub use share::ClientId;

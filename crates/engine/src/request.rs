@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::TokenId;
 use crate::sampler::{ParamError, Params};
+use crate::share::ClientId;
 
 /// A sequence to continue.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,13 +26,27 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// A request of higher priority is admitted first and preempted last; 0 is usual.
     pub priority: i32,
+    /// Who asks: clients of one priority share the model fairly.
+    pub client: ClientId,
+    /// Requests with different salts share no pages: what changes keys and values besides tokens, such as an adapter or an
+    /// image, or a secret that keeps clients apart. Usually empty.
+    pub salt: Vec<u8>,
 }
 
 impl Request {
     /// A request with default parameters: no stop tokens, no logprobs, priority 0.
     #[must_use]
     pub fn new(tokens: Vec<TokenId>, max_tokens: usize) -> Request {
-        Request { tokens, params: Params::default(), max_tokens, stop_tokens: Vec::new(), logprobs: None, priority: 0 }
+        Request {
+            tokens,
+            params: Params::default(),
+            max_tokens,
+            stop_tokens: Vec::new(),
+            logprobs: None,
+            priority: 0,
+            client: ClientId::default(),
+            salt: Vec::new(),
+        }
     }
 }
 

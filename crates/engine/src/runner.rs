@@ -17,7 +17,7 @@ pub struct PageId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeqId(pub u64);
 
-/// A saved recurrent state.
+/// A place for a saved recurrent state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StateId(pub u32);
 
@@ -104,6 +104,10 @@ pub struct RunnerInfo {
     pub page_bytes: usize,
     /// Whether the model keeps a recurrent state, so that a prefix can only be reused from a saved state.
     pub recurrent: bool,
+    /// Places for saved recurrent states; 0 when there are none.
+    pub n_saved: usize,
+    /// Tokens that a token sees at most, itself included, in every layer; `None` if some layer sees all.
+    pub window: Option<usize>,
 }
 
 /// Why a model could not compute.
@@ -159,12 +163,9 @@ pub trait Runner: Send {
     /// If the bytes are not a page of this model.
     fn import_page(&mut self, page: PageId, bytes: &[u8]) -> Result<(), RunError>;
 
-    /// Saves the recurrent state in `slot`; `None` when all places for saved states are taken or there is no state.
-    fn save_state(&mut self, slot: usize) -> Option<StateId>;
+    /// Saves the recurrent state in `slot` at the place `state`, below [`RunnerInfo::n_saved`].
+    fn save_state(&mut self, slot: usize, state: StateId);
 
     /// Overwrites the recurrent state in `slot` with a saved one.
     fn restore_state(&mut self, slot: usize, state: StateId);
-
-    /// Forgets a saved state.
-    fn drop_state(&mut self, state: StateId);
 }

@@ -2,22 +2,26 @@
 //!
 //! ```text
 //! push -> waiting --admit--> running --remove--> gone
-//!            ^                  |
-//!            +----- preempt ----+     gives up its pages; they are recomputed, or found again as a prefix
+//!            ^                  |  |
+//!            +----- preempt ----+  +--fork--> running, with shared pages
 //! ```
-//! A step has one budget of tokens. Running sequences that need one token go first, then chunks of running prompts, then
-//! waiting ones are admitted, each in the order of priority and arrival. A sequence is admitted when pages for all its
-//! tokens are there and one for each running sequence is left; it grows page by page. When no page is left for a sequence
-//! to grow, the running sequence that is last in order gives up its own.
-//! Source of the scheme: vLLM V1, `vllm/v1/core/sched/scheduler.py`.
+//! A step has one budget of tokens. Running sequences that need one token go first, with what is drafted for them, then
+//! chunks of running prompts, then waiting ones are admitted: by priority, then the client that was served least, then by
+//! arrival. A sequence is admitted when pages for all its tokens are there and one for each running sequence is left; it
+//! grows page by page. When no page is left for a sequence to grow, the running sequence that is last in order gives up
+//! its own.
+//!
+//! Pages that sequences share are copied before one writes to them. The recurrent state of a model lies in slots, not in
+//! pages: it is saved where a later prompt may begin, at page borders, and prompts are cut there.
+//! Sources: vLLM V1, `vllm/v1/core/sched/scheduler.py`; where states are worth saving: Pan et al., "Marconi: prefix caching
+//! for the era of hybrid LLMs", MLSys 2025.
 
-use std::cmp::Reverse;
-use std::collections::VecDeque;
-
-use crate::pages::Pages;
-use crate::prefix::{NodeId, ROOT};
+use crate::pages::{Pages, n_unseen};
+use crate::prefix::PrefixHash;
 use crate::runner::PAGE_TOKENS;
-use crate::{Batch, PageId, Row, SeqId, TokenId, Want};
+use crate::sequence::{Arrival, Sequence};
+use crate::share::{GENERATED_WEIGHT, Shares};
+use crate::{Batch, PageId, SeqId, StateId, TokenId};
 
 /// Limits of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,59 +30,74 @@ pub struct Limits {
     pub step_tokens: usize,
     /// Most sequences at once.
     pub n_running: usize,
+    /// Most sequences of one client at once.
+    pub n_running_client: usize,
     /// Pages of the arena.
     pub n_page: usize,
-    /// Whether a later request may use a page again that holds the same prefix.
-    pub reuse: Reuse,
+    /// What pages hold.
+    pub past: Past,
 }
 
-/// Whether prefixes are kept.
+/// Where a model keeps the past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reuse {
-    /// Pages of finished sequences keep their prefix until they are needed.
-    Prefixes,
-    /// Nothing is kept: the model has a recurrent state, which pages do not hold.
-    Nothing,
+pub enum Past {
+    /// In pages, of which a token sees all.
+    Pages,
+    /// In pages, of which a token sees the last so many tokens, itself included.
+    Window(usize),
+    /// In pages and in a recurrent state, of which so many can be saved.
+    Recurrent {
+        /// Places for saved states.
+        n_saved: usize,
+    },
 }
 
-/// A sequence that waits or runs.
-#[derive(Debug)]
-pub struct Sequence {
-    /// Its name.
-    pub id: SeqId,
-    /// Prompt and generated tokens.
-    pub tokens: Vec<TokenId>,
-    /// Tokens whose keys and values are stored.
-    pub n_computed: usize,
-    /// Prompt tokens that were found in cached pages when it was first admitted; `None` before.
-    pub n_cached: Option<usize>,
-    pages: Vec<PageId>,
-    slot: usize,
-    /// Whole pages that are registered as a prefix, and its node.
-    n_registered: usize,
-    node: NodeId,
-    order: Order,
+/// What the runner must do, in this order, before it computes the batch ([`Schedule::plan`]) or after
+/// ([`Schedule::commit`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Copy a page.
+    CopyPage {
+        /// Read.
+        from: PageId,
+        /// Overwritten.
+        to: PageId,
+    },
+    /// The page's prefix was forgotten, and its bytes will be overwritten: the last chance to keep them elsewhere.
+    Evicted {
+        /// The page.
+        page: PageId,
+        /// What it kept.
+        hash: PrefixHash,
+    },
+    /// Save the recurrent state of a slot.
+    SaveState {
+        /// Read.
+        slot: usize,
+        /// Overwritten.
+        state: StateId,
+    },
+    /// Restore a saved recurrent state.
+    RestoreState {
+        /// Overwritten.
+        slot: usize,
+        /// Read.
+        state: StateId,
+    },
 }
-
-impl Sequence {
-    /// Tokens that are not computed yet.
-    fn n_left(&self) -> usize {
-        self.tokens.len() - self.n_computed
-    }
-}
-
-/// Smaller goes first: higher priority, then earlier arrival.
-type Order = (Reverse<i32>, u64);
 
 /// The schedule of one model.
 #[derive(Debug)]
 pub struct Schedule {
     limits: Limits,
     pages: Pages,
-    waiting: VecDeque<Sequence>,
+    waiting: Vec<Sequence>,
+    /// In order.
     running: Vec<Sequence>,
     slots_free: Vec<usize>,
-    next_arrival: u64,
+    shares: Shares,
+    ops: Vec<Op>,
+    n_arrival: u64,
     n_preempted: u64,
 }
 
@@ -90,14 +109,18 @@ impl Schedule {
     #[must_use]
     pub fn new(limits: Limits) -> Schedule {
         assert!(limits.n_running > 0 && limits.n_page > 0, "a schedule needs sequences and pages: {limits:?}");
+        assert!(limits.n_running_client > 0, "each client needs a sequence: {limits:?}");
         assert!(limits.step_tokens >= limits.n_running, "a step must hold a token of each sequence: {limits:?}");
+        let n_saved = if let Past::Recurrent { n_saved } = limits.past { n_saved } else { 0 };
         Schedule {
             limits,
-            pages: Pages::new(limits.n_page),
-            waiting: VecDeque::new(),
+            pages: Pages::new(limits.n_page, n_saved),
+            waiting: Vec::new(),
             running: Vec::with_capacity(limits.n_running),
             slots_free: (0..limits.n_running).rev().collect(),
-            next_arrival: 0,
+            shares: Shares::default(),
+            ops: Vec::new(),
+            n_arrival: 0,
             n_preempted: 0,
         }
     }
@@ -106,34 +129,43 @@ impl Schedule {
     ///
     /// # Panics
     /// If it has no tokens or more than the arena holds; the engine refuses such requests.
-    pub fn push(&mut self, id: SeqId, tokens: Vec<TokenId>, priority: i32) {
-        assert!(!tokens.is_empty() && tokens.len() <= self.limits.n_page * PAGE_TOKENS, "{} tokens", tokens.len());
-        let order = (Reverse(priority), self.next_arrival);
-        self.next_arrival += 1;
-        let (n_computed, n_cached, n_registered, node, slot) = (0, None, 0, ROOT, 0);
-        let pages = Vec::new();
-        self.wait(Sequence { id, tokens, n_computed, n_cached, pages, slot, n_registered, node, order });
+    pub fn push(&mut self, arrival: Arrival) {
+        let n = arrival.tokens.len();
+        assert!(n > 0 && n <= self.limits.n_page * PAGE_TOKENS, "{n} tokens");
+        self.n_arrival += 1;
+        self.wait(Sequence::new(arrival, self.n_arrival));
     }
 
     fn wait(&mut self, sequence: Sequence) {
-        let at = self.waiting.partition_point(|other| other.order < sequence.order);
-        self.waiting.insert(at, sequence);
+        self.shares.wait(sequence.client);
+        self.waiting.push(sequence);
     }
 
     /// Ends a sequence and frees its pages at once; `None` if there is no such sequence.
     pub fn remove(&mut self, id: SeqId) -> Option<Sequence> {
         if let Some(at) = self.waiting.iter().position(|sequence| sequence.id == id) {
-            return self.waiting.remove(at);
+            let sequence = self.waiting.remove(at);
+            self.shares.leave(sequence.client);
+            return Some(sequence);
         }
         let at = self.running.iter().position(|sequence| sequence.id == id)?;
         Some(self.stop(at))
     }
 
+    /// Gives a sequence another name.
+    pub fn rename(&mut self, id: SeqId, name: SeqId) {
+        let mut all = self.running.iter_mut().chain(&mut self.waiting);
+        if let Some(sequence) = all.find(|sequence| sequence.id == id) {
+            sequence.id = name;
+        }
+    }
+
     fn stop(&mut self, at: usize) -> Sequence {
         let mut sequence = self.running.remove(at);
-        self.pages.release(&mut sequence.pages);
+        self.pages.release(sequence.pages.drain(..));
         self.slots_free.push(sequence.slot);
-        (sequence.n_computed, sequence.n_registered, sequence.node) = (0, 0, ROOT);
+        self.shares.stop(sequence.client);
+        sequence.reset();
         sequence
     }
 
@@ -143,13 +175,56 @@ impl Schedule {
         self.running.iter().find(|sequence| sequence.id == id)
     }
 
-    /// Appends a generated token to a running sequence.
+    /// A sequence that runs or waits.
+    #[must_use]
+    pub fn sequence(&self, id: SeqId) -> Option<&Sequence> {
+        self.running.iter().chain(&self.waiting).find(|sequence| sequence.id == id)
+    }
+
+    /// The sequences that run, in order.
+    #[must_use]
+    pub fn all_running(&self) -> &[Sequence] {
+        &self.running
+    }
+
+    /// Appends a generated token to a sequence.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If there is no such sequence.
     pub fn append(&mut self, id: SeqId, token: TokenId) {
-        let sequence = self.running.iter_mut().find(|sequence| sequence.id == id).expect("only running sequences grow");
+        let mut all = self.running.iter_mut().chain(&mut self.waiting);
+        let sequence = all.find(|sequence| sequence.id == id).expect("only sequences that are there grow");
         sequence.tokens.push(token);
+    }
+
+    /// Drafts tokens for a running sequence that needs one token: as many of them as fit are part of its next row.
+    pub fn draft(&mut self, id: SeqId, tokens: &[TokenId]) {
+        if let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == id && sequence.is_decode()) {
+            sequence.draft.clear();
+            sequence.draft.extend_from_slice(tokens);
+        }
+    }
+
+    /// Splits a second sequence `id` off the running sequence `parent`, all of whose tokens are computed. It runs beside
+    /// it on shared pages if there is room, and waits otherwise.
+    ///
+    /// # Panics
+    /// If `parent` does not run or is not computed.
+    pub fn fork(&mut self, parent: SeqId, id: SeqId) {
+        self.n_arrival += 1;
+        let parent = self.running(parent).expect("only running sequences are forked");
+        assert_eq!(parent.n_left(), 0, "a sequence is forked when it is computed");
+        let mut sequence = parent.forked(id, self.n_arrival);
+        let shares = !matches!(self.limits.past, Past::Recurrent { .. });
+        let room = self.running.len() < self.limits.n_running && self.pages.n_available() > self.running.len();
+        if shares && room && self.shares.n_running(sequence.client) < self.limits.n_running_client {
+            self.pages.share(&sequence.pages);
+            self.start(sequence);
+        } else {
+            sequence.pages.clear();
+            sequence.reset();
+            self.wait(sequence);
+        }
     }
 
     /// Sequences that run.
@@ -176,39 +251,85 @@ impl Schedule {
         &self.pages
     }
 
+    /// What the runner must do now, in order.
+    pub fn ops(&mut self) -> std::vec::Drain<'_, Op> {
+        self.ops.drain(..)
+    }
+
     /// Overwrites `batch` with the next step, of at most `budget_tokens`, if that is within the limits. It is empty only
-    /// if no sequence is left.
+    /// if no sequence is left. Before it is computed, [`Schedule::ops`] must be done.
     pub fn plan(&mut self, batch: &mut Batch, budget_tokens: usize) {
         batch.clear();
         let n_preempted = self.n_preempted;
         let mut budget = budget_tokens.clamp(self.limits.n_running, self.limits.step_tokens);
+        let mut n_decode = self.running.iter().filter(|sequence| sequence.is_decode()).count();
         let mut at = 0;
         // Running sequences are in order, and the last in order is preempted: one that has its row keeps it.
         while at < self.running.len() {
-            let is_decode = self.running[at].n_left() == 1;
-            if is_decode && self.grow(at) {
-                budget -= push_row(batch, &self.running[at], 1);
+            if self.running[at].is_decode() {
+                if self.grow(at) {
+                    self.fit_draft(at, budget.saturating_sub(n_decode));
+                    budget -= self.running[at].push_row(batch, 1);
+                }
+                n_decode -= 1;
             }
             at += 1;
         }
-        for sequence in self.running.iter().filter(|sequence| sequence.n_left() > 1) {
-            let n = sequence.n_left().min(budget);
-            budget -= push_row(batch, sequence, n);
+        for at in 0..self.running.len() {
+            if self.running[at].n_left() > 1 {
+                budget -= self.push_chunk(batch, at, budget);
+            }
         }
         // Pages that were just taken from one sequence are not for a new one.
         while budget > 0 && self.n_preempted == n_preempted {
             let Some(at) = self.admit() else { break };
-            let n = self.running[at].n_left().min(budget);
-            budget -= push_row(batch, &self.running[at], n);
+            budget -= self.push_chunk(batch, at, budget);
         }
     }
 
-    /// Makes sure that the running sequence `at` has a page for its next token, at others' cost if need be. Returns
-    /// whether it still runs.
+    /// Appends a row with a prompt's next tokens, at most `budget`, and returns how many.
+    fn push_chunk(&self, batch: &mut Batch, at: usize, budget: usize) -> usize {
+        let sequence = &self.running[at];
+        let mut end = sequence.n_computed + sequence.n_left().min(budget);
+        if matches!(self.limits.past, Past::Recurrent { .. }) {
+            let stops = [sequence.branch, sequence.last_border()];
+            let stop = stops.into_iter().filter(|stop| *stop > sequence.n_computed).min();
+            end = end.min(stop.unwrap_or(end));
+            let border = end / PAGE_TOKENS * PAGE_TOKENS;
+            if end < sequence.tokens.len() && border > sequence.n_computed {
+                end = border;
+            }
+        }
+        sequence.push_row(batch, end - sequence.n_computed)
+    }
+
+    /// A page, which is noted if it kept a prefix.
+    fn alloc(&mut self) -> Option<PageId> {
+        let page = self.pages.alloc()?;
+        if let Some((page, hash)) = self.pages.take_evicted() {
+            self.ops.push(Op::Evicted { page, hash });
+        }
+        Some(page)
+    }
+
+    /// Makes sure that the running sequence `at` has a page of its own for its next token, at others' cost if need be.
+    /// Returns whether it still runs.
     fn grow(&mut self, at: usize) -> bool {
-        while self.running[at].pages.len() * PAGE_TOKENS <= self.running[at].n_computed {
-            if let Some(page) = self.pages.alloc() {
-                self.running[at].pages.push(page);
+        loop {
+            let sequence = &self.running[at];
+            let (next, n_unseen) = (sequence.n_computed / PAGE_TOKENS, sequence.n_unseen);
+            let held = sequence.pages.get(next - n_unseen).copied();
+            if held.is_some_and(|page| !self.pages.is_shared(page)) {
+                return true;
+            }
+            if let Some(page) = self.alloc() {
+                if let Some(shared) = held {
+                    self.running[at].pages[next - n_unseen] = page;
+                    self.pages.release(std::iter::once(shared));
+                    self.ops.push(Op::CopyPage { from: shared, to: page });
+                } else {
+                    self.running[at].pages.push(page);
+                }
                 return true;
             }
             let last = self.running.len() - 1;
@@ -219,53 +340,142 @@ impl Schedule {
                 return false;
             }
         }
-        true
     }
 
-    /// Admits the first waiting sequence, if it fits, and returns where it runs.
+    /// Cuts the draft of the running sequence `at` down to `budget` and to the pages that can be spared.
+    fn fit_draft(&mut self, at: usize, budget: usize) {
+        let spare = self.pages.n_available().saturating_sub(self.running.len());
+        let sequence = &mut self.running[at];
+        let stored = (sequence.n_page() + spare) * PAGE_TOKENS;
+        let fits = stored.saturating_sub(sequence.n_computed + 1).min(budget);
+        sequence.draft.truncate(fits);
+        let need = (sequence.n_computed + 1 + sequence.draft.len()).div_ceil(PAGE_TOKENS);
+        while self.running[at].n_page() < need {
+            let page = self.alloc().expect("pages that are spare are available");
+            self.running[at].pages.push(page);
+        }
+    }
+
+    /// Admits the waiting sequence that is next, if it fits, and returns where it runs.
     fn admit(&mut self) -> Option<usize> {
-        let sequence = self.waiting.front_mut()?;
         if self.running.len() >= self.limits.n_running {
             return None;
         }
-        if self.limits.reuse == Reuse::Prefixes {
-            // The last token is always computed: its logits are wanted.
-            let known = &sequence.tokens[..sequence.tokens.len() - 1];
-            sequence.node = self.pages.hold_prefix(known, &mut sequence.pages);
+        let (shares, limit) = (&self.shares, self.limits.n_running_client);
+        let free = self.waiting.iter().enumerate().filter(|(_, next)| shares.n_running(next.client) < limit);
+        // One that was preempted was next before: it has waited enough.
+        let key = |next: &Sequence| (next.order.0, next.n_cached.is_none(), shares.served(next.client), next.order.1);
+        let next = free.min_by_key(|(_, next)| key(next)).map(|(at, _)| at)?;
+        let sequence = &mut self.waiting[next];
+        let n_token = sequence.tokens.len();
+        // The last token is always computed: its logits are wanted.
+        let n_whole = (n_token - 1) / PAGE_TOKENS;
+        let window = if let Past::Window(window) = self.limits.past { Some(window) } else { None };
+        let hashes = &sequence.hashes()[..n_whole];
+        let mut known = self.pages.known(hashes, window);
+        let mut branch = 0;
+        if matches!(self.limits.past, Past::Recurrent { .. }) {
+            branch = known.n_page * PAGE_TOKENS;
+            known = self.pages.known_state(hashes, known);
         }
-        let n_kept = sequence.pages.len();
-        let n_needed = sequence.tokens.len().div_ceil(PAGE_TOKENS) - n_kept;
+        let mut pages = std::mem::take(&mut self.waiting[next].pages);
+        let hashes = &self.waiting[next].hashes()[..n_whole];
+        let n_unseen = self.pages.hold(hashes, known, &mut pages);
+        let n_needed = n_token.div_ceil(PAGE_TOKENS) - known.n_page;
         if n_needed + self.running.len() > self.pages.n_available() {
-            self.pages.release(&mut sequence.pages);
+            self.pages.release(pages.drain(..));
+            self.waiting[next].pages = pages;
             return None;
         }
-        let mut sequence = self.waiting.pop_front().expect("the front is there");
+        let mut sequence = self.waiting.remove(next);
+        self.shares.leave(sequence.client);
         for _ in 0..n_needed {
-            sequence.pages.push(self.pages.alloc().expect("so many are available"));
+            pages.push(self.alloc().expect("so many are available"));
         }
-        sequence.n_computed = n_kept * PAGE_TOKENS;
-        sequence.n_registered = n_kept;
-        sequence.n_cached.get_or_insert(sequence.n_computed);
-        sequence.slot = self.slots_free.pop().expect("there are as many slots as running sequences");
-        let at = self.running.partition_point(|other| other.order < sequence.order);
-        self.running.insert(at, sequence);
-        Some(at)
+        (sequence.pages, sequence.n_unseen, sequence.branch) = (pages, n_unseen, branch);
+        sequence.n_computed = known.n_page * PAGE_TOKENS;
+        sequence.n_registered = known.n_page;
+        if sequence.n_cached.is_none() {
+            sequence.n_cached = Some(sequence.n_computed);
+            self.shares.serve(sequence.client, sequence.n_left() as u64);
+        }
+        Some(self.start(sequence))
     }
 
-    /// Notes that `batch` was computed, and keeps the prefixes that it completed.
-    pub fn commit(&mut self, batch: &Batch) {
-        for row in &batch.rows {
-            let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == row.seq) else { continue };
-            sequence.n_computed = row.start + row.tokens.1 - row.tokens.0;
-            while self.limits.reuse == Reuse::Prefixes
-                && (sequence.n_registered + 1) * PAGE_TOKENS <= sequence.n_computed
-            {
-                let first = sequence.n_registered * PAGE_TOKENS;
-                let tokens = &sequence.tokens[first..first + PAGE_TOKENS];
-                let page = sequence.pages[sequence.n_registered];
-                sequence.node = self.pages.register(sequence.node, tokens, page);
-                sequence.n_registered += 1;
+    /// Lets a sequence run that has its pages, and returns where.
+    fn start(&mut self, mut sequence: Sequence) -> usize {
+        sequence.slot = self.slots_free.pop().expect("there are as many slots as running sequences");
+        if matches!(self.limits.past, Past::Recurrent { .. }) && sequence.n_computed > 0 {
+            let n_page = sequence.n_computed / PAGE_TOKENS;
+            let state = self.pages.use_state(&sequence.hashes()[n_page - 1]).expect("its prefix ends at a saved state");
+            self.ops.push(Op::RestoreState { slot: sequence.slot, state });
+        }
+        self.shares.run(sequence.client);
+        let at = self.running.partition_point(|other| other.order < sequence.order);
+        self.running.insert(at, sequence);
+        at
+    }
+
+    /// Notes that `batch` was computed and how many tokens of each row count: all but the drafted ones that were
+    /// rejected. Drafted tokens that count become part of the sequence. Prefixes that are complete are kept. Then
+    /// [`Schedule::ops`] must be done.
+    pub fn commit(&mut self, batch: &Batch, n_kept: &[usize]) {
+        for (row, n_kept) in batch.rows.iter().zip(n_kept) {
+            let Some(at) = self.running.iter().position(|sequence| sequence.id == row.seq) else { continue };
+            let sequence = &mut self.running[at];
+            let n_known = sequence.tokens.len() - row.start;
+            if *n_kept > n_known {
+                sequence.tokens.extend_from_slice(&batch.tokens[row.tokens.0..][n_known..*n_kept]);
             }
+            sequence.n_computed = row.start + n_kept;
+            sequence.draft.clear();
+            if sequence.n_computed == sequence.tokens.len() {
+                self.shares.serve(sequence.client, GENERATED_WEIGHT * (n_kept - n_kept.min(&n_known) + 1) as u64);
+            }
+            self.keep(at);
+        }
+    }
+
+    /// Keeps the prefixes that the running sequence `at` completed, and gives back what no later token sees.
+    fn keep(&mut self, at: usize) {
+        let sequence = &mut self.running[at];
+        let n_whole = sequence.n_computed / PAGE_TOKENS;
+        sequence.hashes();
+        while sequence.n_registered < n_whole {
+            let at = sequence.n_registered;
+            let page = sequence.pages[at - sequence.n_unseen];
+            self.pages.register(sequence.hashes()[at], page);
+            sequence.n_registered += 1;
+        }
+        match self.limits.past {
+            Past::Pages => {}
+            Past::Window(window) => {
+                let n = n_unseen(sequence.n_computed, Some(window)).min(sequence.n_page() - 1);
+                let n_more = n.saturating_sub(sequence.n_unseen);
+                self.pages.release(sequence.pages.drain(..n_more));
+                sequence.n_unseen += n_more;
+            }
+            Past::Recurrent { .. } => self.save(at),
+        }
+    }
+
+    /// Saves the recurrent state of the running sequence `at`, if it stands at a page border.
+    fn save(&mut self, at: usize) {
+        let sequence = &mut self.running[at];
+        let n_page = sequence.n_computed / PAGE_TOKENS;
+        if n_page == 0 || !sequence.n_computed.is_multiple_of(PAGE_TOKENS) {
+            return;
+        }
+        let hash = sequence.hashes()[n_page - 1];
+        if sequence.n_left() == 0 {
+            // While it generates, only the last border is worth a place.
+            if let Some(before) = sequence.n_rolled.replace(n_page) {
+                let before = sequence.hashes()[before - 1];
+                self.pages.drop_state(&before);
+            }
+        }
+        if let Some(state) = self.pages.place_state(&hash) {
+            self.ops.push(Op::SaveState { slot: sequence.slot, state });
         }
     }
 
@@ -277,36 +487,17 @@ impl Schedule {
         self.pages.check(self.running.iter().flat_map(|sequence| sequence.pages.iter().copied()));
         assert!(self.running.len() <= self.limits.n_running);
         assert!(self.running.is_sorted_by_key(|sequence| sequence.order), "running out of order");
-        assert!(self.waiting.iter().is_sorted_by_key(|sequence| sequence.order), "waiting out of order");
         assert!(self.waiting.iter().all(|sequence| sequence.pages.is_empty()), "waiting sequences hold no page");
         let mut slots: Vec<usize> = self.running.iter().map(|sequence| sequence.slot).collect();
         slots.extend(&self.slots_free);
         slots.sort_unstable();
         assert!(slots.into_iter().eq(0..self.limits.n_running), "each slot is free or used once");
         for sequence in &self.running {
-            let n_stored = sequence.pages.len() * PAGE_TOKENS;
+            let of_client = self.running.iter().filter(|other| other.client == sequence.client).count();
+            assert_eq!(of_client, self.shares.n_running(sequence.client), "a client's running sequences");
+            assert!(of_client <= self.limits.n_running_client, "too many sequences of one client");
+            let n_stored = sequence.n_page() * PAGE_TOKENS;
             assert!(sequence.n_computed <= n_stored && sequence.n_computed < sequence.tokens.len());
         }
     }
-}
-
-/// Appends a row with the next `n` tokens of a sequence, if `n > 0`, and returns `n`.
-fn push_row(batch: &mut Batch, sequence: &Sequence, n: usize) -> usize {
-    if n > 0 {
-        let start = sequence.n_computed;
-        let end = start + n;
-        let (first_token, first_page) = (batch.tokens.len(), batch.pages.len());
-        batch.tokens.extend_from_slice(&sequence.tokens[start..end]);
-        batch.pages.extend_from_slice(&sequence.pages[..end.div_ceil(PAGE_TOKENS)]);
-        batch.rows.push(Row {
-            seq: sequence.id,
-            start,
-            tokens: (first_token, batch.tokens.len()),
-            pages: (first_page, batch.pages.len()),
-            slot: sequence.slot,
-            parents: None,
-            want: if end == sequence.tokens.len() { Want::Last } else { Want::Nothing },
-        });
-    }
-    n
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use crate::client::{Client, Sampled};
 use crate::engine::{Clock, Config, Event, Shared};
 use crate::pace::Pace;
-use crate::request::{FinishReason, Stats};
+use crate::prefix::PrefixHash;
+use crate::request::{FinishReason, Request, Stats};
 use crate::sampler::{SampleError, Scratch};
-use crate::schedule::{Limits, Reuse, Schedule};
-use crate::{Batch, RunError, Runner, SeqId, Want};
+use crate::schedule::{Limits, Op, Past, Schedule};
+use crate::sequence::Arrival;
+use crate::{Batch, RunError, Runner, SeqId, TokenId, Want};
 
 /// A model and its sequences; owned by the engine's thread.
 pub(crate) struct Steps {
@@ -26,7 +28,22 @@ pub(crate) struct Steps {
     pace: Pace,
     batch: Batch,
     scratch: Scratch,
-    sampled: Vec<(SeqId, Option<Result<Sampled, SampleError>>)>,
+    sampled: Vec<Outcome>,
+    /// By row: tokens that count.
+    n_kept: Vec<usize>,
+    /// Sequences whose prompt was computed and that have others to split off.
+    parents: Vec<SeqId>,
+    /// A sequence and its accepted draft.
+    history: Vec<TokenId>,
+}
+
+/// What came of a sequence's logits.
+struct Outcome {
+    id: SeqId,
+    /// `None` if no token was wanted.
+    sampled: Option<Result<Sampled, SampleError>>,
+    /// Whether the token is not part of the sequence yet; drafted tokens that were accepted are.
+    is_new: bool,
 }
 
 /// Whether the loop goes on.
@@ -39,9 +56,18 @@ enum Next {
 impl Steps {
     pub fn new(runner: Box<dyn Runner>, config: &Config, n_ctx: usize, shared: Arc<Shared>, clock: Clock) -> Steps {
         let info = runner.info();
-        let reuse = if info.recurrent { Reuse::Nothing } else { Reuse::Prefixes };
-        let limits =
-            Limits { step_tokens: config.step_tokens, n_running: config.max_running, n_page: info.n_page, reuse };
+        let past = match (info.recurrent, info.window) {
+            (true, _) => Past::Recurrent { n_saved: info.n_saved },
+            (false, Some(window)) => Past::Window(window),
+            (false, None) => Past::Pages,
+        };
+        let limits = Limits {
+            step_tokens: config.step_tokens,
+            n_running: config.max_running,
+            n_running_client: config.max_running_client,
+            n_page: info.n_page,
+            past,
+        };
         Steps {
             runner,
             schedule: Schedule::new(limits),
@@ -54,6 +80,9 @@ impl Steps {
             batch: Batch::default(),
             scratch: Scratch::default(),
             sampled: Vec::new(),
+            n_kept: Vec::new(),
+            parents: Vec::new(),
+            history: Vec::new(),
         }
     }
 
@@ -62,15 +91,19 @@ impl Steps {
         while self.hear(inbox) == Next::Step {
             self.step()?;
         }
-        let ids: Vec<SeqId> = self.clients.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.end(id, FinishReason::Cancelled));
+        while let Some(id) = self.clients.keys().next().copied() {
+            self.cancel(id);
+        }
         Ok(())
     }
 
     /// Ends every sequence because the model failed.
     pub fn fail(mut self, message: &str) {
         let now = (self.clock)();
-        for (_, client) in self.clients.drain() {
+        for (_, mut client) in self.clients.drain() {
+            for (_, fork) in client.forks.drain(..) {
+                fork.finish(FinishReason::Error(message.to_owned()), now);
+            }
             client.finish(FinishReason::Error(message.to_owned()), now);
         }
     }
@@ -85,9 +118,11 @@ impl Steps {
                 Ok(Event::Submit(id, submitted)) => {
                     let (request, client) = *submitted;
                     self.clients.insert(id, client);
-                    self.schedule.push(id, request.tokens, request.priority);
+                    let Request { tokens, priority, client, .. } = request;
+                    let root = PrefixHash::root(&request.salt);
+                    self.schedule.push(Arrival { id, tokens, priority, client, root });
                 }
-                Ok(Event::Cancel(id)) => self.end(id, FinishReason::Cancelled),
+                Ok(Event::Cancel(id)) => self.cancel(id),
                 Ok(Event::Shutdown) => return Next::Stop,
                 Err(TryRecvError::Empty) => return Next::Step,
                 Err(TryRecvError::Disconnected) => return if is_idle { Next::Stop } else { Next::Step },
@@ -99,21 +134,34 @@ impl Steps {
     fn step(&mut self) -> Result<(), RunError> {
         let start = (self.clock)();
         self.schedule.plan(&mut self.batch, self.pace.budget_tokens());
+        self.do_ops();
         self.note_starts(start);
         self.runner.submit(&self.batch)?;
         self.sample()?;
-        self.schedule.commit(&self.batch);
+        self.schedule.commit(&self.batch, &self.n_kept);
+        self.do_ops();
         let now = (self.clock)();
         self.stats.n_step += 1;
         self.stats.busy += now.saturating_sub(start);
         self.pace.learn(self.batch.tokens.len(), now.saturating_sub(start));
+        self.split(now);
         let mut sampled = std::mem::take(&mut self.sampled);
-        for (id, outcome) in sampled.drain(..) {
-            self.take(id, outcome, now);
-        }
+        sampled.drain(..).for_each(|outcome| self.take(outcome, now));
         self.sampled = sampled;
         self.publish();
         Ok(())
+    }
+
+    /// Does what the schedule wants done to pages and states.
+    fn do_ops(&mut self) {
+        for op in self.schedule.ops() {
+            match op {
+                Op::CopyPage { from, to } => self.runner.copy_page(from, to),
+                Op::Evicted { .. } => {}
+                Op::SaveState { slot, state } => self.runner.save_state(slot, state),
+                Op::RestoreState { slot, state } => self.runner.restore_state(slot, state),
+            }
+        }
     }
 
     fn note_starts(&mut self, now: Duration) {
@@ -128,38 +176,115 @@ impl Steps {
         }
     }
 
-    /// Waits for the batch and chooses a token for each row that wants one.
+    /// Waits for the batch and chooses tokens for each row that wants some.
     fn sample(&mut self) -> Result<(), RunError> {
-        let Steps { runner, schedule, clients, batch, scratch, sampled, .. } = self;
+        let Steps { runner, schedule, clients, batch, scratch, sampled, n_kept, parents, history, .. } = self;
         let outputs = runner.wait()?;
         let mut logits = outputs.data.chunks_exact(outputs.n_vocab.max(1));
-        for row in batch.rows.iter().filter(|row| row.want == Want::Last) {
-            let missing = || RunError::Backend("the model returned fewer logits than were asked for".into());
-            let logits = logits.next().ok_or_else(missing)?;
+        let missing = || RunError::Backend("the model returned fewer logits than were asked for".into());
+        n_kept.clear();
+        for row in &batch.rows {
+            let tokens = &batch.tokens[row.tokens.0..row.tokens.1];
+            if !matches!(row.want, Want::Last | Want::All) {
+                n_kept.push(tokens.len());
+                continue;
+            }
             let client = clients.get_mut(&row.seq).expect("each sequence has a client");
-            let history = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
-            let outcome = client.wants_tokens().then(|| client.sample(scratch, logits, history));
-            sampled.push((row.seq, outcome));
+            let stored = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
+            if row.want == Want::Last {
+                n_kept.push(tokens.len());
+                let logits = logits.next().ok_or_else(missing)?;
+                if !client.forks.is_empty() {
+                    parents.push(row.seq);
+                }
+                // The forks first: each begins with the prompt alone.
+                let mut forks = std::mem::take(&mut client.forks);
+                for (id, client) in forks.iter_mut().map(|(id, fork)| (*id, fork)).chain([(row.seq, &mut *client)]) {
+                    let outcome = client.wants_tokens().then(|| client.sample(scratch, logits, stored));
+                    sampled.push(Outcome { id, sampled: outcome, is_new: true });
+                }
+                client.forks = forks;
+                continue;
+            }
+            // A draft: each token is sampled as it would be without one, and the draft counts as far as it agrees.
+            history.clone_from(stored);
+            let mut n = 0;
+            let mut logits = logits.by_ref().take(tokens.len());
+            loop {
+                let outcome = client.sample(scratch, logits.next().ok_or_else(missing)?, history);
+                n += 1;
+                let drafted = tokens.get(n).copied();
+                let agrees =
+                    |sampled: &Sampled| Some(sampled.token) == drafted && !client.ends_with(sampled.token, n - 1);
+                let goes_on = outcome.as_ref().is_ok_and(agrees);
+                history.extend(drafted);
+                sampled.push(Outcome { id: row.seq, sampled: Some(outcome), is_new: !goes_on });
+                if !goes_on {
+                    break;
+                }
+            }
+            logits.for_each(drop);
+            n_kept.push(n);
         }
         Ok(())
     }
 
-    fn take(&mut self, id: SeqId, outcome: Option<Result<Sampled, SampleError>>, now: Duration) {
+    /// Splits off the sequences that continue a prompt that was computed in this step.
+    fn split(&mut self, now: Duration) {
+        for parent in self.parents.drain(..) {
+            let n_cached = self.schedule.running(parent).and_then(|sequence| sequence.n_cached).unwrap_or(0);
+            let client = self.clients.get_mut(&parent).expect("each sequence has a client");
+            for (id, mut fork) in std::mem::take(&mut client.forks) {
+                self.schedule.fork(parent, id);
+                if fork.start(n_cached, now) {
+                    self.shared.n_queued.fetch_sub(1, Ordering::AcqRel);
+                }
+                self.clients.insert(id, fork);
+            }
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome, now: Duration) {
+        let id = outcome.id;
         let client = self.clients.get_mut(&id).expect("each sequence has a client");
-        let reason = match outcome {
+        let reason = match outcome.sampled {
             None => Some(FinishReason::Length),
             Some(Err(error)) => Some(FinishReason::Error(error.to_string())),
             Some(Ok(sampled)) => {
                 self.stats.n_generated += 1;
-                self.schedule.append(id, sampled.token);
-                let n_tok = self.schedule.running(id).map_or(0, |sequence| sequence.tokens.len());
-                let is_full = n_tok > self.n_ctx;
+                if outcome.is_new {
+                    self.schedule.append(id, sampled.token);
+                }
+                let n_tok = self.schedule.sequence(id).map_or(0, |sequence| sequence.tokens.len());
+                let is_full = outcome.is_new && n_tok > self.n_ctx;
                 client.take(sampled, now).or(is_full.then_some(FinishReason::Length))
             }
         };
         if let Some(reason) = reason {
             self.end(id, reason);
         }
+    }
+
+    /// Ends a sequence whose client wants no more of it.
+    fn cancel(&mut self, id: SeqId) {
+        if let Some(client) = self.clients.get_mut(&id)
+            && !client.forks.is_empty()
+        {
+            // Others wait for this prompt: the next of them takes the sequence over.
+            let (heir, mut next) = client.forks.remove(0);
+            next.forks = std::mem::take(&mut client.forks);
+            self.schedule.rename(id, heir);
+            self.clients.insert(heir, next);
+        } else if !self.clients.contains_key(&id) {
+            let fork = |client: &mut Client| {
+                let at = client.forks.iter().position(|(fork, _)| *fork == id)?;
+                Some(client.forks.remove(at))
+            };
+            if let Some((id, fork)) = self.clients.values_mut().find_map(fork) {
+                self.clients.insert(id, fork);
+            }
+        }
+        self.end(id, FinishReason::Cancelled);
     }
 
     fn end(&mut self, id: SeqId, reason: FinishReason) {

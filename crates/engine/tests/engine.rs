@@ -10,8 +10,8 @@ use std::time::Duration;
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_engine::sampler::{Params, Rng};
 use mlxr_engine::{
-    Batch, Config, Engine, FinishReason, Outputs, PageId, Request, RunError, Runner, RunnerInfo, SeqId, StateId,
-    SubmitError, Ticket, TokenEvent, TokenId, Usage, Want,
+    Batch, Config, Engine, FinishReason, Outputs, PageId, Request, RunError, Runner, RunnerInfo, StateId, SubmitError,
+    Ticket, TokenEvent, TokenId, Usage, Want,
 };
 
 const N_VOCAB: usize = 50;
@@ -30,7 +30,8 @@ struct Fake {
     info: RunnerInfo,
     arena: Vec<[TokenId; PAGE_TOKENS]>,
     /// Recurrent state of a slot: the tokens seen.
-    slots: HashMap<usize, (SeqId, Vec<TokenId>)>,
+    slots: HashMap<usize, Vec<TokenId>>,
+    saved: Vec<Vec<TokenId>>,
     logits: Vec<f32>,
     n_step: usize,
     fault: Fault,
@@ -63,14 +64,26 @@ impl Fake {
             n_slot: usize::MAX,
             page_bytes: 64,
             recurrent: false,
+            n_saved: 0,
+            window: None,
         };
         let arena = vec![[TokenId::MAX; PAGE_TOKENS]; n_page];
-        Fake { info, arena, slots: HashMap::new(), logits: vec![], n_step: 0, fault: Fault::None, gate: None }
+        Fake {
+            info,
+            arena,
+            slots: HashMap::new(),
+            saved: vec![],
+            logits: vec![],
+            n_step: 0,
+            fault: Fault::None,
+            gate: None,
+        }
     }
 
     fn recurrent(n_page: usize, n_slot: usize) -> Fake {
         let mut fake = Fake::new(n_page);
-        (fake.info.recurrent, fake.info.n_slot) = (true, n_slot);
+        (fake.info.recurrent, fake.info.n_slot, fake.info.n_saved) = (true, n_slot, n_slot);
+        fake.saved = vec![vec![]; n_slot];
         fake
     }
 }
@@ -99,18 +112,23 @@ impl Runner for Fake {
                 (0..n).map(|at| self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS]).collect();
             if self.info.recurrent {
                 assert!(row.slot < self.info.n_slot);
-                let state = self.slots.entry(row.slot).or_insert((row.seq, vec![]));
+                let state = self.slots.entry(row.slot).or_default();
                 if row.start == 0 {
-                    *state = (row.seq, vec![]);
+                    state.clear();
                 }
-                assert_eq!((state.0, state.1.len()), (row.seq, row.start), "the slot holds another state");
-                state.1.extend(new);
-                tokens.clone_from(&state.1);
+                assert_eq!(state.len(), row.start, "the slot holds another state");
+                state.extend(new);
+                tokens.clone_from(state);
             }
-            if row.want == Want::Last {
-                let first = self.logits.len();
-                self.logits.resize(first + N_VOCAB, 0.0);
-                self.logits[first + next_token(&tokens) as usize] = 5.0;
+            let first = match row.want {
+                Want::Last => n - 1,
+                Want::All => row.start,
+                _ => n,
+            };
+            for at in first..n {
+                let begin = self.logits.len();
+                self.logits.resize(begin + N_VOCAB, 0.0);
+                self.logits[begin + next_token(&tokens[..=at]) as usize] = 5.0;
             }
         }
         match self.fault {
@@ -128,16 +146,27 @@ impl Runner for Fake {
         Ok(Outputs { data: &self.logits, n_vocab: N_VOCAB, d_model: 1 })
     }
 
-    fn copy_page(&mut self, _: PageId, _: PageId) {}
-    fn export_page(&self, _: PageId, _: &mut Vec<u8>) {}
-    fn import_page(&mut self, _: PageId, _: &[u8]) -> Result<(), RunError> {
+    fn copy_page(&mut self, from: PageId, to: PageId) {
+        self.arena[to.0 as usize] = self.arena[from.0 as usize];
+    }
+
+    fn export_page(&self, page: PageId, out: &mut Vec<u8>) {
+        out.extend(self.arena[page.0 as usize].iter().flat_map(|token| token.to_le_bytes()));
+    }
+
+    fn import_page(&mut self, page: PageId, bytes: &[u8]) -> Result<(), RunError> {
+        let tokens = bytes.chunks(4).map(|b| TokenId::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        self.arena[page.0 as usize].iter_mut().zip(tokens).for_each(|(to, token)| *to = token);
         Ok(())
     }
-    fn save_state(&mut self, _: usize) -> Option<StateId> {
-        None
+
+    fn save_state(&mut self, slot: usize, state: StateId) {
+        self.saved[state.0 as usize] = self.slots[&slot].clone();
     }
-    fn restore_state(&mut self, _: usize, _: StateId) {}
-    fn drop_state(&mut self, _: StateId) {}
+
+    fn restore_state(&mut self, slot: usize, state: StateId) {
+        self.slots.insert(slot, self.saved[state.0 as usize].clone());
+    }
 }
 
 fn spawn(fake: Fake, config: Config) -> Engine {
@@ -366,6 +395,89 @@ fn a_request_without_tokens_to_generate_only_reads_its_prompt() {
     let (tokens, reason, usage) = collect(&events);
     assert_eq!((tokens.len(), reason, usage.n_generated), (0, FinishReason::Length, 0));
     assert_eq!(engine.stats().pages_cached, 1);
+}
+
+#[test]
+fn choices_of_a_prompt_share_it() {
+    for (n_running, is_recurrent) in [(8, false), (2, false), (4, true)] {
+        let fake = if is_recurrent { Fake::recurrent(32, 8) } else { Fake::new(32) };
+        let engine = spawn(fake, Config { max_running: n_running, ..Config::default() });
+        let prompt: Vec<TokenId> = (0..40).collect();
+        let (sender, events) = mpsc::channel();
+        let sinks = (0..5).map(|i| {
+            let sender = sender.clone();
+            Box::new(move |event| drop(sender.send((i, event)))) as mlxr_engine::Sink
+        });
+        let params = Params { seed: Some(3), temperature: 4.0, ..Params::neutral() };
+        let request = Request { params, ..Request::new(prompt.clone(), 30) };
+        let tickets = engine.submit_all(request, sinks.collect()).expect("a valid request");
+        drop(sender);
+        let mut texts = vec![Vec::new(); 5];
+        let mut n_end = 0;
+        for (i, event) in events {
+            match event {
+                TokenEvent::Token { token, .. } => texts[i].push(token),
+                TokenEvent::Finished { reason, usage } => {
+                    assert_eq!((reason, usage.n_prompt, usage.n_generated), (FinishReason::Length, 40, 30));
+                    n_end += 1;
+                }
+            }
+        }
+        assert_eq!((n_end, tickets.len()), (5, 5));
+        // Each choice is what its seed gives alone.
+        for (i, text) in texts.iter().enumerate() {
+            let params = Params { seed: Some(3 + i as u64), temperature: 4.0, ..Params::neutral() };
+            let (_ticket, events) = submit(&engine, Request { params, ..Request::new(prompt.clone(), 30) });
+            assert_eq!(collect(&events).0, *text, "choice {i}");
+        }
+        engine.shutdown();
+        let stats = engine.stats();
+        assert_eq!((stats.running, stats.waiting, stats.pages_used), (0, 0, 0));
+        assert!(
+            is_recurrent || n_running < 8 || stats.n_prompt < 40 + 5 * 16,
+            "the prompt was computed again: {stats:?}"
+        );
+    }
+}
+
+#[test]
+fn choices_outlive_the_one_that_reads_their_prompt() {
+    for cancelled in 0..3 {
+        let (engine, open) = gated(Fake::new(32), Config { step_tokens: 32, ..Config::default() });
+        let (sender, events) = mpsc::channel();
+        let sinks = (0..3).map(|i| {
+            let sender = sender.clone();
+            Box::new(move |event| drop(sender.send((i, event)))) as mlxr_engine::Sink
+        });
+        let mut tickets = engine.submit_all(greedy(vec![1; 50], 4), sinks.collect()).expect("a valid request");
+        drop(sender);
+        drop(tickets.remove(cancelled));
+        for _ in 0..12 {
+            let _ = open.send(());
+        }
+        let mut ends = vec![None; 3];
+        for (i, event) in events {
+            if let TokenEvent::Finished { reason, .. } = event {
+                assert_eq!(ends[i].replace(reason), None);
+            }
+        }
+        for (i, end) in ends.into_iter().enumerate() {
+            assert_eq!(end, Some(if i == cancelled { FinishReason::Cancelled } else { FinishReason::Length }));
+        }
+        drop(open);
+        engine.shutdown();
+        assert_eq!(engine.stats().pages_used, 0);
+    }
+}
+
+#[test]
+fn requests_with_different_salts_share_nothing() {
+    let engine = spawn(Fake::new(64), Config::default());
+    let cached = |salt: &[u8]| {
+        let (_ticket, events) = submit(&engine, Request { salt: salt.to_vec(), ..greedy(vec![1; 40], 1) });
+        collect(&events).2.n_cached
+    };
+    assert_eq!([b"a", b"b", b"a"].map(|salt| cached(salt)), [0, 0, 32]);
 }
 
 #[test]

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use mlxr_engine::prefix::PrefixHash;
 use mlxr_engine::sampler::Rng;
-use mlxr_engine::schedule::{Limits, Reuse, Schedule};
-use mlxr_engine::{Batch, SeqId, TokenId, Want};
+use mlxr_engine::schedule::{Limits, Past, Schedule};
+use mlxr_engine::sequence::Arrival;
+use mlxr_engine::{Batch, ClientId, SeqId, TokenId, Want};
 
 /// A request of a script: `name@arrival prompt+output`, and perhaps `!priority`, `xSTEP` (cancelled before that step) or
-/// `=TEXT` (its prompt begins as those of other requests with the same text do).
+/// `=TEXT` (its prompt begins as those of other requests with the same text do) or `@CLIENT`.
 #[derive(Debug, Clone)]
 struct Script {
     name: char,
@@ -18,6 +20,7 @@ struct Script {
     priority: i32,
     cancelled: Option<usize>,
     family: TokenId,
+    client: u64,
 }
 
 fn parse(line: &str) -> Script {
@@ -34,12 +37,14 @@ fn parse(line: &str) -> Script {
         priority: 0,
         cancelled: None,
         family: name as TokenId,
+        client: 0,
     };
     for word in words {
         match word.split_at(1) {
             ("!", rest) => script.priority = rest.parse().expect("a priority"),
             ("x", rest) => script.cancelled = Some(number(rest)),
             ("=", rest) => script.family = rest.chars().next().expect("a letter") as TokenId,
+            ("@", rest) => script.client = number(rest) as u64,
             _ => panic!("{word}"),
         }
     }
@@ -58,7 +63,8 @@ fn play(limits: Limits, scripts: &[Script]) -> String {
             let id = SeqId(i as u64);
             if script.arrival == step {
                 let tokens = (0..script.n_prompt).map(|at| script.family * 1000 + at as TokenId);
-                schedule.push(id, tokens.collect(), script.priority);
+                let (tokens, priority, root) = (tokens.collect(), script.priority, PrefixHash::root(b""));
+                schedule.push(Arrival { id, tokens, priority, client: ClientId(script.client), root });
                 n_left.insert(id, script.n_output);
             }
             if script.cancelled == Some(step) && n_left.remove(&id).is_some() {
@@ -75,6 +81,7 @@ fn play(limits: Limits, scripts: &[Script]) -> String {
         schedule.check();
         assert!(batch.tokens.len() <= limits.step_tokens && batch.rows.len() <= limits.n_running);
         assert_eq!(batch.rows.is_empty(), n_left.is_empty(), "a step does nothing, step {step}");
+        drop(schedule.ops());
         write!(trace, "{step}:").expect("a string");
         for row in &batch.rows {
             let script = &scripts[row.seq.0 as usize];
@@ -91,7 +98,9 @@ fn play(limits: Limits, scripts: &[Script]) -> String {
             stored.insert(row.seq, row.start + n);
         }
         trace.push('\n');
-        schedule.commit(&batch);
+        let n_kept: Vec<usize> = batch.rows.iter().map(|row| row.tokens.1 - row.tokens.0).collect();
+        schedule.commit(&batch, &n_kept);
+        drop(schedule.ops());
         for row in batch.rows.iter().filter(|row| row.want == Want::Last) {
             let left = n_left.get_mut(&row.seq).expect("it runs");
             *left -= 1;
@@ -113,7 +122,7 @@ fn check(limits: Limits, script: &str, expect: &str) {
     assert!(got == want, "script:\n{script}\ngot:\n{got}\nexpected:\n{want}");
 }
 
-const LIMITS: Limits = Limits { step_tokens: 32, n_running: 8, n_page: 64, reuse: Reuse::Prefixes };
+const LIMITS: Limits = Limits { step_tokens: 32, n_running: 8, n_page: 64, n_running_client: 8, past: Past::Pages };
 
 #[test]
 fn a_long_prompt_does_not_stall_a_running_decode() {
@@ -234,12 +243,49 @@ fn a_known_prefix_is_not_computed_again() {
 }
 
 #[test]
-fn without_reuse_all_is_computed() {
+fn a_recurrent_prompt_is_cut_where_its_state_is_worth_saving() {
+    // b finds a's pages up to 32, but a state only after 16 of them has been saved: at a's last border, which is 32. c parts
+    // from both after 16: it computes all, and stops where it parts, so that d begins there.
     check(
-        Limits { reuse: Reuse::Nothing, ..LIMITS },
-        "a@0 30+1 =s\nb@1 30+1 =s",
-        "0: a:30p
-         1: b:30p",
+        Limits { past: Past::Recurrent { n_saved: 4 }, ..LIMITS },
+        "a@0 40+1 =s\nb@3 36+1 =s\nc@6 20+1 =s\nd@9 20+1 =s",
+        "0: a:32p
+         1: a:8p
+         2:
+         3: b:4p(+32)
+         4:
+         5:
+         6: c:16p
+         7: c:4p
+         8:
+         9: d:4p(+16)",
+    );
+}
+
+#[test]
+fn the_client_that_was_served_least_is_next() {
+    // The second client comes as one who was served as little as the first one was, and not less: b is next by arrival.
+    // From then on they take turns, however many requests the first one has.
+    check(
+        Limits { n_running: 1, ..LIMITS },
+        "a@0 32+1 @1\nb@0 32+1 @1\nc@0 32+1 @1\nd@1 32+1 @2\ne@1 32+1 @2\nf@0 32+1 @1",
+        "0: a:32p
+         1: b:32p
+         2: d:32p
+         3: c:32p
+         4: e:32p
+         5: f:32p",
+    );
+}
+
+#[test]
+fn a_client_runs_no_more_than_its_share() {
+    check(
+        Limits { n_running_client: 1, ..LIMITS },
+        "a@0 8+2 @1\nb@0 8+1 @1\nc@0 8+1 @2",
+        "0: a:8p c:8p
+         1: a:1d
+         2: b:8p",
     );
 }
 
@@ -253,7 +299,12 @@ fn invariants_hold_over_random_scripts() {
             step_tokens: n_running + below(40),
             n_running,
             n_page: 6 + below(20),
-            reuse: if below(4) == 0 { Reuse::Nothing } else { Reuse::Prefixes },
+            n_running_client: 1 + below(6),
+            past: match below(4) {
+                0 => Past::Recurrent { n_saved: below(4) },
+                1 => Past::Window(1 + below(50)),
+                _ => Past::Pages,
+            },
         };
         let scripts: Vec<Script> = (0..12)
             .map(|i| Script {
@@ -264,6 +315,7 @@ fn invariants_hold_over_random_scripts() {
                 priority: below(3) as i32 - 1,
                 cancelled: (below(4) == 0).then(|| below(120)),
                 family: below(3) as TokenId,
+                client: below(3) as u64,
             })
             .collect();
         println!("seed {seed}: {limits:?}\n{scripts:#?}");

@@ -44,5 +44,5 @@ mod table_experts;
 mod table_recurrent;
 
 pub use error::LoadError;
-pub use model::{KvOptions, Model};
-pub use open::{LoadOptions, architecture, load};
+pub use model::Model;
+pub use open::{Arena, LoadOptions, architecture, load};

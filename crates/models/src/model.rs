@@ -1,27 +1,20 @@
 //! A loaded model as the engine sees it: batches in, logits out.
 
 use mlxr_compute::Backend;
-use mlxr_compute::op::{KvSpec, KvType, LayerState, SeqRow, Seqs, Ssm};
+use mlxr_compute::op::{KvSpec, KvType, LayerState, SeqRow, Seqs, Ssm, Window};
 use mlxr_engine::runner::{Batch, Outputs, PAGE_TOKENS, PageId, RunError, Runner, RunnerInfo, StateId, Want};
 
 use crate::LoadError;
 use crate::decoder::{Decoder, Pass};
 use crate::hyper::Hyper;
 use crate::layer::Mixer;
+use crate::open::{Arena, LoadOptions, MAX_PAGES};
 use crate::recurrent::Mamba2;
 
-/// How much of the past a model can keep.
-#[derive(Debug, Clone, Copy)]
-pub struct KvOptions {
-    /// Pages in the arena.
-    pub n_page: usize,
-    /// Sequences at once, for models with recurrent states.
-    pub n_slot: usize,
-    /// Saved recurrent states.
-    pub n_saved: usize,
-    /// How keys and values are stored.
-    pub dtype: KvType,
-}
+/// Saved recurrent states for each sequence that may run, at most: its prompt's end and last page border, for a few turns.
+const MAX_SAVED_PER_SLOT: usize = 8;
+/// The part of an arena's bytes that goes to saved recurrent states.
+const SAVED_PART: usize = 8;
 
 /// A model with its weights, its KV arena and its backend.
 pub struct Model<B: Backend> {
@@ -29,10 +22,10 @@ pub struct Model<B: Backend> {
     decoder: Decoder<B>,
     hyper: Hyper,
     kv: B::Kv,
-    options: KvOptions,
+    /// Slots of sequences; those of saved states come after them.
+    n_slot: usize,
     info: RunnerInfo,
     scratch: Scratch,
-    free_states: Vec<StateId>,
 }
 
 /// Memory that is reused from step to step.
@@ -51,30 +44,41 @@ impl<B: Backend> Model<B> {
     ///
     /// # Errors
     /// If the KV arena cannot be had.
-    pub fn new(mut backend: B, decoder: Decoder<B>, hyper: Hyper, options: KvOptions) -> Result<Model<B>, LoadError> {
+    pub fn new(
+        mut backend: B,
+        decoder: Decoder<B>,
+        hyper: Hyper,
+        options: &LoadOptions,
+    ) -> Result<Model<B>, LoadError> {
         let layers = states(&decoder, &hyper);
         let recurrent = layers.iter().any(|l| matches!(l, LayerState::Recurrent { .. }));
-        let n_slot = if recurrent { options.n_slot + options.n_saved } else { 0 };
-        let spec = KvSpec { layers, page_tokens: PAGE_TOKENS, n_page: options.n_page, n_slot, dtype: options.dtype };
+        let n_slot = if recurrent { options.n_slot } else { 0 };
+        let n_saved = match options.arena {
+            Arena::Bytes(n) if recurrent => {
+                (n / SAVED_PART / state_bytes(&layers)).clamp(n_slot, MAX_SAVED_PER_SLOT * n_slot)
+            }
+            _ => n_slot,
+        };
+        let dtype = options.kv_type;
+        let mut spec = KvSpec { layers, page_tokens: PAGE_TOKENS, n_page: 1, n_slot: n_slot + n_saved, dtype };
         let page_bytes = page_bytes(&spec);
+        spec.n_page = match options.arena {
+            Arena::Tokens(n) => n.div_ceil(PAGE_TOKENS).max(1),
+            Arena::Bytes(n) => n.checked_div(page_bytes).unwrap_or(MAX_PAGES).clamp(1, MAX_PAGES),
+        };
         let kv = backend.kv(&spec)?;
         let info = RunnerInfo {
             n_vocab: decoder.n_vocab,
             d_model: hyper.d_model,
             n_ctx: hyper.n_ctx,
-            n_page: options.n_page,
-            n_slot: if recurrent { options.n_slot } else { usize::MAX },
+            n_page: spec.n_page,
+            n_slot: if recurrent { n_slot } else { usize::MAX },
             page_bytes,
             recurrent,
+            n_saved,
+            window: widest(&hyper.window),
         };
-        let saved = if recurrent { options.n_slot..options.n_slot + options.n_saved } else { 0..0 };
-        let free_states = saved.rev().map(|i| StateId(i as u32)).collect();
-        Ok(Model { backend, decoder, hyper, kv, options, info, scratch: Scratch::default(), free_states })
-    }
-
-    /// How the past is kept.
-    pub fn options(&self) -> KvOptions {
-        self.options
+        Ok(Model { backend, decoder, hyper, kv, n_slot, info, scratch: Scratch::default() })
     }
 
     fn check(&self, batch: &Batch) -> Result<(), RunError> {
@@ -182,6 +186,15 @@ fn states<B: Backend>(decoder: &Decoder<B>, hyper: &Hyper) -> Vec<LayerState> {
     decoder.layers.iter().map(state).chain(decoder.layers.iter().filter_map(second)).collect()
 }
 
+/// Bytes of a recurrent state, all layers.
+fn state_bytes(layers: &[LayerState]) -> usize {
+    let layer = |layer: &LayerState| match layer {
+        LayerState::Recurrent { conv, ssm } => (conv + ssm) * size_of::<f32>(),
+        _ => 0,
+    };
+    layers.iter().map(layer).sum::<usize>().max(1)
+}
+
 /// Bytes of keys and values of a page, all layers.
 pub fn page_bytes(spec: &KvSpec) -> usize {
     let width = |n_kv_head: usize, d: usize| match spec.dtype {
@@ -229,17 +242,20 @@ where
         self.backend.import_page(&mut self.kv, page.0, bytes).map_err(|e| RunError::Backend(e.to_string()))
     }
 
-    fn save_state(&mut self, slot: usize) -> Option<StateId> {
-        let state = self.free_states.pop()?;
-        self.backend.copy_slot(&mut self.kv, slot, state.0 as usize);
-        Some(state)
+    fn save_state(&mut self, slot: usize, state: StateId) {
+        self.backend.copy_slot(&mut self.kv, slot, self.n_slot + state.0 as usize);
     }
 
     fn restore_state(&mut self, slot: usize, state: StateId) {
-        self.backend.copy_slot(&mut self.kv, state.0 as usize, slot);
+        self.backend.copy_slot(&mut self.kv, self.n_slot + state.0 as usize, slot);
     }
+}
 
-    fn drop_state(&mut self, state: StateId) {
-        self.free_states.push(state);
-    }
+/// Tokens that a token sees at most, itself included; `None` if a layer sees all.
+fn widest(windows: &[Window]) -> Option<usize> {
+    let tokens = |window: &Window| match window {
+        Window::Full => None,
+        Window::Sliding(n) | Window::Chunked(n) => Some(*n as usize),
+    };
+    windows.iter().map(tokens).collect::<Option<Vec<usize>>>()?.into_iter().max()
 }

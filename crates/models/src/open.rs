@@ -2,7 +2,6 @@
 
 use mlxr_compute::Backend;
 use mlxr_compute::op::KvType;
-use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_weights::{Checkpoint, Kind};
 
 use crate::arch::{Arch, Norms};
@@ -10,24 +9,37 @@ use crate::config::Config;
 use crate::hyper::Hyper;
 use crate::load::Loader;
 use crate::names::{Names, Role};
-use crate::{KvOptions, LoadError, Model, guard, table};
+use crate::{LoadError, Model, guard, table};
 
 /// How to load a model.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadOptions {
-    /// Tokens of the longest sequence; the model's own context if `None`.
+    /// Tokens of the longest sequence, where the model's own context shall not be the limit.
     pub n_ctx: Option<usize>,
-    /// Tokens that all sequences together may keep; `None`: those of one longest sequence.
-    pub kv_tokens: Option<usize>,
+    /// The size of the arena of keys and values.
+    pub arena: Arena,
     /// Sequences at once, where the model keeps a recurrent state for each.
     pub n_slot: usize,
     /// How keys and values are stored.
     pub kv_type: KvType,
 }
 
+/// How large the arena of keys and values is. Sequences share it, so that it limits what all of them keep together, and
+/// none has a length that is reserved for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arena {
+    /// Room for so many tokens.
+    Tokens(usize),
+    /// Room for as many tokens as fit into so many bytes, at least one page. It is taken as it fills.
+    Bytes(usize),
+}
+
+/// Most pages of an arena that is given in bytes: small models would get bookkeeping for more than they will ever keep.
+pub const MAX_PAGES: usize = 1 << 18;
+
 impl Default for LoadOptions {
     fn default() -> LoadOptions {
-        LoadOptions { n_ctx: None, kv_tokens: None, n_slot: 16, kv_type: KvType::default() }
+        LoadOptions { n_ctx: None, arena: Arena::Bytes(1 << 30), n_slot: 16, kv_type: KvType::default() }
     }
 }
 
@@ -58,10 +70,7 @@ pub fn load<B: Backend>(
     let hyper = Hyper::read(&config, arch, options.n_ctx)?;
     let loader = Loader { checkpoint, names, arch, arch_name, hyper, backend: &mut backend, config, n_second: 0 };
     let (decoder, hyper) = loader.decoder(progress)?;
-    let tokens = options.kv_tokens.unwrap_or(hyper.n_ctx).max(1);
-    let n_page = tokens.div_ceil(PAGE_TOKENS);
-    let kv = KvOptions { n_page, n_slot: options.n_slot, n_saved: options.n_slot, dtype: options.kv_type };
-    Model::new(backend, decoder, hyper, kv)
+    Model::new(backend, decoder, hyper, options)
 }
 
 /// What a checkpoint calls itself, the names of its tensors and the row of its architecture.

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use mlxr_engine::{Request, Ticket, TokenEvent, TokenId, Usage};
+use mlxr_engine::{Request, Sink, Ticket, TokenEvent, TokenId, Usage};
 use mlxr_text::chat::Delta;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -100,24 +100,23 @@ impl Generation {
             let ready = prompt::prepare(model, job, prompt)?;
             let room =
                 job.max_context.unwrap_or(usize::MAX).min(model.engine.n_ctx()).saturating_sub(ready.tokens.len());
-            for repetition in 0..job.n {
-                let index = generation.choices.len();
-                let mut request =
-                    Request::new(ready.tokens.clone(), job.max_tokens.unwrap_or(usize::MAX).min(room.max(1)));
-                request.params = params.clone();
-                request.params.seed = params.seed.map(|seed| seed.wrapping_add(repetition as u64));
-                request.logprobs = job.logprobs;
-                if !job.ignore_eos {
-                    request.stop_tokens = model.tokenizer.eog_ids().to_vec();
-                }
+            let mut request = Request::new(ready.tokens.clone(), job.max_tokens.unwrap_or(usize::MAX).min(room.max(1)));
+            request.params = params.clone();
+            request.logprobs = job.logprobs;
+            if !job.ignore_eos {
+                request.stop_tokens = model.tokenizer.eog_ids().to_vec();
+            }
+            let first = generation.choices.len();
+            let sinks = (first..first + job.n).map(|index| {
                 let sender = sender.clone();
-                let sink = Box::new(move |event| {
+                Box::new(move |event| {
                     // Nobody listens any more: then the ticket is dropped too, and the sequence ends.
                     let _ = sender.send((index, event));
-                });
-                generation.tickets.push(Some(model.engine.submit(request, sink)?));
-                generation.choices.push(Choice::new(model, job, &ready));
-            }
+                }) as Sink
+            });
+            let tickets = model.engine.submit_all(request, sinks.collect())?;
+            generation.tickets.extend(tickets.into_iter().map(Some));
+            generation.choices.extend((0..job.n).map(|_| Choice::new(model, job, &ready)));
             generation.prompts.push(ready.tokens);
         }
         Ok(generation)

@@ -19,7 +19,17 @@ struct Fake {
 impl Runner for Fake {
     fn info(&self) -> RunnerInfo {
         let n_slot = 4;
-        RunnerInfo { n_vocab: N_VOCAB, d_model: 1, n_ctx: 600, n_page: 80, n_slot, page_bytes: 1, recurrent: true }
+        RunnerInfo {
+            n_vocab: N_VOCAB,
+            d_model: 1,
+            n_ctx: 600,
+            n_page: 80,
+            n_slot,
+            page_bytes: 1,
+            recurrent: true,
+            n_saved: 0,
+            window: None,
+        }
     }
 
     fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
@@ -55,11 +65,8 @@ impl Runner for Fake {
     fn import_page(&mut self, _: PageId, _: &[u8]) -> Result<(), RunError> {
         Ok(())
     }
-    fn save_state(&mut self, _: usize) -> Option<StateId> {
-        None
-    }
+    fn save_state(&mut self, _: usize, _: StateId) {}
     fn restore_state(&mut self, _: usize, _: StateId) {}
-    fn drop_state(&mut self, _: StateId) {}
 }
 
 #[test]

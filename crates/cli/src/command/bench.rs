@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlxr_engine::runner::PAGE_TOKENS;
-use mlxr_models::{LoadOptions, architecture};
+use mlxr_models::{Arena, LoadOptions, architecture};
 use mlxr_tools::bandwidth::Bandwidth;
 use mlxr_tools::bench::{self, Samples, Test};
 use mlxr_weights::{Checkpoint, Summary};
@@ -63,7 +63,8 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     let n_page = tests.iter().map(Test::n_page).max().unwrap_or(1);
     let n_ctx = tests.iter().map(Test::n_token).max();
     let n_slot = tests.iter().map(|test| test.n_seq).max().unwrap_or(1);
-    let options = LoadOptions { n_ctx, kv_tokens: Some(n_page * PAGE_TOKENS), n_slot, kv_type: args.kv_type.kv_type() };
+    let arena = Arena::Tokens(n_page * PAGE_TOKENS);
+    let options = LoadOptions { n_ctx, arena, n_slot, kv_type: args.kv_type.kv_type() };
     let summary = checkpoint.summary()?;
     let all = [backend::n_thread(None)?];
     let mut rows = Vec::new();

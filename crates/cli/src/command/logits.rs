@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 
-use mlxr_models::LoadOptions;
+use mlxr_models::{Arena, LoadOptions};
 use mlxr_tools::logits;
 
 use crate::CliError;
@@ -20,9 +20,9 @@ pub fn run(args: &LogitsArgs) -> Result<(), CliError> {
     let n_thread = backend::n_thread(args.load.threads)?;
     let choice = BackendChoice { name: args.load.backend, n_thread, isa: args.load.isa.as_deref() };
     let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F32).kv_type();
-    let kv_tokens = Some(args.load.kv_tokens.unwrap_or(0).max(args.tokens.len()));
+    let arena = Arena::Tokens(args.load.kv_tokens.unwrap_or(0).max(args.tokens.len()));
     let n_ctx = args.load.ctx.filter(|n| *n > 0);
-    let options = LoadOptions { n_ctx, kv_tokens, n_slot: 1, kv_type };
+    let options = LoadOptions { n_ctx, arena, n_slot: 1, kv_type };
     let mut runner = backend::load(&checkpoint, &choice, &options, &mut |_| ())?;
     let file = File::create(&args.out).map_err(CliError::file(&args.out))?;
     logits::write(runner.as_mut(), &args.tokens, &mut BufWriter::new(file))?;

@@ -9,7 +9,7 @@ use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::runner::{Batch, PAGE_TOKENS, PageId, Row, Runner, SeqId, Want};
 use mlxr_mlx::{Mlx, Precision, find};
-use mlxr_models::LoadOptions;
+use mlxr_models::{Arena, LoadOptions};
 
 /// Tokens and logits of a `.logits` file: `i32 n, i32 v`, `n` ids, `n * v` f32.
 pub fn golden(path: &Path) -> (Vec<u32>, Vec<f32>) {
@@ -57,7 +57,7 @@ where
     B::Kv: Send,
 {
     let options =
-        LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, kv_tokens: Some(1024), ..LoadOptions::default() };
+        LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, arena: Arena::Tokens(1024), ..LoadOptions::default() };
     let checkpoint = mlxr_weights::open(path).map_err(|e| e.to_string())?;
     let model = mlxr_models::load(&checkpoint, backend, &options, &mut |_| ()).map_err(|e| e.to_string())?;
     Ok(Box::new(model))

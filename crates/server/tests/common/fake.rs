@@ -164,6 +164,8 @@ impl Runner for Fake {
             n_slot: usize::MAX,
             page_bytes: PAGE_TOKENS * 4,
             recurrent: false,
+            n_saved: 0,
+            window: None,
         }
     }
 
@@ -212,13 +214,9 @@ impl Runner for Fake {
         Ok(())
     }
 
-    fn save_state(&mut self, _slot: usize) -> Option<StateId> {
-        None
-    }
+    fn save_state(&mut self, _slot: usize, _state: StateId) {}
 
     fn restore_state(&mut self, _slot: usize, _state: StateId) {}
-
-    fn drop_state(&mut self, _state: StateId) {}
 }
 
 /// A loader of the models `fake`, `bare` (without template) and `broken` (which does not load).

@@ -1,0 +1,168 @@
+//! A sequence inside the schedule: its tokens, its pages, its row in a batch.
+
+use std::cmp::Reverse;
+
+use crate::prefix::PrefixHash;
+use crate::runner::PAGE_TOKENS;
+use crate::share::ClientId;
+use crate::{Batch, PageId, Row, SeqId, TokenId, Want};
+
+/// A sequence that arrives.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Its name.
+    pub id: SeqId,
+    /// The prompt; at least one token.
+    pub tokens: Vec<TokenId>,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Whose it is: clients of one priority share the model fairly.
+    pub client: ClientId,
+    /// The prefix without tokens: sequences with different roots share no pages.
+    pub root: PrefixHash,
+}
+
+/// A sequence that waits or runs.
+#[derive(Debug)]
+pub struct Sequence {
+    /// Its name.
+    pub id: SeqId,
+    /// Prompt and generated tokens.
+    pub tokens: Vec<TokenId>,
+    /// Tokens whose keys and values are stored.
+    pub n_computed: usize,
+    /// Prompt tokens that were found in cached pages when it was first admitted; `None` before.
+    pub n_cached: Option<usize>,
+    /// Whose it is.
+    pub client: ClientId,
+    /// Tokens that may come next, to be verified in the next step.
+    pub(crate) draft: Vec<TokenId>,
+    /// Pages that it holds.
+    pub(crate) pages: Vec<PageId>,
+    /// Pages before those that it gave back, since no later token sees them.
+    pub(crate) n_unseen: usize,
+    pub(crate) slot: usize,
+    /// Whole pages that are registered as a prefix.
+    pub(crate) n_registered: usize,
+    /// Where its prompt parts from another that is known, in tokens: its recurrent state there is worth saving.
+    pub(crate) branch: usize,
+    /// Pages before the recurrent state that was last saved while it was generated.
+    pub(crate) n_rolled: Option<usize>,
+    pub(crate) order: Order,
+    root: PrefixHash,
+    hashes: Vec<PrefixHash>,
+}
+
+/// Smaller goes first: higher priority, then earlier arrival.
+pub(crate) type Order = (Reverse<i32>, u64);
+
+impl Sequence {
+    pub(crate) fn new(arrival: Arrival, n_arrival: u64) -> Sequence {
+        let Arrival { id, tokens, priority, client, root } = arrival;
+        Sequence {
+            id,
+            tokens,
+            n_computed: 0,
+            n_cached: None,
+            client,
+            draft: Vec::new(),
+            pages: Vec::new(),
+            n_unseen: 0,
+            slot: 0,
+            n_registered: 0,
+            branch: 0,
+            n_rolled: None,
+            order: (Reverse(priority), n_arrival),
+            root,
+            hashes: Vec::new(),
+        }
+    }
+
+    /// A second sequence with the same tokens, which shares this one's pages once they are shared.
+    pub(crate) fn forked(&self, id: SeqId, n_arrival: u64) -> Sequence {
+        Sequence {
+            id,
+            tokens: self.tokens.clone(),
+            n_computed: self.n_computed,
+            n_cached: self.n_cached,
+            client: self.client,
+            draft: Vec::new(),
+            // Pages that were only for a draft stay this one's.
+            pages: self.pages[..self.n_computed.div_ceil(PAGE_TOKENS) - self.n_unseen].to_vec(),
+            n_unseen: self.n_unseen,
+            slot: 0,
+            n_registered: self.n_registered,
+            branch: 0,
+            n_rolled: None,
+            order: (self.order.0, n_arrival),
+            root: self.root,
+            hashes: self.hashes.clone(),
+        }
+    }
+
+    /// Forgets what was computed.
+    pub(crate) fn reset(&mut self) {
+        (self.n_computed, self.n_registered, self.n_unseen, self.branch) = (0, 0, 0, 0);
+        self.n_rolled = None;
+        self.draft.clear();
+    }
+
+    /// Tokens that are not computed yet.
+    pub(crate) fn n_left(&self) -> usize {
+        self.tokens.len() - self.n_computed
+    }
+
+    /// Whether it needs one token, as one that generates does.
+    pub(crate) fn is_decode(&self) -> bool {
+        self.n_left() == 1
+    }
+
+    /// Pages up to now, those given back included.
+    pub(crate) fn n_page(&self) -> usize {
+        self.n_unseen + self.pages.len()
+    }
+
+    /// Names of its whole pages.
+    pub(crate) fn hashes(&mut self) -> &[PrefixHash] {
+        for part in self.tokens[self.hashes.len() * PAGE_TOKENS..].chunks_exact(PAGE_TOKENS) {
+            let parent = self.hashes.last().unwrap_or(&self.root);
+            self.hashes.push(parent.child(part));
+        }
+        &self.hashes
+    }
+
+    /// The last page border before its last token.
+    pub(crate) fn last_border(&self) -> usize {
+        (self.tokens.len() - 1) / PAGE_TOKENS * PAGE_TOKENS
+    }
+
+    /// Appends a row with the next `n` tokens and the draft, if `n > 0`, and returns how many.
+    pub(crate) fn push_row(&self, batch: &mut Batch, n: usize) -> usize {
+        if n == 0 {
+            return 0;
+        }
+        let (start, end) = (self.n_computed, self.n_computed + n);
+        let (first_token, first_page) = (batch.tokens.len(), batch.pages.len());
+        batch.tokens.extend_from_slice(&self.tokens[start..end]);
+        batch.tokens.extend_from_slice(&self.draft);
+        let n_page = (end + self.draft.len()).div_ceil(PAGE_TOKENS);
+        // A page that no token sees needs a number all the same: that of the oldest page there is.
+        batch.pages.extend(std::iter::repeat_n(self.pages[0], self.n_unseen));
+        batch.pages.extend_from_slice(&self.pages[..n_page - self.n_unseen]);
+        let want = match (end == self.tokens.len(), self.draft.is_empty()) {
+            (false, _) => Want::Nothing,
+            (true, true) => Want::Last,
+            (true, false) => Want::All,
+        };
+        batch.rows.push(Row {
+            seq: self.id,
+            start,
+            tokens: (first_token, batch.tokens.len()),
+            pages: (first_page, batch.pages.len()),
+            slot: self.slot,
+            parents: None,
+            want,
+        });
+        n + self.draft.len()
+    }
+}
