@@ -1,10 +1,14 @@
 //! The command line.
 
+mod load;
+
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 pub use crate::convert_args::{ConvertArgs, ConvertType, FolderForm, MixedRecipe, MlxMode};
+pub use load::{BackendName, KvTypeName, LoadArgs};
+
 use crate::memory::parse_size;
 use crate::setting::SettingArgs;
 
@@ -77,59 +81,6 @@ pub struct FolderArgs {
     pub models: Option<PathBuf>,
 }
 
-/// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum BackendName {
-    /// MLX on a Mac that has it, else the processor
-    Auto,
-    /// The processor
-    Cpu,
-    /// The processor, by the definitions: slow, for comparison
-    Scalar,
-    /// Apple's GPU, through MLX
-    Mlx,
-}
-
-/// How keys and values are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum KvTypeName {
-    /// 4 bytes a number
-    F32,
-    /// 2 bytes a number
-    F16,
-    /// 2 bytes a number
-    Bf16,
-    /// 1 byte a number
-    #[value(alias = "q8_0")]
-    Q8,
-}
-
-/// How a model is loaded.
-#[derive(Debug, Clone, clap::Args)]
-pub struct LoadArgs {
-    /// What computes
-    #[arg(long, value_enum, default_value = "auto", help_heading = "Loading")]
-    pub backend: BackendName,
-    /// Threads [default: the processors of this machine]
-    #[arg(short, long, env = "MLXR_THREADS", value_name = "N", help_heading = "Loading")]
-    pub threads: Option<usize>,
-    /// Instruction set of the processor [default: the best that it has]
-    #[arg(long, value_name = "NAME", help_heading = "Loading")]
-    pub isa: Option<String>,
-    /// How keys and values are stored [default: f16; f32 for `logits` and `perplexity`]
-    #[arg(long, value_enum, value_name = "TYPE", help_heading = "Loading")]
-    pub kv_type: Option<KvTypeName>,
-    /// Most tokens of a conversation [default: the model's own limit]
-    #[arg(short, long, value_name = "N", help_heading = "Loading")]
-    pub ctx: Option<usize>,
-    /// Memory for keys and values, which all conversations share, such as 4GiB [default: half of what is left]
-    #[arg(long, env = "MLXR_KV_MEMORY", value_name = "SIZE", value_parser = parse_size, help_heading = "Loading")]
-    pub kv_memory: Option<u64>,
-    /// Tokens that all conversations together may keep, in place of --kv-memory
-    #[arg(long, value_name = "N", conflicts_with = "kv_memory", help_heading = "Loading")]
-    pub kv_tokens: Option<usize>,
-}
-
 /// `run`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
@@ -177,6 +128,24 @@ pub struct ServeArgs {
     /// Most requests that wait for a model
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub queue: usize,
+    /// Most requests of one client (`user`), waiting or running; 0 for no limit
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub client_limit: usize,
+    /// Milliseconds from a token of a reply to the next, where the machine allows it, while prompts are read beside it
+    #[arg(long, default_value_t = 80, value_name = "MS")]
+    pub token_time: u64,
+    /// Folder of computed keys and values, which survive a restart [default: ~/.mlxr/kv]
+    #[arg(long, env = "MLXR_DISK", value_name = "DIR", help_heading = "Disk")]
+    pub disk: Option<PathBuf>,
+    /// Keep nothing on disk
+    #[arg(long, conflicts_with = "disk", help_heading = "Disk")]
+    pub no_disk: bool,
+    /// Most that is kept on disk
+    #[arg(long, default_value = "8GiB", value_name = "SIZE", value_parser = parse_size, help_heading = "Disk")]
+    pub disk_size: u64,
+    /// Most that is written to disk in a day
+    #[arg(long, default_value = "32GiB", value_name = "SIZE", value_parser = parse_size, help_heading = "Disk")]
+    pub disk_writes: u64,
     /// Most models loaded at once
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub max_models: usize,

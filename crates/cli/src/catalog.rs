@@ -2,6 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
+use mlxr_engine::disk::Disk;
 use mlxr_models::architecture;
 use mlxr_models::config::{self, Config};
 use mlxr_registry::{Folder, Model, RegistryError};
@@ -27,6 +28,8 @@ pub struct Catalog {
     pub template: Option<String>,
     /// Sequences at once.
     pub n_running: usize,
+    /// Where computed pages are kept.
+    pub disk: Option<Disk>,
 }
 
 impl Catalog {
@@ -68,9 +71,15 @@ impl ModelLoader for Catalog {
         let load = || -> Result<LoadedModel, CliError> {
             let checkpoint = mlxr_weights::open(&model.path)?;
             let card = card(&model, &checkpoint);
-            let parts = load::parts(&model, &checkpoint, &self.load, (self.template.as_deref(), self.n_running))?;
-            let load::Parts { runner, tokenizer, template, settings } = parts;
-            Ok(LoadedModel { runner, tokenizer, template, defaults: settings.params, card })
+            let parts = load::parts(
+                &model,
+                &checkpoint,
+                (&self.folder, &self.load),
+                (self.template.as_deref(), self.n_running),
+            )?;
+            let load::Parts { runner, draft, maker, tokenizer, template, settings } = parts;
+            let disk = self.disk.clone().map(|disk| (disk, maker));
+            Ok(LoadedModel { runner, draft, disk, tokenizer, template, defaults: settings.params, card })
         };
         load().map_err(failed(name))
     }

@@ -1,11 +1,13 @@
 //! From a name to a checkpoint, and from that to a model that runs.
 
-use std::io::{IsTerminal, stderr};
-use std::path::PathBuf;
+use std::io::{IsTerminal, Read, Seek, SeekFrom, stderr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use mlxr_engine::disk::Maker;
+use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_engine::{Config, Engine, Runner};
 use mlxr_models::{Arena, LoadOptions, config};
 use mlxr_registry::{Folder, Model};
@@ -68,6 +70,10 @@ pub fn open(name: &str, args: &FolderArgs) -> Result<(Model, Checkpoint), CliErr
 pub struct Parts {
     /// Computes.
     pub runner: Box<dyn Runner>,
+    /// Drafts for it.
+    pub draft: Option<Box<dyn Runner>>,
+    /// What tells its pages apart from another model's.
+    pub maker: Maker,
     /// Text to ids and back.
     pub tokenizer: Arc<Tokenizer>,
     /// How a conversation becomes a prompt.
@@ -83,7 +89,7 @@ pub struct Parts {
 pub fn parts(
     model: &Model,
     checkpoint: &Checkpoint,
-    args: &LoadArgs,
+    (folder, args): (&Folder, &LoadArgs),
     (asked, n_running): (Option<&str>, usize),
 ) -> Result<Parts, CliError> {
     let tokenizer = vocab::tokenizer(checkpoint)?;
@@ -102,7 +108,47 @@ pub fn parts(
     let bar = progress(model);
     let runner = backend::load(checkpoint, &choice, &options, &mut |part| bar.set_position((part * 1000.0) as u64))?;
     bar.finish_and_clear();
-    Ok(Parts { runner, tokenizer, template, settings })
+    let names = [args.backend.text(), args.kv_type.unwrap_or(KvTypeName::F16).text()].join(" ");
+    let mut maker = vec![names.into_bytes(), identity(&model.path)];
+    let mut draft = None;
+    if let Some(name) = args.draft.as_deref() {
+        let small = folder.find(name)?;
+        maker.push(identity(&small.path));
+        let checkpoint = mlxr_weights::open(&small.path)?;
+        let own = vocab::tokenizer(&checkpoint)?;
+        vocab::check_same(&tokenizer, &own, [&model.name, name])?;
+        let arena = Arena::Tokens(runner.info().n_page * PAGE_TOKENS);
+        let options = LoadOptions { n_ctx: None, arena, n_slot: n_running, kv_type };
+        draft = Some(backend::load(&checkpoint, &choice, &options, &mut |_| ())?);
+    }
+    let maker = Maker::new(&maker.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    Ok(Parts { runner, draft, maker, tokenizer, template, settings })
+}
+
+/// What tells the files of a model apart from others, without reading all of them: their names, sizes, times, and their
+/// first and last bytes.
+fn identity(path: &Path) -> Vec<u8> {
+    const BYTES: u64 = 64 << 10;
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        files = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+        files.sort();
+    }
+    let mut out = Vec::new();
+    for path in files {
+        let Ok(mut file) = std::fs::File::open(&path) else { continue };
+        let Ok(meta) = file.metadata() else { continue };
+        let modified = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        out.extend(path.file_name().unwrap_or_default().as_encoded_bytes());
+        out.extend(meta.len().to_le_bytes());
+        out.extend(modified.as_nanos().to_le_bytes());
+        for start in [0, meta.len().saturating_sub(BYTES)] {
+            // A part that cannot be read is no part: size and time still tell.
+            let _ = file.seek(SeekFrom::Start(start)).and_then(|_| (&file).take(BYTES).read_to_end(&mut out));
+        }
+    }
+    out
 }
 
 /// The context to ask for; `None` for the model's own.
@@ -130,14 +176,15 @@ pub fn own_context(checkpoint: &Checkpoint) -> Result<Option<usize>, CliError> {
 /// As [`parts`].
 pub fn start(
     (model, checkpoint): (Model, Checkpoint),
-    args: &LoadArgs,
+    (folder, args): (&Folder, &LoadArgs),
     asked_template: Option<&str>,
     mut config: Config,
 ) -> Result<Loaded, CliError> {
-    let Parts { runner, tokenizer, template, settings } =
-        parts(&model, &checkpoint, args, (asked_template, config.max_running))?;
+    let Parts { runner, draft, tokenizer, template, settings, .. } =
+        parts(&model, &checkpoint, (folder, args), (asked_template, config.max_running))?;
+    config.max_draft = args.draft_max;
     config.seed = random_seed();
-    let engine = Engine::spawn(runner, config)?;
+    let engine = Engine::spawn(mlxr_engine::Parts { runner, draft, disk: None }, config)?;
     Ok(Loaded { name: model.name, engine, tokenizer, template, settings })
 }
 

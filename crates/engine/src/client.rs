@@ -3,8 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::metrics::Metrics;
 use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
 use crate::sampler::{SampleError, Sampler, Scratch, logprobs};
+use crate::share::ClientId;
+use crate::speculate::{Source, Speculator};
 use crate::{Logprob, SeqId, TokenId};
 
 /// A request whose sink hears `Finished` exactly once, even if the client is only dropped.
@@ -19,12 +22,20 @@ pub(crate) struct Client {
     times: Times,
     /// Sequences that continue the same prompt, until it is computed.
     pub forks: Vec<(SeqId, Client)>,
+    /// Who asked.
+    pub asked_by: ClientId,
+    /// Where its draft in this step comes from.
+    pub source: Option<Source>,
+    /// The token that was looked up and not drafted.
+    pub shadow: Option<TokenId>,
+    speculator: Option<Speculator>,
 }
 
 struct Times {
     arrived: Duration,
     started: Option<Duration>,
     first_token: Option<Duration>,
+    last_token: Option<Duration>,
 }
 
 /// What sampling made of a sequence's logits.
@@ -44,8 +55,12 @@ impl Client {
             stop_tokens: request.stop_tokens.clone(),
             logprobs: request.logprobs,
             usage: Usage { n_prompt: request.tokens.len(), ..Usage::default() },
-            times: Times { arrived, started: None, first_token: None },
+            times: Times { arrived, started: None, first_token: None, last_token: None },
             forks: Vec::new(),
+            asked_by: request.client,
+            source: None,
+            shadow: None,
+            speculator: None,
         }
     }
 
@@ -72,6 +87,19 @@ impl Client {
         self.max_tokens > 0
     }
 
+    /// Tokens that it may still generate.
+    pub fn n_left(&self) -> usize {
+        self.max_tokens.saturating_sub(self.usage.n_generated)
+    }
+
+    /// Its drafting, begun for a sequence of `n_token` tokens.
+    pub fn speculator(&mut self, n_token: usize) -> &mut Speculator {
+        // Few answers are longer, and those may make it grow.
+        const ANSWER: usize = 512;
+        let max_tokens = self.max_tokens;
+        self.speculator.get_or_insert_with(|| Speculator::new(n_token + max_tokens.min(ANSWER)))
+    }
+
     /// Chooses the token after `history`.
     pub fn sample(
         &mut self,
@@ -91,8 +119,15 @@ impl Client {
     }
 
     /// Tells the sink of a token, unless it is a stop token. Returns why the sequence ends, if it does.
-    pub fn take(&mut self, sampled: Sampled, now: Duration) -> Option<FinishReason> {
+    pub fn take(&mut self, sampled: Sampled, now: Duration, metrics: &Metrics) -> Option<FinishReason> {
         let Sampled { token, logprob, top } = sampled;
+        if let Some(shadow) = self.shadow.take() {
+            self.speculator(0).learn(Source::Lookup, 1, usize::from(shadow == token));
+        }
+        match self.times.last_token.replace(now) {
+            None => metrics.time_to_first_token_seconds.observe_time(now.saturating_sub(self.times.arrived)),
+            Some(last) => metrics.inter_token_latency_seconds.observe_time(now.saturating_sub(last)),
+        }
         self.times.first_token.get_or_insert(now);
         self.usage.n_generated += 1;
         if self.stop_tokens.contains(&token) {
@@ -105,12 +140,13 @@ impl Client {
     }
 
     /// Tells the sink that the sequence ended.
-    pub fn finish(mut self, reason: FinishReason, now: Duration) {
+    pub fn finish(mut self, reason: FinishReason, now: Duration, metrics: &Metrics) {
         let started = self.times.started.unwrap_or(now);
         let first = self.times.first_token.unwrap_or(now);
         self.usage.queue = started.saturating_sub(self.times.arrived);
         self.usage.prefill = first.saturating_sub(started);
         self.usage.decode = now.saturating_sub(first);
+        metrics.finished(&reason, &self.usage, self.max_tokens);
         self.tell(reason);
     }
 

@@ -4,16 +4,18 @@
 //! the process: every sink hears `Finished`, and later requests are refused as [`SubmitError::Dead`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
+use crate::disk::{Disk, Maker};
+use crate::metrics::Metrics;
 use crate::request::{Request, Sink, Stats, SubmitError};
 use crate::runner::PAGE_TOKENS;
 use crate::sampler::Sampler;
+pub(crate) use crate::shared::Shared;
 use crate::step::Steps;
 use crate::{Runner, RunnerInfo, SeqId};
 
@@ -31,8 +33,15 @@ pub const MAX_STOP_TOKENS: usize = 256;
 pub struct Config {
     /// Most tokens that a step computes, of all sequences.
     pub step_tokens: usize,
-    /// How long a step may take: prompts are computed in chunks that keep to it, as measured.
+    /// The time between two tokens of a sequence, 95th percentile, where the machine allows it: prompts are computed beside
+    /// it in chunks that keep to this, as measured.
+    pub token_time: Duration,
+    /// How long a step may take while no sequence generates.
     pub step_time: Duration,
+    /// Most tokens that are drafted for a sequence in a step; 0 for no speculation.
+    pub max_draft: usize,
+    /// Most requests of one client, waiting or running.
+    pub max_client: usize,
     /// Most sequences at once; the model's slots may allow fewer.
     pub max_running: usize,
     /// Most sequences of one client at once.
@@ -49,7 +58,10 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             step_tokens: 512,
+            token_time: Duration::from_millis(80),
             step_time: Duration::from_millis(500),
+            max_draft: 16,
+            max_client: usize::MAX,
             max_running: 32,
             max_running_client: usize::MAX,
             max_queue: 256,
@@ -72,6 +84,14 @@ pub enum SpawnError {
         /// Expected.
         expected: String,
     },
+    /// The draft model does not fit the model.
+    #[error("the draft model has {found}, expected {expected}: load another one, or none")]
+    Draft {
+        /// Found.
+        found: String,
+        /// Expected.
+        expected: String,
+    },
     /// The system gave no thread.
     #[error("the engine's thread did not start: {0}")]
     Thread(std::io::Error),
@@ -79,24 +99,37 @@ pub enum SpawnError {
 
 /// What the engine's thread is told.
 pub(crate) enum Event {
-    Submit(SeqId, Box<(Request, Client)>),
+    Submit(SeqId, Box<(Request, Client)>, Sender<Event>),
     Cancel(SeqId),
+    /// A page that was read for a sequence; `None`: it is not there.
+    Page(SeqId, Option<Vec<u8>>),
     Shutdown,
 }
 
-/// What the engine's thread and its handles share.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    stats: Mutex<Stats>,
-    dead: Mutex<Option<String>>,
-    /// Requests submitted of which no step has computed anything yet.
-    pub n_queued: AtomicUsize,
-    next_id: AtomicU64,
+/// All that an engine runs on.
+pub struct Parts {
+    /// The model.
+    pub runner: Box<dyn Runner>,
+    /// A small model of the same vocabulary that drafts for it, with at least as many pages and no recurrent state.
+    pub draft: Option<Box<dyn Runner>>,
+    /// Where pages are kept beyond the arena, and what tells them apart from those of other models.
+    pub disk: Option<(Disk, Maker)>,
 }
 
-impl Shared {
-    pub fn set_stats(&self, stats: Stats) {
-        *lock(&self.stats) = stats;
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let draft = self.draft.as_ref().map(|draft| draft.info());
+        f.debug_struct("Parts")
+            .field("runner", &self.runner.info())
+            .field("draft", &draft)
+            .field("disk", &self.disk)
+            .finish()
+    }
+}
+
+impl From<Box<dyn Runner>> for Parts {
+    fn from(runner: Box<dyn Runner>) -> Parts {
+        Parts { runner, draft: None, disk: None }
     }
 }
 
@@ -120,9 +153,9 @@ impl Engine {
     ///
     /// # Errors
     /// If a limit is out of range or the system gives no thread.
-    pub fn spawn(runner: Box<dyn Runner>, config: Config) -> Result<Engine, SpawnError> {
+    pub fn spawn(parts: impl Into<Parts>, config: Config) -> Result<Engine, SpawnError> {
         let start = Instant::now();
-        Engine::spawn_with_clock(runner, config, Arc::new(move || start.elapsed()))
+        Engine::spawn_with_clock(parts, config, Arc::new(move || start.elapsed()))
     }
 
     /// As [`Engine::spawn`], with a clock of the caller's.
@@ -130,17 +163,21 @@ impl Engine {
     /// # Errors
     /// If a limit is out of range or the system gives no thread.
     pub fn spawn_with_clock(
-        runner: Box<dyn Runner>,
+        parts: impl Into<Parts>,
         mut config: Config,
         clock: Arc<dyn Fn() -> Duration + Send + Sync>,
     ) -> Result<Engine, SpawnError> {
-        let info = runner.info();
+        let parts = parts.into();
+        let info = parts.runner.info();
         config.max_running = config.max_running.min(info.n_slot).min(info.n_page);
         check(&config, &info)?;
+        if let Some(draft) = &parts.draft {
+            check_draft(&draft.info(), &info)?;
+        }
         let n_ctx = config.max_context.min(info.n_ctx).min(info.n_page.saturating_mul(PAGE_TOKENS));
         let (events, inbox) = mpsc::channel();
-        let shared = Arc::new(Shared::default());
-        let mut steps = Steps::new(runner, &config, n_ctx, shared.clone(), clock.clone());
+        let shared = Arc::new(Shared::new());
+        let mut steps = Steps::new(parts, &config, n_ctx, shared.clone(), clock.clone());
         shared.set_stats(steps.stats());
         let body = {
             let shared = shared.clone();
@@ -151,7 +188,7 @@ impl Engine {
                     Ok(Err(error)) => error.to_string(),
                     Err(panic) => format!("it panicked: {}", panic_text(panic.as_ref())),
                 };
-                *lock(&shared.dead) = Some(message.clone());
+                shared.die(message.clone());
                 // Dropping the inbox drops requests that are still in it, and their clients hear of it.
                 drop(catch_unwind(AssertUnwindSafe(move || steps.fail(&message))));
             }
@@ -176,13 +213,25 @@ impl Engine {
     /// What the engine did by its last step.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        *lock(&self.shared.stats)
+        self.shared.stats()
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// How long the step that is being computed has taken so far; zero while there is nothing to compute.
+    #[must_use]
+    pub fn busy_for(&self) -> Duration {
+        self.shared.busy_for((self.clock)())
     }
 
     /// Why the engine has stopped, or `None` while it runs.
     #[must_use]
     pub fn dead(&self) -> Option<String> {
-        lock(&self.shared.dead).clone()
+        self.shared.dead()
     }
 
     /// Continues a sequence; `sink` hears of it. Dropping the ticket cancels the sequence.
@@ -208,11 +257,8 @@ impl Engine {
         if let Some(reason) = self.dead() {
             return Err(SubmitError::Dead(reason));
         }
-        let limit = self.config.max_queue;
-        let take = |queued: usize| (queued + n <= limit).then_some(queued + n);
-        let queued = self.shared.n_queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, take);
-        queued.map_err(|_| SubmitError::QueueFull { limit })?;
-        let first = self.shared.next_id.fetch_add(n as u64, Ordering::Relaxed);
+        self.shared.queue(request.client, n, (self.config.max_queue, self.config.max_client))?;
+        let first = self.shared.next_ids(n);
         let now = (self.clock)();
         let mut clients = sinks.into_iter().enumerate().map(|(i, sink)| {
             let id = SeqId(first + i as u64);
@@ -224,10 +270,10 @@ impl Engine {
         let (id, mut client) = clients.next().expect("at least one");
         client.forks.extend(clients);
         let ticket = |i| Ticket { id: SeqId(first + i as u64), events: self.events.clone() };
-        match self.events.send(Event::Submit(id, Box::new((request, client)))) {
+        match self.events.send(Event::Submit(id, Box::new((request, client)), self.events.clone())) {
             Ok(()) => Ok((0..n).map(ticket).collect()),
             Err(mpsc::SendError(event)) => {
-                if let Event::Submit(_, submitted) = event {
+                if let Event::Submit(_, submitted, _) = event {
                     submitted.1.forget();
                 }
                 Err(SubmitError::Dead(self.dead().unwrap_or_else(|| "its thread has ended".into())))
@@ -300,6 +346,7 @@ impl std::fmt::Debug for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Event::Submit(id, ..) => write!(f, "Submit({id:?})"),
+            Event::Page(id, page) => write!(f, "Page({id:?}, {})", page.is_some()),
             Event::Cancel(id) => write!(f, "Cancel({id:?})"),
             Event::Shutdown => write!(f, "Shutdown"),
         }
@@ -318,6 +365,7 @@ fn check(config: &Config, info: &RunnerInfo) -> Result<(), SpawnError> {
         ("step_tokens", config.step_tokens, config.max_running),
         ("max_running_client", config.max_running_client, 1),
         ("max_queue", config.max_queue, 1),
+        ("max_client", config.max_client, 1),
         ("max_context", config.max_context, 1),
         ("n_ctx", info.n_ctx, 1),
         ("n_page", info.n_page, 1),
@@ -328,8 +376,20 @@ fn check(config: &Config, info: &RunnerInfo) -> Result<(), SpawnError> {
     }
 }
 
+/// A draft model computes on the model's page numbers and proposes its tokens.
+fn check_draft(draft: &RunnerInfo, model: &RunnerInfo) -> Result<(), SpawnError> {
+    let error = |found: String, expected: String| Err(SpawnError::Draft { found, expected });
+    if draft.n_page < model.n_page {
+        return error(format!("{} pages", draft.n_page), format!("at least the model's {}", model.n_page));
+    }
+    if draft.recurrent || model.recurrent {
+        return error("a recurrent state, or one beside it".into(), "two models without".into());
+    }
+    Ok(())
+}
+
 /// Locks; what these locks hold is whole at all times, so that a panic elsewhere does not matter.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -7,24 +7,38 @@
 //! share     which client is next                     sampler/  a token from logits
 //! pages     free, in use, cached                     prefix    which page holds which prefix
 //! runner    the contract with a model                pace      how many tokens a step may have
+//! speculate how many tokens to draft                 lookup    drafts from the sequence itself
+//! draft     drafts from a small model                times     how long steps take
+//! disk/     pages in files                           offload   which pages go there and come back
+//! metrics   what is counted                          sampling  tokens of a step
 //! ```
 //! GLOSSARY: a *sequence* is a request's tokens; a *step* computes a *batch* of *rows*, one a sequence; a *page* holds the
 //! keys and values of 16 tokens; a *prefix* is whole pages of tokens from a sequence's start.
 
 mod client;
+pub mod disk;
+mod draft;
 pub mod engine;
+mod limits;
+mod lookup;
+pub mod metrics;
+mod offload;
 mod pace;
 pub mod pages;
 pub mod prefix;
 pub mod request;
 pub mod runner;
 pub mod sampler;
+mod sampling;
 pub mod schedule;
 pub mod sequence;
 pub mod share;
+mod shared;
+mod speculate;
 mod step;
+mod times;
 
-pub use engine::{Config, Engine, SpawnError, Ticket};
+pub use engine::{Config, Engine, Parts, SpawnError, Ticket};
 pub use request::{FinishReason, Logprob, Request, Sink, Stats, SubmitError, TokenEvent, Usage};
 pub use runner::{Batch, Outputs, PageId, Row, RunError, Runner, RunnerInfo, SeqId, StateId, TokenId, Want};
 pub use share::ClientId;

@@ -10,7 +10,7 @@
 //! ```
 //! Each page is in exactly one of these states; [`Pages::check`] proves it.
 
-use crate::prefix::{PrefixHash, Prefixes};
+use crate::prefix::{Evicted, PrefixHash, Prefixes};
 use crate::runner::PAGE_TOKENS;
 use crate::{PageId, StateId};
 
@@ -21,7 +21,7 @@ pub struct Pages {
     n_holder: Vec<u32>,
     free: Vec<PageId>,
     prefixes: Prefixes,
-    evicted: Option<(PageId, PrefixHash)>,
+    evicted: Option<Evicted>,
 }
 
 /// What of a prefix is known.
@@ -71,7 +71,7 @@ impl Pages {
             Some(page) => page,
             None => {
                 self.evicted = self.prefixes.evict();
-                self.evicted?.0
+                self.evicted?.page
             }
         };
         self.n_holder[page.0 as usize] = 1;
@@ -79,7 +79,7 @@ impl Pages {
     }
 
     /// The prefix that the last [`Pages::alloc`] forgot, if it did; its page's bytes are still there until a step writes.
-    pub fn take_evicted(&mut self) -> Option<(PageId, PrefixHash)> {
+    pub fn take_evicted(&mut self) -> Option<Evicted> {
         self.evicted.take()
     }
 
@@ -153,10 +153,16 @@ impl Pages {
         known.n_unseen
     }
 
-    /// Notes that `page`, which is in use, holds the last page of a prefix. If another page keeps that prefix already,
-    /// this one stays private.
-    pub fn register(&mut self, hash: PrefixHash, page: PageId) {
-        self.prefixes.insert(hash, page);
+    /// Notes that `page`, which is in use, holds the last page of a prefix, with `depth` pages before it. If another page
+    /// keeps that prefix already, this one stays private.
+    pub fn register(&mut self, hash: PrefixHash, depth: usize, page: PageId) {
+        self.prefixes.insert((hash, depth as u32), page);
+    }
+
+    /// As [`Pages::register`], for a page that comes from elsewhere because it is wanted.
+    pub fn adopt(&mut self, hash: PrefixHash, depth: usize, page: PageId) {
+        self.register(hash, depth, page);
+        self.prefixes.prove(page);
     }
 
     /// The page that keeps the last page of a prefix.
@@ -242,7 +248,11 @@ mod tests {
         let tokens: Vec<TokenId> = (0..40).collect();
         let mut pages = Pages::new(4, 0);
         let original: Vec<PageId> = (0..3).map(|_| pages.alloc().expect("free")).collect();
-        hashes(&tokens).into_iter().zip(&original).for_each(|(hash, page)| pages.register(hash, *page));
+        hashes(&tokens)
+            .into_iter()
+            .zip(&original)
+            .enumerate()
+            .for_each(|(i, (hash, page))| pages.register(hash, i, *page));
         pages.release(original.iter().copied());
         assert_eq!((pages.n_free(), pages.n_cached(), pages.n_available()), (2, 2, 4));
 
@@ -257,7 +267,8 @@ mod tests {
 
         // The end of the prefix goes first.
         let taken: Vec<PageId> = (0..3).map(|_| pages.alloc().expect("available")).collect();
-        assert_eq!((taken[2], pages.take_evicted()), (original[1], Some((original[1], hashes(&tokens)[1]))));
+        let evicted = Evicted { page: original[1], hash: hashes(&tokens)[1], depth: 1 };
+        assert_eq!((taken[2], pages.take_evicted()), (original[1], Some(evicted)));
         let held = hold(&mut pages, &tokens);
         assert_eq!(held, original[..1]);
         pages.release(held.into_iter());
@@ -270,7 +281,7 @@ mod tests {
         let name = hashes(&(0..16).collect::<Vec<_>>())[0];
         let mut pages = Pages::new(2, 0);
         let held = [pages.alloc().expect("free"), pages.alloc().expect("free")];
-        held.iter().for_each(|page| pages.register(name, *page));
+        held.iter().for_each(|page| pages.register(name, 0, *page));
         assert_eq!(pages.find(&name), Some(held[0]));
         pages.release(held.into_iter());
         assert_eq!((pages.n_free(), pages.n_cached()), (1, 1));
@@ -282,7 +293,7 @@ mod tests {
         let names = hashes(&tokens);
         let mut pages = Pages::new(6, 0);
         let held: Vec<PageId> = (0..6).map(|_| pages.alloc().expect("free")).collect();
-        [0, 3, 4].iter().for_each(|i| pages.register(names[*i], held[*i]));
+        [0, 3, 4].iter().for_each(|i| pages.register(names[*i], *i, held[*i]));
         // The next token at 80 sees 48 and later with a window of 33: pages 3 and 4, and not with one of 34.
         let rows = [(None, (0, 1)), (Some(33), (3, 5)), (Some(34), (0, 1)), (Some(1), (5, 5))];
         for (window, (n_unseen, n_page)) in rows {

@@ -68,9 +68,22 @@ struct Node {
 #[derive(Debug, Clone, Copy)]
 struct Kept {
     hash: PrefixHash,
+    /// Pages before it.
+    depth: u32,
     is_proven: bool,
     /// The list that it is in while it is idle.
     list: List,
+}
+
+/// A page whose prefix was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evicted {
+    /// The page.
+    pub page: PageId,
+    /// The prefix whose last page it was.
+    pub hash: PrefixHash,
+    /// Pages before it.
+    pub depth: u32,
 }
 
 /// The prefixes of one arena.
@@ -126,12 +139,12 @@ impl Prefixes {
     }
 
     /// Lets `page` keep a prefix, if no page does. Returns whether it now does.
-    pub fn insert(&mut self, hash: PrefixHash, page: PageId) -> bool {
+    pub fn insert(&mut self, (hash, depth): (PrefixHash, u32), page: PageId) -> bool {
         if self.nodes.contains_key(&hash) || self.kept[page.0 as usize].is_some() {
             return false;
         }
         self.nodes.insert(hash, Node { page, state: None });
-        self.kept[page.0 as usize] = Some(Kept { hash, is_proven: false, list: List::New });
+        self.kept[page.0 as usize] = Some(Kept { hash, depth, is_proven: false, list: List::New });
         true
     }
 
@@ -165,8 +178,15 @@ impl Prefixes {
         self.unlink(page, list);
     }
 
-    /// Takes the idle page that is missed least; its prefix is forgotten, and named.
-    pub fn evict(&mut self) -> Option<(PageId, PrefixHash)> {
+    /// Notes that a page is worth as much as one that was found again.
+    pub fn prove(&mut self, page: PageId) {
+        if let Some(kept) = &mut self.kept[page.0 as usize] {
+            kept.is_proven = true;
+        }
+    }
+
+    /// Takes the idle page that is missed least; its prefix is forgotten, and named with its depth.
+    pub fn evict(&mut self) -> Option<Evicted> {
         let page = self.idle_pages().next()?;
         let kept = self.kept[page.0 as usize].take().expect("an idle page keeps a prefix");
         self.unlink(page, kept.list);
@@ -174,7 +194,7 @@ impl Prefixes {
         if let Some(state) = node.state {
             self.states.give_back(state);
         }
-        Some((page, kept.hash))
+        Some(Evicted { page, hash: kept.hash, depth: kept.depth })
     }
 
     /// Idle pages in the order in which they are evicted.
@@ -310,13 +330,13 @@ mod tests {
         let mut prefixes = Prefixes::new(8, 0);
         let name = |i: u32| PrefixHash::root(&i.to_le_bytes());
         for i in 0..8 {
-            assert!(prefixes.insert(name(i), PageId(i)));
+            assert!(prefixes.insert((name(i), 0), PageId(i)));
             assert!(prefixes.idle(PageId(i)));
         }
         prefixes.wake(PageId(2));
         prefixes.idle(PageId(2));
         prefixes.check();
-        let order: Vec<u32> = std::iter::from_fn(|| prefixes.evict()).map(|(page, _)| page.0).collect();
+        let order: Vec<u32> = std::iter::from_fn(|| prefixes.evict()).map(|evicted| evicted.page.0).collect();
         assert_eq!(order, [0, 1, 3, 4, 5, 6, 7, 2]);
         prefixes.check();
     }
@@ -325,14 +345,14 @@ mod tests {
     fn proven_pages_do_not_fill_the_arena() {
         let mut prefixes = Prefixes::new(8, 0);
         for i in 0..8 {
-            prefixes.insert(PrefixHash::root(&[i as u8]), PageId(i));
+            prefixes.insert((PrefixHash::root(&[i as u8]), 0), PageId(i));
             prefixes.idle(PageId(i));
             prefixes.wake(PageId(i));
             prefixes.idle(PageId(i));
         }
         assert_eq!(prefixes.n_proven_idle, 6);
         prefixes.check();
-        let order: Vec<u32> = std::iter::from_fn(|| prefixes.evict()).map(|(page, _)| page.0).collect();
+        let order: Vec<u32> = std::iter::from_fn(|| prefixes.evict()).map(|evicted| evicted.page.0).collect();
         assert_eq!(order, [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
@@ -341,7 +361,7 @@ mod tests {
         let mut prefixes = Prefixes::new(4, 2);
         let names: Vec<PrefixHash> = (0..4u8).map(|i| PrefixHash::root(&[i])).collect();
         for i in 0..4 {
-            prefixes.insert(names[i as usize], PageId(i));
+            prefixes.insert((names[i as usize], i), PageId(i));
             prefixes.idle(PageId(i));
         }
         let first = prefixes.place_state(&names[0]).expect("a place");

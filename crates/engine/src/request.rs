@@ -151,10 +151,20 @@ pub enum SubmitError {
     #[error(transparent)]
     Param(#[from] ParamError),
     /// Too many requests wait.
-    #[error("{limit} requests wait already (max_queue): try again later")]
+    #[error("{limit} requests wait already (max_queue): try again in {retry_s} s")]
     QueueFull {
         /// Most waiting requests.
         limit: usize,
+        /// When there may be room, in seconds from now, by the pace of late.
+        retry_s: u64,
+    },
+    /// The client has too many requests.
+    #[error("this client has {limit} requests already (max_client): try again in {retry_s} s")]
+    ClientFull {
+        /// Most requests of a client that wait or run.
+        limit: usize,
+        /// When there may be room, in seconds from now, by the pace of late.
+        retry_s: u64,
     },
     /// The engine has stopped.
     #[error("the model is not running any more: {0}")]
@@ -178,8 +188,12 @@ pub struct Stats {
     pub n_step: u64,
     /// Prompt tokens computed.
     pub n_prompt: u64,
-    /// Prompt tokens found in cached pages.
+    /// Prompt tokens of requests that have begun.
+    pub n_asked: u64,
+    /// Of these, tokens found in cached pages.
     pub n_cached: u64,
+    /// Tokens whose pages were read from disk.
+    pub n_restored: u64,
     /// Tokens generated.
     pub n_generated: u64,
     /// Times that a sequence gave up its pages for another.

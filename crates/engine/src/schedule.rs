@@ -16,75 +16,16 @@
 //! Sources: vLLM V1, `vllm/v1/core/sched/scheduler.py`; where states are worth saving: Pan et al., "Marconi: prefix caching
 //! for the era of hybrid LLMs", MLSys 2025.
 
+pub use crate::limits::{Limits, Op, Past};
 use crate::pages::{Pages, n_unseen};
-use crate::prefix::PrefixHash;
+use crate::prefix::{Evicted, PrefixHash};
 use crate::runner::PAGE_TOKENS;
 use crate::sequence::{Arrival, Sequence};
 use crate::share::{GENERATED_WEIGHT, Shares};
-use crate::{Batch, PageId, SeqId, StateId, TokenId};
+use crate::{Batch, PageId, SeqId, TokenId};
 
-/// Limits of a schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Most tokens of a step; at least `n_running`.
-    pub step_tokens: usize,
-    /// Most sequences at once.
-    pub n_running: usize,
-    /// Most sequences of one client at once.
-    pub n_running_client: usize,
-    /// Pages of the arena.
-    pub n_page: usize,
-    /// What pages hold.
-    pub past: Past,
-}
-
-/// Where a model keeps the past.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Past {
-    /// In pages, of which a token sees all.
-    Pages,
-    /// In pages, of which a token sees the last so many tokens, itself included.
-    Window(usize),
-    /// In pages and in a recurrent state, of which so many can be saved.
-    Recurrent {
-        /// Places for saved states.
-        n_saved: usize,
-    },
-}
-
-/// What the runner must do, in this order, before it computes the batch ([`Schedule::plan`]) or after
-/// ([`Schedule::commit`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
-    /// Copy a page.
-    CopyPage {
-        /// Read.
-        from: PageId,
-        /// Overwritten.
-        to: PageId,
-    },
-    /// The page's prefix was forgotten, and its bytes will be overwritten: the last chance to keep them elsewhere.
-    Evicted {
-        /// The page.
-        page: PageId,
-        /// What it kept.
-        hash: PrefixHash,
-    },
-    /// Save the recurrent state of a slot.
-    SaveState {
-        /// Read.
-        slot: usize,
-        /// Overwritten.
-        state: StateId,
-    },
-    /// Restore a saved recurrent state.
-    RestoreState {
-        /// Overwritten.
-        slot: usize,
-        /// Read.
-        state: StateId,
-    },
-}
+/// Where prompts are to be read, drafts get one part in so many of what a step has left.
+const DRAFT_PART: usize = 4;
 
 /// The schedule of one model.
 #[derive(Debug)]
@@ -263,12 +204,17 @@ impl Schedule {
         let n_preempted = self.n_preempted;
         let mut budget = budget_tokens.clamp(self.limits.n_running, self.limits.step_tokens);
         let mut n_decode = self.running.iter().filter(|sequence| sequence.is_decode()).count();
+        let is_asked = !self.waiting.is_empty() && self.running.len() < self.limits.n_running;
+        // Drafts do not keep prompts waiting.
+        let part = if is_asked || n_decode < self.running.len() { DRAFT_PART } else { 1 };
+        let mut drafts = budget.saturating_sub(n_decode) / part;
         let mut at = 0;
         // Running sequences are in order, and the last in order is preempted: one that has its row keeps it.
         while at < self.running.len() {
             if self.running[at].is_decode() {
                 if self.grow(at) {
-                    self.fit_draft(at, budget.saturating_sub(n_decode));
+                    self.fit_draft(at, drafts.min(budget.saturating_sub(n_decode)));
+                    drafts -= self.running[at].draft.len();
                     budget -= self.running[at].push_row(batch, 1);
                 }
                 n_decode -= 1;
@@ -303,12 +249,34 @@ impl Schedule {
         sequence.push_row(batch, end - sequence.n_computed)
     }
 
+    /// Takes a page of a prefix that comes from elsewhere, with `depth` pages before it, as a cached page. `import` fills it,
+    /// after it has seen what was evicted for it, and returns whether it could. Returns whether the prefix is cached now:
+    /// no page is taken that a sequence needs.
+    pub fn adopt(
+        &mut self,
+        hash: PrefixHash,
+        depth: usize,
+        import: impl FnOnce(Option<Evicted>, PageId) -> bool,
+    ) -> bool {
+        if self.pages.find(&hash).is_some() {
+            return true;
+        }
+        if self.pages.n_available() <= self.running.len() {
+            return false;
+        }
+        let page = self.pages.alloc().expect("a page is available");
+        let is_filled = import(self.pages.take_evicted(), page);
+        if is_filled {
+            self.pages.adopt(hash, depth, page);
+        }
+        self.pages.release(std::iter::once(page));
+        is_filled
+    }
+
     /// A page, which is noted if it kept a prefix.
     fn alloc(&mut self) -> Option<PageId> {
         let page = self.pages.alloc()?;
-        if let Some((page, hash)) = self.pages.take_evicted() {
-            self.ops.push(Op::Evicted { page, hash });
-        }
+        self.ops.extend(self.pages.take_evicted().map(Op::Evicted));
         Some(page)
     }
 
@@ -444,7 +412,7 @@ impl Schedule {
         while sequence.n_registered < n_whole {
             let at = sequence.n_registered;
             let page = sequence.pages[at - sequence.n_unseen];
-            self.pages.register(sequence.hashes()[at], page);
+            self.pages.register(sequence.hashes()[at], at, page);
             sequence.n_registered += 1;
         }
         match self.limits.past {

@@ -22,6 +22,19 @@ pub struct Arrival {
     pub root: PrefixHash,
 }
 
+impl Arrival {
+    /// Names of the whole pages before its last token.
+    #[must_use]
+    pub fn hashes(&self) -> Vec<PrefixHash> {
+        let mut hash = self.root;
+        let next = |part: &[TokenId]| {
+            hash = hash.child(part);
+            hash
+        };
+        self.tokens[..self.tokens.len() - 1].chunks_exact(PAGE_TOKENS).map(next).collect()
+    }
+}
+
 /// A sequence that waits or runs.
 #[derive(Debug)]
 pub struct Sequence {
@@ -59,6 +72,7 @@ pub(crate) type Order = (Reverse<i32>, u64);
 impl Sequence {
     pub(crate) fn new(arrival: Arrival, n_arrival: u64) -> Sequence {
         let Arrival { id, tokens, priority, client, root } = arrival;
+        let n_page = tokens.capacity().div_ceil(PAGE_TOKENS) + 1;
         Sequence {
             id,
             tokens,
@@ -66,7 +80,7 @@ impl Sequence {
             n_cached: None,
             client,
             draft: Vec::new(),
-            pages: Vec::new(),
+            pages: Vec::with_capacity(n_page),
             n_unseen: 0,
             slot: 0,
             n_registered: 0,
@@ -74,7 +88,7 @@ impl Sequence {
             n_rolled: None,
             order: (Reverse(priority), n_arrival),
             root,
-            hashes: Vec::new(),
+            hashes: Vec::with_capacity(n_page),
         }
     }
 
@@ -128,6 +142,11 @@ impl Sequence {
             let parent = self.hashes.last().unwrap_or(&self.root);
             self.hashes.push(parent.child(part));
         }
+        &self.hashes
+    }
+
+    /// Names of its whole pages, as far as they were needed.
+    pub(crate) fn names(&self) -> &[PrefixHash] {
         &self.hashes
     }
 

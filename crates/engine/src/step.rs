@@ -1,49 +1,61 @@
-//! The step loop: events, plan, compute, sample, tell.
+//! The step loop: events, plan, draft, compute, sample, tell.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
 
-use crate::client::{Client, Sampled};
-use crate::engine::{Clock, Config, Event, Shared};
-use crate::pace::Pace;
+use crate::client::Client;
+use crate::disk::RETRY;
+use crate::draft::DraftModel;
+use crate::engine::{Clock, Config, Event, Parts, Shared};
+use crate::offload::{Offload, Pages};
+use crate::pace::{Pace, Targets};
 use crate::prefix::PrefixHash;
 use crate::request::{FinishReason, Request, Stats};
-use crate::sampler::{SampleError, Scratch};
+use crate::sampling::{Outcome, Sampling};
 use crate::schedule::{Limits, Op, Past, Schedule};
 use crate::sequence::Arrival;
-use crate::{Batch, RunError, Runner, SeqId, TokenId, Want};
+use crate::speculate::{Costs, MAX_LOOKUP, MAX_MODEL, Source};
+use crate::times::StepTimes;
+use crate::{Batch, PageId, RunError, Runner, SeqId, Want};
+
+/// Bytes of pages that are written to disk after a step while others wait for tokens.
+const WRITE_BYTES: usize = 4 << 20;
+/// Bytes of pages that are written to disk before events are looked at again, while nothing is to be computed.
+const WRITE_BYTES_IDLE: usize = 32 << 20;
+
+/// Tokens of a reply for which memory is set aside when it begins.
+const MAX_RESERVE: usize = 2048;
+/// How long an engine that ends waits for the disk to take its pages.
+const LAST_WRITES: Duration = Duration::from_secs(20);
 
 /// A model and its sequences; owned by the engine's thread.
 pub(crate) struct Steps {
-    runner: Box<dyn Runner>,
+    models: Models,
     schedule: Schedule,
     clients: HashMap<SeqId, Client>,
+    offload: Option<Offload>,
     shared: Arc<Shared>,
     clock: Clock,
     n_ctx: usize,
+    max_draft: usize,
     stats: Stats,
     pace: Pace,
+    /// Of all steps, and of those that only generate.
+    times: StepTimes,
+    decode_times: StepTimes,
     batch: Batch,
-    scratch: Scratch,
-    sampled: Vec<Outcome>,
-    /// By row: tokens that count.
-    n_kept: Vec<usize>,
-    /// Sequences whose prompt was computed and that have others to split off.
-    parents: Vec<SeqId>,
-    /// A sequence and its accepted draft.
-    history: Vec<TokenId>,
+    sampling: Sampling,
+    /// The ids of running sequences.
+    ids: Vec<SeqId>,
 }
 
-/// What came of a sequence's logits.
-struct Outcome {
-    id: SeqId,
-    /// `None` if no token was wanted.
-    sampled: Option<Result<Sampled, SampleError>>,
-    /// Whether the token is not part of the sequence yet; drafted tokens that were accepted are.
-    is_new: bool,
+/// The model, and one that drafts for it.
+struct Models {
+    runner: Box<dyn Runner>,
+    draft: Option<DraftModel>,
+    page_bytes: usize,
 }
 
 /// Whether the loop goes on.
@@ -54,7 +66,8 @@ enum Next {
 }
 
 impl Steps {
-    pub fn new(runner: Box<dyn Runner>, config: &Config, n_ctx: usize, shared: Arc<Shared>, clock: Clock) -> Steps {
+    pub fn new(parts: Parts, config: &Config, n_ctx: usize, shared: Arc<Shared>, clock: Clock) -> Steps {
+        let Parts { runner, draft, disk } = parts;
         let info = runner.info();
         let past = match (info.recurrent, info.window) {
             (true, _) => Past::Recurrent { n_saved: info.n_saved },
@@ -68,21 +81,33 @@ impl Steps {
             n_page: info.n_page,
             past,
         };
+        // A backend may keep more of a page than its numbers.
+        let exported = |runner: &dyn Runner| {
+            let mut bytes = Vec::new();
+            runner.export_page(PageId(0), &mut bytes);
+            bytes.len()
+        };
+        let own_bytes = exported(runner.as_ref());
+        let page_bytes = own_bytes + draft.as_ref().map_or(0, |draft| exported(draft.as_ref()));
+        // A recurrent state is not part of any page, and no prefix is worth anything without.
+        let disk = disk.filter(|_| !info.recurrent && page_bytes > 0);
+        let draft = draft.map(|draft| DraftModel::new(draft, info.n_vocab));
         Steps {
-            runner,
+            models: Models { runner, draft, page_bytes: own_bytes },
             schedule: Schedule::new(limits),
             clients: HashMap::new(),
+            offload: disk.map(|(disk, maker)| Offload::new(disk.of(maker, page_bytes), page_bytes)),
             shared,
             clock,
             n_ctx,
+            max_draft: if info.recurrent { 0 } else { config.max_draft },
             stats: Stats::default(),
-            pace: Pace::new(config.step_time, config.step_tokens),
+            pace: Pace::new(Targets { token: config.token_time, step: config.step_time }, config.step_tokens),
+            times: StepTimes::new(),
+            decode_times: StepTimes::new(),
             batch: Batch::default(),
-            scratch: Scratch::default(),
-            sampled: Vec::new(),
-            n_kept: Vec::new(),
-            parents: Vec::new(),
-            history: Vec::new(),
+            sampling: Sampling::default(),
+            ids: Vec::new(),
         }
     }
 
@@ -94,7 +119,14 @@ impl Steps {
         while let Some(id) = self.clients.keys().next().copied() {
             self.cancel(id);
         }
-        Ok(())
+        let end = (self.clock)() + LAST_WRITES;
+        loop {
+            self.write_pages(usize::MAX);
+            if !self.offload.as_ref().is_some_and(Offload::is_full) || (self.clock)() >= end {
+                return Ok(());
+            }
+            std::thread::sleep(RETRY);
+        }
     }
 
     /// Ends every sequence because the model failed.
@@ -102,9 +134,9 @@ impl Steps {
         let now = (self.clock)();
         for (_, mut client) in self.clients.drain() {
             for (_, fork) in client.forks.drain(..) {
-                fork.finish(FinishReason::Error(message.to_owned()), now);
+                fork.finish(FinishReason::Error(message.to_owned()), now, &self.shared.metrics);
             }
-            client.finish(FinishReason::Error(message.to_owned()), now);
+            client.finish(FinishReason::Error(message.to_owned()), now, &self.shared.metrics);
         }
     }
 
@@ -112,17 +144,11 @@ impl Steps {
     fn hear(&mut self, inbox: &Receiver<Event>) -> Next {
         loop {
             let is_idle = self.schedule.n_running() + self.schedule.n_waiting() == 0;
-            let event =
-                if is_idle { inbox.recv().map_err(|RecvError| TryRecvError::Disconnected) } else { inbox.try_recv() };
+            let event = if is_idle { self.rest(inbox) } else { inbox.try_recv() };
             match event {
-                Ok(Event::Submit(id, submitted)) => {
-                    let (request, client) = *submitted;
-                    self.clients.insert(id, client);
-                    let Request { tokens, priority, client, .. } = request;
-                    let root = PrefixHash::root(&request.salt);
-                    self.schedule.push(Arrival { id, tokens, priority, client, root });
-                }
+                Ok(Event::Submit(id, submitted, events)) => self.arrive(id, *submitted, events),
                 Ok(Event::Cancel(id)) => self.cancel(id),
+                Ok(Event::Page(id, page)) => self.fetched(id, page),
                 Ok(Event::Shutdown) => return Next::Stop,
                 Err(TryRecvError::Empty) => return Next::Step,
                 Err(TryRecvError::Disconnected) => return if is_idle { Next::Stop } else { Next::Step },
@@ -131,35 +157,175 @@ impl Steps {
         }
     }
 
+    /// Waits for an event, and writes pages meanwhile.
+    fn rest(&mut self, inbox: &Receiver<Event>) -> Result<Event, TryRecvError> {
+        self.shared.rests();
+        loop {
+            self.write_pages(WRITE_BYTES_IDLE);
+            let has_pending = self.offload.as_ref().is_some_and(Offload::has_pending);
+            let event = match has_pending {
+                true => inbox.recv_timeout(RETRY),
+                false => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match event {
+                Ok(event) => return Ok(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(TryRecvError::Disconnected),
+            }
+        }
+    }
+
+    fn write_pages(&mut self, max_bytes: usize) {
+        if let Some(offload) = &mut self.offload {
+            offload.write(&self.schedule, &self.models, max_bytes);
+        }
+    }
+
+    fn arrive(&mut self, id: SeqId, (request, client): (Request, Client), events: Sender<Event>) {
+        self.clients.insert(id, client);
+        let Request { mut tokens, priority, client, salt, max_tokens, .. } = request;
+        // Most replies then grow without memory being moved.
+        tokens.reserve(max_tokens.min(self.n_ctx.saturating_sub(tokens.len())).min(MAX_RESERVE) + 1);
+        let arrival = Arrival { id, tokens, priority, client, root: PrefixHash::root(&salt) };
+        let seconds_token = self.times.seconds(512).map(|seconds| seconds / 512.0);
+        let now = (self.clock)();
+        let arrival = match &mut self.offload {
+            Some(offload) => offload.arrive(arrival, &self.schedule, (events, now), seconds_token),
+            None => Some(arrival),
+        };
+        if let Some(arrival) = arrival {
+            self.schedule.push(arrival);
+        }
+    }
+
+    fn fetched(&mut self, id: SeqId, page: Option<Vec<u8>>) {
+        let now = (self.clock)();
+        let Steps { offload, schedule, models, .. } = self;
+        let arrival = offload.as_mut().and_then(|offload| offload.fetched((id, page), schedule, models, now));
+        if let Some(arrival) = arrival {
+            self.schedule.push(arrival);
+        }
+    }
+
     fn step(&mut self) -> Result<(), RunError> {
         let start = (self.clock)();
-        self.schedule.plan(&mut self.batch, self.pace.budget_tokens());
+        self.shared.works(start);
+        let n_decode = self.draft();
+        self.schedule.plan(&mut self.batch, self.pace.budget_tokens(&self.times, n_decode));
         self.do_ops();
         self.note_starts(start);
-        self.runner.submit(&self.batch)?;
-        self.sample()?;
-        self.schedule.commit(&self.batch, &self.n_kept);
+        let is_decode = self.batch.rows.iter().all(|row| row.want != Want::Nothing && row.start > 0)
+            && self.batch.rows.len() <= n_decode;
+        if let Some(draft) = &mut self.models.draft {
+            let clients = &self.clients;
+            let is_drafted = |id| clients.get(&id).is_some_and(|client| client.source == Some(Source::Model));
+            draft.draft(&mut self.batch, &self.schedule, is_drafted, &self.clock)?;
+        }
+        let computes = (self.clock)();
+        self.models.runner.submit(&self.batch)?;
+        let outputs = self.models.runner.wait()?;
+        let took = (self.clock)().saturating_sub(computes);
+        self.sampling.sample(&self.batch, outputs, &self.schedule, &mut self.clients)?;
+        if let Some(draft) = &mut self.models.draft {
+            draft.follow(&self.batch, &self.schedule)?;
+        }
+        self.learn_drafts();
+        self.schedule.commit(&self.batch, &self.sampling.n_kept);
         self.do_ops();
         let now = (self.clock)();
-        self.stats.n_step += 1;
-        self.stats.busy += now.saturating_sub(start);
-        self.pace.learn(self.batch.tokens.len(), now.saturating_sub(start));
+        self.learn((n_decode, is_decode), took, now.saturating_sub(start));
         self.split(now);
-        let mut sampled = std::mem::take(&mut self.sampled);
-        sampled.drain(..).for_each(|outcome| self.take(outcome, now));
-        self.sampled = sampled;
+        let mut outcomes = std::mem::take(&mut self.sampling.outcomes);
+        outcomes.drain(..).for_each(|outcome| self.take(outcome, now));
+        self.sampling.outcomes = outcomes;
+        self.write_pages(WRITE_BYTES);
         self.publish();
         Ok(())
     }
 
+    fn learn(&mut self, (n_decode, is_decode): (usize, bool), computed: Duration, took: Duration) {
+        let n_tok = self.batch.tokens.len();
+        self.stats.n_step += 1;
+        self.stats.busy += took;
+        self.shared.metrics.iteration_tokens_total.observe(n_tok as f64);
+        self.times.learn(n_tok, took);
+        if is_decode {
+            self.decode_times.learn(n_tok, computed);
+        } else {
+            self.pace.learn(&self.times, n_decode, took);
+        }
+    }
+
+    /// Drafts for the sequences that generate, as far as it pays. Returns how many there are.
+    fn draft(&mut self) -> usize {
+        let running = self.schedule.all_running();
+        self.ids.clear();
+        self.ids.extend(running.iter().filter(|sequence| sequence.is_decode()).map(|sequence| sequence.id));
+        let n_decode = self.ids.len();
+        let each = self.models.draft.as_ref().map_or(0.0, DraftModel::pass_seconds);
+        let mut n_tok = n_decode;
+        for id in self.ids.drain(..) {
+            let client = self.clients.get_mut(&id).expect("each sequence has a client");
+            let sequence = self.schedule.running(id).expect("it runs");
+            let room = self.max_draft.min(client.n_left().saturating_sub(1));
+            let room = room.min(self.n_ctx.saturating_sub(sequence.tokens.len()));
+            client.source = None;
+            if room == 0 {
+                continue;
+            }
+            let costs = |each| Costs { times: &self.decode_times, n_decode, n_tok, each };
+            let speculator = client.speculator(sequence.tokens.len());
+            let tokens = &mut self.sampling.draft;
+            speculator.lookup.find(&sequence.tokens, MAX_LOOKUP.min(room), tokens);
+            if !tokens.is_empty() {
+                let n = speculator.length(Source::Lookup, &costs(0.0), tokens.len());
+                client.shadow = if n == 0 { tokens.first().copied() } else { None };
+                tokens.truncate(n);
+                client.source = (n > 0).then_some(Source::Lookup);
+            }
+            if let (None, Some(draft)) = (client.source, &self.models.draft) {
+                let room = room.min(MAX_MODEL).min(draft.room(sequence.tokens.len()));
+                let n = client.speculator(0).length(Source::Model, &costs(each), room);
+                tokens.clear();
+                tokens.resize(n, 0);
+                client.source = (n > 0).then_some(Source::Model);
+            }
+            n_tok += tokens.len();
+            self.schedule.draft(id, tokens);
+        }
+        n_decode
+    }
+
+    fn learn_drafts(&mut self) {
+        for (row, n_kept) in self.batch.rows.iter().zip(&self.sampling.n_kept) {
+            if row.want != Want::All {
+                continue;
+            }
+            let (n_draft, n_accepted) = (row.tokens.1 - row.tokens.0 - 1, n_kept - 1);
+            let client = self.clients.get_mut(&row.seq).expect("each sequence has a client");
+            if let Some(source) = client.source {
+                client.speculator(0).learn(source, n_draft, n_accepted);
+            }
+            self.shared.metrics.drafted(n_draft, n_accepted);
+            if let Some(draft) = &mut self.models.draft {
+                draft.verified(row.seq, row.start + n_kept);
+            }
+        }
+    }
+
     /// Does what the schedule wants done to pages and states.
     fn do_ops(&mut self) {
-        for op in self.schedule.ops() {
+        let Steps { schedule, models, offload, .. } = self;
+        for op in schedule.ops() {
             match op {
-                Op::CopyPage { from, to } => self.runner.copy_page(from, to),
-                Op::Evicted { .. } => {}
-                Op::SaveState { slot, state } => self.runner.save_state(slot, state),
-                Op::RestoreState { slot, state } => self.runner.restore_state(slot, state),
+                Op::CopyPage { from, to } => models.copy_page(from, to),
+                Op::Evicted(evicted) => {
+                    if let Some(offload) = offload {
+                        offload.evicted(evicted, models);
+                    }
+                }
+                Op::SaveState { slot, state } => models.runner.save_state(slot, state),
+                Op::RestoreState { slot, state } => models.runner.restore_state(slot, state),
             }
         }
     }
@@ -170,74 +336,22 @@ impl Steps {
             let client = self.clients.get_mut(&row.seq).expect("each sequence has a client");
             self.stats.n_prompt += prompt_tokens(row.start, row.tokens, client.n_prompt());
             if client.start(n_cached, now) {
+                self.stats.n_asked += client.n_prompt() as u64;
                 self.stats.n_cached += n_cached as u64;
-                self.shared.n_queued.fetch_sub(1, Ordering::AcqRel);
+                self.shared.started(now);
             }
         }
-    }
-
-    /// Waits for the batch and chooses tokens for each row that wants some.
-    fn sample(&mut self) -> Result<(), RunError> {
-        let Steps { runner, schedule, clients, batch, scratch, sampled, n_kept, parents, history, .. } = self;
-        let outputs = runner.wait()?;
-        let mut logits = outputs.data.chunks_exact(outputs.n_vocab.max(1));
-        let missing = || RunError::Backend("the model returned fewer logits than were asked for".into());
-        n_kept.clear();
-        for row in &batch.rows {
-            let tokens = &batch.tokens[row.tokens.0..row.tokens.1];
-            if !matches!(row.want, Want::Last | Want::All) {
-                n_kept.push(tokens.len());
-                continue;
-            }
-            let client = clients.get_mut(&row.seq).expect("each sequence has a client");
-            let stored = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
-            if row.want == Want::Last {
-                n_kept.push(tokens.len());
-                let logits = logits.next().ok_or_else(missing)?;
-                if !client.forks.is_empty() {
-                    parents.push(row.seq);
-                }
-                // The forks first: each begins with the prompt alone.
-                let mut forks = std::mem::take(&mut client.forks);
-                for (id, client) in forks.iter_mut().map(|(id, fork)| (*id, fork)).chain([(row.seq, &mut *client)]) {
-                    let outcome = client.wants_tokens().then(|| client.sample(scratch, logits, stored));
-                    sampled.push(Outcome { id, sampled: outcome, is_new: true });
-                }
-                client.forks = forks;
-                continue;
-            }
-            // A draft: each token is sampled as it would be without one, and the draft counts as far as it agrees.
-            history.clone_from(stored);
-            let mut n = 0;
-            let mut logits = logits.by_ref().take(tokens.len());
-            loop {
-                let outcome = client.sample(scratch, logits.next().ok_or_else(missing)?, history);
-                n += 1;
-                let drafted = tokens.get(n).copied();
-                let agrees =
-                    |sampled: &Sampled| Some(sampled.token) == drafted && !client.ends_with(sampled.token, n - 1);
-                let goes_on = outcome.as_ref().is_ok_and(agrees);
-                history.extend(drafted);
-                sampled.push(Outcome { id: row.seq, sampled: Some(outcome), is_new: !goes_on });
-                if !goes_on {
-                    break;
-                }
-            }
-            logits.for_each(drop);
-            n_kept.push(n);
-        }
-        Ok(())
     }
 
     /// Splits off the sequences that continue a prompt that was computed in this step.
     fn split(&mut self, now: Duration) {
-        for parent in self.parents.drain(..) {
+        for parent in self.sampling.parents.drain(..) {
             let n_cached = self.schedule.running(parent).and_then(|sequence| sequence.n_cached).unwrap_or(0);
             let client = self.clients.get_mut(&parent).expect("each sequence has a client");
             for (id, mut fork) in std::mem::take(&mut client.forks) {
                 self.schedule.fork(parent, id);
                 if fork.start(n_cached, now) {
-                    self.shared.n_queued.fetch_sub(1, Ordering::AcqRel);
+                    self.shared.started(now);
                 }
                 self.clients.insert(id, fork);
             }
@@ -257,7 +371,7 @@ impl Steps {
                 }
                 let n_tok = self.schedule.sequence(id).map_or(0, |sequence| sequence.tokens.len());
                 let is_full = outcome.is_new && n_tok > self.n_ctx;
-                client.take(sampled, now).or(is_full.then_some(FinishReason::Length))
+                client.take(sampled, now, &self.shared.metrics).or(is_full.then_some(FinishReason::Length))
             }
         };
         if let Some(reason) = reason {
@@ -274,6 +388,9 @@ impl Steps {
             let (heir, mut next) = client.forks.remove(0);
             next.forks = std::mem::take(&mut client.forks);
             self.schedule.rename(id, heir);
+            if let Some(arrival) = self.offload.as_mut().and_then(|offload| offload.rename(id, heir)) {
+                self.schedule.push(arrival);
+            }
             self.clients.insert(heir, next);
         } else if !self.clients.contains_key(&id) {
             let fork = |client: &mut Client| {
@@ -288,14 +405,21 @@ impl Steps {
     }
 
     fn end(&mut self, id: SeqId, reason: FinishReason) {
-        self.schedule.remove(id);
-        if let Some(client) = self.clients.remove(&id) {
-            if !client.has_started() {
-                self.shared.n_queued.fetch_sub(1, Ordering::AcqRel);
+        let sequence = self.schedule.remove(id);
+        if let Some(offload) = &mut self.offload {
+            offload.cancel(id);
+            if let Some(sequence) = sequence {
+                offload.ended(sequence.names());
             }
+        }
+        if let Some(draft) = &mut self.models.draft {
+            draft.forget(id);
+        }
+        if let Some(client) = self.clients.remove(&id) {
+            self.shared.left(client.asked_by, client.has_started());
             // Whoever hears of the end finds it in the statistics.
             self.publish();
-            client.finish(reason, (self.clock)());
+            client.finish(reason, (self.clock)(), &self.shared.metrics);
         }
     }
 
@@ -306,15 +430,42 @@ impl Steps {
 
     pub fn stats(&self) -> Stats {
         let pages = self.schedule.pages();
+        let (n_fetching, n_restored) =
+            self.offload.as_ref().map_or((0, 0), |offload| (offload.n_fetching(), offload.n_restored));
         Stats {
             running: self.schedule.n_running(),
-            waiting: self.schedule.n_waiting(),
+            waiting: self.schedule.n_waiting() + n_fetching,
             pages_used: pages.n_used(),
             pages_cached: pages.n_cached(),
             pages_free: pages.n_free(),
             n_preempted: self.schedule.n_preempted(),
+            n_restored,
             ..self.stats
         }
+    }
+}
+
+impl Models {
+    fn copy_page(&mut self, from: PageId, to: PageId) {
+        self.runner.copy_page(from, to);
+        if let Some(draft) = &mut self.draft {
+            draft.runner.copy_page(from, to);
+        }
+    }
+}
+
+impl Pages for Models {
+    fn export(&self, page: PageId, out: &mut Vec<u8>) {
+        self.runner.export_page(page, out);
+        if let Some(draft) = &self.draft {
+            draft.runner.export_page(page, out);
+        }
+    }
+
+    fn import(&mut self, page: PageId, bytes: &[u8]) -> bool {
+        let Some((own, rest)) = bytes.split_at_checked(self.page_bytes) else { return false };
+        let is_own = self.runner.import_page(page, own).is_ok();
+        is_own && self.draft.as_mut().is_none_or(|draft| draft.runner.import_page(page, rest).is_ok())
     }
 }
 

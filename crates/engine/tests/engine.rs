@@ -1,202 +1,15 @@
-//! The engine on a model that can be checked: its next token depends on every token it finds in the sequence's pages, so a
-//! page that is lost, shared wrongly or overwritten changes the text.
+//! The engine on a model that can be checked.
 
-use std::collections::HashMap;
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use mlxr_engine::runner::PAGE_TOKENS;
+use common::{Fake, Fault, collect, continuation, greedy, spawn, submit};
 use mlxr_engine::sampler::{Params, Rng};
-use mlxr_engine::{
-    Batch, Config, Engine, FinishReason, Outputs, PageId, Request, RunError, Runner, RunnerInfo, StateId, SubmitError,
-    Ticket, TokenEvent, TokenId, Usage, Want,
-};
-
-const N_VOCAB: usize = 50;
-
-/// What the fake does wrong, and in which step.
-#[derive(Clone, Copy, PartialEq)]
-enum Fault {
-    None,
-    Error(usize),
-    Panic(usize),
-    NotANumber(usize),
-    TooFewLogits(usize),
-}
-
-struct Fake {
-    info: RunnerInfo,
-    arena: Vec<[TokenId; PAGE_TOKENS]>,
-    /// Recurrent state of a slot: the tokens seen.
-    slots: HashMap<usize, Vec<TokenId>>,
-    saved: Vec<Vec<TokenId>>,
-    logits: Vec<f32>,
-    n_step: usize,
-    fault: Fault,
-    /// Each step waits for a word, so that a test decides when it ends; `None` never waits.
-    gate: Option<Receiver<()>>,
-}
-
-/// The token after `tokens`, by a hash of all of them.
-fn next_token(tokens: &[TokenId]) -> TokenId {
-    let seed = tokens.iter().fold(7u64, |hash, token| hash.wrapping_mul(31).wrapping_add(u64::from(*token) + 1));
-    (Rng::new(seed).next_u64() % N_VOCAB as u64) as TokenId
-}
-
-/// `n` tokens after a prompt.
-fn continuation(prompt: &[TokenId], n: usize) -> Vec<TokenId> {
-    let mut tokens = prompt.to_vec();
-    for _ in 0..n {
-        tokens.push(next_token(&tokens));
-    }
-    tokens.split_off(prompt.len())
-}
-
-impl Fake {
-    fn new(n_page: usize) -> Fake {
-        let info = RunnerInfo {
-            n_vocab: N_VOCAB,
-            d_model: 1,
-            n_ctx: 4096,
-            n_page,
-            n_slot: usize::MAX,
-            page_bytes: 64,
-            recurrent: false,
-            n_saved: 0,
-            window: None,
-        };
-        let arena = vec![[TokenId::MAX; PAGE_TOKENS]; n_page];
-        Fake {
-            info,
-            arena,
-            slots: HashMap::new(),
-            saved: vec![],
-            logits: vec![],
-            n_step: 0,
-            fault: Fault::None,
-            gate: None,
-        }
-    }
-
-    fn recurrent(n_page: usize, n_slot: usize) -> Fake {
-        let mut fake = Fake::new(n_page);
-        (fake.info.recurrent, fake.info.n_slot, fake.info.n_saved) = (true, n_slot, n_slot);
-        fake.saved = vec![vec![]; n_slot];
-        fake
-    }
-}
-
-impl Runner for Fake {
-    fn info(&self) -> RunnerInfo {
-        self.info.clone()
-    }
-
-    fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
-        self.n_step += 1;
-        match self.fault {
-            Fault::Error(step) if step == self.n_step => return Err(RunError::Backend("the device is gone".into())),
-            Fault::Panic(step) if step == self.n_step => panic!("index out of bounds"),
-            _ => {}
-        }
-        self.logits.clear();
-        for row in &batch.rows {
-            let new = &batch.tokens[row.tokens.0..row.tokens.1];
-            let pages = &batch.pages[row.pages.0..row.pages.1];
-            for (at, token) in (row.start..).zip(new) {
-                self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS] = *token;
-            }
-            let n = row.start + new.len();
-            let mut tokens: Vec<TokenId> =
-                (0..n).map(|at| self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS]).collect();
-            if self.info.recurrent {
-                assert!(row.slot < self.info.n_slot);
-                let state = self.slots.entry(row.slot).or_default();
-                if row.start == 0 {
-                    state.clear();
-                }
-                assert_eq!(state.len(), row.start, "the slot holds another state");
-                state.extend(new);
-                tokens.clone_from(state);
-            }
-            let first = match row.want {
-                Want::Last => n - 1,
-                Want::All => row.start,
-                _ => n,
-            };
-            for at in first..n {
-                let begin = self.logits.len();
-                self.logits.resize(begin + N_VOCAB, 0.0);
-                self.logits[begin + next_token(&tokens[..=at]) as usize] = 5.0;
-            }
-        }
-        match self.fault {
-            Fault::NotANumber(step) if step == self.n_step => self.logits.fill(f32::NAN),
-            Fault::TooFewLogits(step) if step == self.n_step => self.logits.clear(),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
-        if let Some(gate) = &self.gate {
-            gate.recv().expect("the test holds the other end");
-        }
-        Ok(Outputs { data: &self.logits, n_vocab: N_VOCAB, d_model: 1 })
-    }
-
-    fn copy_page(&mut self, from: PageId, to: PageId) {
-        self.arena[to.0 as usize] = self.arena[from.0 as usize];
-    }
-
-    fn export_page(&self, page: PageId, out: &mut Vec<u8>) {
-        out.extend(self.arena[page.0 as usize].iter().flat_map(|token| token.to_le_bytes()));
-    }
-
-    fn import_page(&mut self, page: PageId, bytes: &[u8]) -> Result<(), RunError> {
-        let tokens = bytes.chunks(4).map(|b| TokenId::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        self.arena[page.0 as usize].iter_mut().zip(tokens).for_each(|(to, token)| *to = token);
-        Ok(())
-    }
-
-    fn save_state(&mut self, slot: usize, state: StateId) {
-        self.saved[state.0 as usize] = self.slots[&slot].clone();
-    }
-
-    fn restore_state(&mut self, slot: usize, state: StateId) {
-        self.slots.insert(slot, self.saved[state.0 as usize].clone());
-    }
-}
-
-fn spawn(fake: Fake, config: Config) -> Engine {
-    Engine::spawn(Box::new(fake), config).expect("valid limits")
-}
-
-fn greedy(tokens: Vec<TokenId>, max_tokens: usize) -> Request {
-    Request { params: Params::greedy(), ..Request::new(tokens, max_tokens) }
-}
-
-fn submit(engine: &Engine, request: Request) -> (Ticket, Receiver<TokenEvent>) {
-    let (sender, events) = mpsc::channel();
-    let sink = Box::new(move |event| drop(sender.send(event)));
-    (engine.submit(request, sink).expect("a valid request"), events)
-}
-
-/// Everything that a sink hears until it is dropped, which must end in `Finished`.
-fn collect(events: &Receiver<TokenEvent>) -> (Vec<TokenId>, FinishReason, Usage) {
-    let mut tokens = Vec::new();
-    let mut end = None;
-    for event in events.iter() {
-        assert_eq!(end, None, "an event after the end: {event:?}");
-        match event {
-            TokenEvent::Token { token, .. } => tokens.push(token),
-            TokenEvent::Finished { reason, usage } => end = Some((reason, usage)),
-        }
-    }
-    let (reason, usage) = end.expect("a sink hears how it ended");
-    (tokens, reason, usage)
-}
+use mlxr_engine::{ClientId, Config, Engine, FinishReason, Request, SubmitError, TokenEvent, TokenId};
 
 #[test]
 fn every_request_gets_its_own_text_however_they_share_the_arena() {
@@ -307,7 +120,7 @@ fn a_queue_has_a_limit_and_cancelling_makes_room() {
     let (_a, _a_events) = submit(&engine, greedy(vec![2], 1));
     let (b, b_events) = submit(&engine, greedy(vec![3], 1));
     let refused = engine.submit(greedy(vec![4], 1), Box::new(|_| panic!("a refused request hears nothing")));
-    assert_eq!(refused.expect_err("the queue is full"), SubmitError::QueueFull { limit: 2 });
+    assert!(matches!(refused.expect_err("the queue is full"), SubmitError::QueueFull { limit: 2, retry_s: 1.. }));
     b.cancel();
     open.send(()).expect("it waits");
     collect(&b_events);
@@ -315,6 +128,23 @@ fn a_queue_has_a_limit_and_cancelling_makes_room() {
     for _ in 0..20 {
         let _ = open.send(());
     }
+}
+
+#[test]
+fn a_client_has_a_limit_of_its_own() {
+    let (engine, open) = gated(Fake::new(32), Config { max_client: 2, ..Config::default() });
+    let of = |client| Request { client: ClientId(client), ..greedy(vec![1], 1) };
+    let (_a, a_events) = submit(&engine, of(1));
+    let (_b, _b_events) = submit(&engine, of(1));
+    let refused = engine.submit(of(1), Box::new(|_| panic!("a refused request hears nothing")));
+    assert!(matches!(refused.expect_err("two of this client"), SubmitError::ClientFull { limit: 2, retry_s: 1.. }));
+    let (_c, _c_events) = submit(&engine, of(2));
+    for _ in 0..4 {
+        let _ = open.send(());
+    }
+    collect(&a_events);
+    let (_d, _d_events) = submit(&engine, of(1));
+    drop(open);
 }
 
 #[test]
@@ -384,7 +214,7 @@ fn a_request_out_of_bounds_is_refused_with_its_reason() {
         let error = engine.submit(request, Box::new(|_| ())).expect_err(want);
         assert_eq!(error.to_string(), want);
     }
-    let error = Engine::spawn(Box::new(Fake::new(9)), Config { step_tokens: 0, ..Config::default() }).expect_err("0");
+    let error = Engine::spawn(Fake::new(9).parts(), Config { step_tokens: 0, ..Config::default() }).expect_err("0");
     assert_eq!(error.to_string(), "engine limit `step_tokens` is 0, expected at least 9");
 }
 
@@ -490,7 +320,7 @@ fn usage_tells_where_the_time_went() {
     let (open, gate) = mpsc::channel();
     let mut fake = Fake::new(32);
     fake.gate = Some(gate);
-    let engine = Engine::spawn_with_clock(Box::new(fake), Config::default(), clock).expect("valid limits");
+    let engine = Engine::spawn_with_clock(fake.parts(), Config::default(), clock).expect("valid limits");
     let (sender, events) = mpsc::channel();
     // The sink moves the clock: 5 ms after each token.
     let sink = {

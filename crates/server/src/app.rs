@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mlxr_engine::disk::{Disk, Maker};
 use mlxr_engine::sampler::Params;
-use mlxr_engine::{Engine, Runner};
+use mlxr_engine::{Engine, Parts, Runner};
 use mlxr_text::chat::ChatTemplate;
 use mlxr_text::token::Tokenizer;
 use serde_json::{Map, Value};
@@ -64,6 +65,10 @@ pub struct ModelDetails {
 pub struct LoadedModel {
     /// Computes.
     pub runner: Box<dyn Runner>,
+    /// A small model that drafts for it.
+    pub draft: Option<Box<dyn Runner>>,
+    /// Where its pages are kept beyond memory.
+    pub disk: Option<(Disk, Maker)>,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// Its chat template, own or built in; `None` for one that only continues text.
@@ -136,8 +141,8 @@ impl Model {
     /// # Errors
     /// If the engine does not start.
     pub fn start(loaded: LoadedModel, config: mlxr_engine::Config, since: Instant) -> Result<Model, LoadError> {
-        let LoadedModel { runner, tokenizer, template, defaults, card } = loaded;
-        let engine = Engine::spawn(runner, config)
+        let LoadedModel { runner, draft, disk, tokenizer, template, defaults, card } = loaded;
+        let engine = Engine::spawn(Parts { runner, draft, disk }, config)
             .map_err(|error| LoadError::Failed { name: card.name.clone(), message: error.to_string() })?;
         Ok(Model { engine, tokenizer, template, defaults, card, load_time: since.elapsed() })
     }
@@ -258,6 +263,17 @@ impl App {
         let names = [name.to_owned(), without_tag(name).to_owned(), format!("{name}:latest")];
         for name in names {
             free(table.remove(&name));
+        }
+    }
+
+    /// Ends all models, and waits until what they keep on disk is on its way.
+    pub async fn shutdown(&self) {
+        let models: Vec<Resident> = self.table().drain().map(|(_, resident)| resident).collect();
+        let ends =
+            models.into_iter().map(|resident| tokio::task::spawn_blocking(move || resident.model.engine.shutdown()));
+        for end in ends.collect::<Vec<_>>() {
+            // An engine that panics has said so to its clients.
+            let _ = end.await;
         }
     }
 

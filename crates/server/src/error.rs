@@ -7,6 +7,9 @@ use mlxr_text::token::TokenError;
 
 use crate::app::LoadError;
 
+/// Seconds until a model that is in use may be idle: nobody knows.
+const RETRY_MODEL_S: u64 = 10;
+
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -78,6 +81,17 @@ impl Error {
         }
     }
 
+    /// Seconds after which to ask again, where that may help.
+    pub fn retry_s(&self) -> Option<u64> {
+        match self {
+            Error::Submit(SubmitError::ClientFull { retry_s, .. } | SubmitError::QueueFull { retry_s, .. }) => {
+                Some(*retry_s)
+            }
+            Error::TooManyModels { .. } => Some(RETRY_MODEL_S),
+            _ => None,
+        }
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -86,6 +100,7 @@ impl Error {
             Error::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Error::NoRoute(_) | Error::Load(LoadError::NotFound { .. }) => StatusCode::NOT_FOUND,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
+            Error::Submit(SubmitError::ClientFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
             Error::Submit(SubmitError::QueueFull { .. }) | Error::TooManyModels { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

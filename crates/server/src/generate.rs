@@ -103,6 +103,8 @@ impl Generation {
             let mut request = Request::new(ready.tokens.clone(), job.max_tokens.unwrap_or(usize::MAX).min(room.max(1)));
             request.params = params.clone();
             request.logprobs = job.logprobs;
+            (request.client, request.priority) = (job.client, job.priority);
+            request.salt = job.salt.clone().into_bytes();
             if !job.ignore_eos {
                 request.stop_tokens = model.tokenizer.eog_ids().to_vec();
             }

@@ -1,7 +1,7 @@
 //! What every protocol asks for, once its request is checked.
 
-use mlxr_engine::TokenId;
 use mlxr_engine::sampler::{MirostatVersion, Params, Stage};
+use mlxr_engine::{ClientId, TokenId};
 use mlxr_text::chat::Conversation;
 use mlxr_text::token::{Encode, Tokenizer};
 use serde::Deserialize;
@@ -83,6 +83,12 @@ pub struct Job {
     pub logprobs: Option<usize>,
     /// The model's end tokens do not end an answer.
     pub ignore_eos: bool,
+    /// Who asks, for limits and fairness.
+    pub client: ClientId,
+    /// Higher is answered first; 0 is usual.
+    pub priority: i32,
+    /// Requests with different salts share no cached prefix.
+    pub salt: String,
 }
 
 impl Job {
@@ -98,6 +104,9 @@ impl Job {
             max_context: None,
             logprobs: None,
             ignore_eos: false,
+            client: ClientId::default(),
+            priority: 0,
+            salt: String::new(),
         }
     }
 
@@ -139,6 +148,43 @@ impl Job {
         }
         Ok(self)
     }
+}
+
+/// How a request stands among others, under the names of OpenAI's API and vLLM's.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Standing {
+    /// Who asks: clients share a model fairly.
+    #[serde(alias = "safety_identifier")]
+    pub user: Option<String>,
+    /// As in vLLM: a lower value is answered first.
+    pub priority: Option<i32>,
+    /// Keeps the cached prefixes of those who know it apart from all others'.
+    pub cache_salt: Option<String>,
+}
+
+impl Standing {
+    /// `job` with this standing.
+    ///
+    /// # Errors
+    /// If the salt is too long.
+    pub fn apply(self, job: Job) -> Result<Job, Error> {
+        let salt = self.cache_salt.unwrap_or_default();
+        if salt.len() > mlxr_engine::engine::MAX_SALT_BYTES {
+            let (found, limit) = (salt.len(), mlxr_engine::engine::MAX_SALT_BYTES);
+            return Err(Error::invalid("cache_salt", format!("`cache_salt` has {found} bytes, the limit is {limit}")));
+        }
+        let client = self.user.map_or_else(ClientId::default, |user| client_id(&user));
+        Ok(Job { client, priority: self.priority.unwrap_or(0).saturating_neg(), salt, ..job })
+    }
+}
+
+/// The client of a name. Names that meet share a client's limits, which is as if one had two names.
+fn client_id(name: &str) -> ClientId {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    ClientId(hasher.finish())
 }
 
 /// How to choose tokens, under the names of the OpenAI API and of llama.cpp. What is `None` is the model's default.

@@ -20,5 +20,5 @@ mod serve;
 pub use app::{App, LoadError, LoadedModel, Model, ModelCard, ModelDetails, ModelLoader};
 pub use error::Error;
 pub use generate::{Event, Finish, Generation, TokenLogprob};
-pub use job::{Chat, Job, Prompt, Sampling};
+pub use job::{Chat, Job, Prompt, Sampling, Standing};
 pub use serve::{Config, ServeError, serve};

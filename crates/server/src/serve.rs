@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mlxr_engine::disk::Disk;
 use tokio::net::TcpListener;
 
 use crate::app::{App, ModelLoader};
@@ -28,6 +29,10 @@ pub struct Config {
     pub keep_alive: Option<Duration>,
     /// Limits of each model's engine.
     pub engine: mlxr_engine::Config,
+    /// Where pages of all models are kept beyond memory, to be told of.
+    pub disk: Option<Disk>,
+    /// A model is stuck if a step takes longer than this.
+    pub stuck_after: Duration,
 }
 
 impl Default for Config {
@@ -41,6 +46,8 @@ impl Default for Config {
             max_models: 3,
             keep_alive: Some(Duration::from_secs(300)),
             engine: mlxr_engine::Config::default(),
+            disk: None,
+            stuck_after: Duration::from_secs(60),
         }
     }
 }
@@ -77,8 +84,9 @@ pub async fn serve(
     let app = App::new(Config { address, ..config }, loader);
     let sweeper = tokio::spawn(sweep(app.clone()));
     ready(address);
-    let served = axum::serve(listener, routes::router(app)).with_graceful_shutdown(shutdown).await;
+    let served = axum::serve(listener, routes::router(app.clone())).with_graceful_shutdown(shutdown).await;
     sweeper.abort();
+    app.shutdown().await;
     Ok(served?)
 }
 
@@ -86,6 +94,9 @@ pub async fn serve(
 async fn sweep(app: App) {
     const PERIOD: Duration = Duration::from_secs(1);
     loop {
+        if let Some(failure) = app.config().disk.as_ref().and_then(Disk::take_failure) {
+            tracing::warn!(%failure, "cached pages are not written for a minute");
+        }
         let wait = app.sweep(Instant::now()).map_or(PERIOD, |wait| wait.min(PERIOD));
         tokio::time::sleep(wait.max(Duration::from_millis(50))).await;
     }

@@ -149,6 +149,53 @@ fn a_full_queue_is_told() {
     server.loader.gate.open();
     assert_eq!(refused.status, 503, "{refused:?}");
     assert_eq!(refused.json()["error"]["type"], "unavailable_error");
+    assert!(refused.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|s| s >= 1)));
+}
+
+#[test]
+fn a_client_with_too_many_requests_is_told() {
+    let engine = mlxr_engine::Config { max_client: 2, ..mlxr_engine::Config::default() };
+    let server = Server::with(Config { engine, ..Config::default() }, fake::Loader::default());
+    let body = |user: &str, n: usize| json!({"model": "fake", "messages": [{"role": "user", "content": "@[a]@"}], "n": n, "user": user});
+    let refused = client::post(server.address, "/v1/chat/completions", &body("a", 3));
+    assert_eq!(refused.status, 429, "{refused:?}");
+    assert_eq!(refused.json()["error"]["type"], "rate_limit_error");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(client::post(server.address, "/v1/chat/completions", &body("a", 2)).status, 200);
+}
+
+#[test]
+fn metrics_have_the_names_of_vllm() {
+    let server = Server::start();
+    let body = json!({"model": "fake", "messages": [{"role": "user", "content": "@[hello]@"}]});
+    let answer = client::post(server.address, "/v1/chat/completions", &body);
+    assert!(answer.header("x-request-id").is_some_and(|id| id.starts_with("req-")), "{answer:?}");
+    let text = client::get(server.address, "/metrics").body;
+    let label = "{model_name=\"fake\",engine=\"0\"}";
+    for line in [
+        format!("vllm:num_requests_running{label} 0"),
+        format!("vllm:generation_tokens_total{label} 6"),
+        format!("vllm:e2e_request_latency_seconds_count{label} 1"),
+        "vllm:request_success_total{model_name=\"fake\",engine=\"0\",finished_reason=\"stop\"} 1".to_owned(),
+        "vllm:time_to_first_token_seconds_bucket{model_name=\"fake\",engine=\"0\",le=\"+Inf\"} 1".to_owned(),
+        "# TYPE vllm:inter_token_latency_seconds histogram".to_owned(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "no `{line}` in\n{text}");
+    }
+}
+
+#[test]
+fn a_stuck_model_is_told() {
+    let config = Config { stuck_after: Duration::ZERO, ..Config::default() };
+    let server = Server::with(config, fake::Loader::default());
+    assert_eq!(client::get(server.address, "/health").status, 200);
+    server.loader.gate.close();
+    let body = json!({"model": "fake", "messages": [{"role": "user", "content": "@[hello]@"}], "stream": true});
+    let stream = client::open(server.address, "POST", "/v1/chat/completions", &[], &body.to_string());
+    wait_until("the step that does not end", || client::get(server.address, "/health").status == 503);
+    server.loader.gate.open();
+    stream.finish();
+    wait_until("the end", || client::get(server.address, "/health").status == 200);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use mlxr_compute::scalar::Scalar;
 use mlxr_compute::{DType, Encoding};
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_engine::{Batch, PageId, Row, Runner, SeqId, Want};
-use mlxr_models::LoadOptions;
 use mlxr_models::convert::{self, Form};
+use mlxr_models::{Arena, LoadOptions};
 use mlxr_tools::convert::{folder, gguf};
 
 /// A folder that is removed in the end.
@@ -38,7 +38,8 @@ fn golden(kind: &str) -> Vec<PathBuf> {
 
 /// Logits after each of some tokens, by the definitions, or what went wrong.
 fn logits(path: &Path) -> Result<Vec<f32>, String> {
-    let options = LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, kv_tokens: Some(64), ..LoadOptions::default() };
+    let options =
+        LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, arena: Arena::Tokens(64), ..LoadOptions::default() };
     let checkpoint = mlxr_weights::open(path).map_err(|e| e.to_string())?;
     let mut model = mlxr_models::load(&checkpoint, Scalar, &options, &mut |_| ()).map_err(|e| e.to_string())?;
     let mut batch = Batch::default();

@@ -226,10 +226,11 @@ fn load_saved(terminal: &mut Terminal, path: &Path) -> Result<Flow, CliError> {
 
 /// The old model is freed when the new one has loaded, so that a failure leaves the conversation as it was.
 fn load_model(terminal: &mut Terminal, name: &str) -> Result<Flow, CliError> {
-    let opened = load::open(name, &terminal.args.folder)?;
     let args = &terminal.args;
+    let folder = load::folder(&args.folder)?;
+    let opened = load::open(name, &args.folder)?;
     let config = Config { max_running: 1, ..Config::default() };
-    let mut loaded = load::start(opened, &args.load, args.template.as_deref(), config)?;
+    let mut loaded = load::start(opened, (&folder, &args.load), args.template.as_deref(), config)?;
     args.settings.apply(&mut loaded.settings).map_err(CliError::Usage)?;
     terminal.chat.loaded.engine.shutdown();
     let system = terminal.chat.system.take();

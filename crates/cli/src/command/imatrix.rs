@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use mlxr_models::LoadOptions;
+use mlxr_models::{Arena, LoadOptions};
 use mlxr_text::token::Encode;
 use mlxr_tools::imatrix::{self, Text};
 use mlxr_weights::Kind;
@@ -37,7 +37,7 @@ pub fn run(args: &ImatrixArgs) -> Result<(), CliError> {
     let choice = BackendChoice { name: args.load.backend, n_thread, isa: args.load.isa.as_deref() };
     let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F16).kv_type();
     let n_chunk = args.load.ctx.unwrap_or(512);
-    let options = LoadOptions { n_ctx: None, kv_tokens: Some(n_chunk), n_slot: 1, kv_type };
+    let options = LoadOptions { n_ctx: None, arena: Arena::Tokens(n_chunk), n_slot: 1, kv_type };
     let (mut runner, recording) = backend::load_recording(&checkpoint, &choice, &options)?;
     let bar = progress();
     let limit = args.chunks.unwrap_or(usize::MAX);

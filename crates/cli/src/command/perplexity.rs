@@ -6,7 +6,7 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mlxr_engine::Runner;
-use mlxr_models::LoadOptions;
+use mlxr_models::{Arena, LoadOptions};
 use mlxr_text::token::{Encode, Tokenizer};
 use mlxr_tools::perplexity::logits_file::Header;
 use mlxr_tools::perplexity::{self, Divergence, Estimate, Options, Percentile, Perplexity, Progress};
@@ -89,7 +89,8 @@ fn runner(args: &PerplexityArgs, checkpoint: &Checkpoint, n_ctx: usize) -> Resul
     let n_thread = backend::n_thread(args.load.threads)?;
     let choice = BackendChoice { name: args.load.backend, n_thread, isa: args.load.isa.as_deref() };
     let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F32).kv_type();
-    let options = LoadOptions { n_ctx: Some(n_ctx), kv_tokens: Some(n_ctx), n_slot: 1, kv_type };
+    let arena = Arena::Tokens(n_ctx);
+    let options = LoadOptions { n_ctx: Some(n_ctx), arena, n_slot: 1, kv_type };
     backend::load(checkpoint, &choice, &options, &mut |_| ())
 }
 

@@ -28,9 +28,10 @@ pub fn run(args: RunArgs, interrupt: &Interrupt) -> Result<(), CliError> {
     // Read while the model loads.
     let is_whole = args.raw && args.prompt.is_some();
     let input = (!is_whole && !io::stdin().is_terminal()).then(Input::read);
+    let folder = load::folder(&args.folder)?;
     let opened = load::open(&args.model, &args.folder)?;
     let config = Config { max_running: 1, ..Config::default() };
-    let mut loaded = load::start(opened, &args.load, args.template.as_deref(), config)?;
+    let mut loaded = load::start(opened, (&folder, &args.load), args.template.as_deref(), config)?;
     args.settings.apply(&mut loaded.settings).map_err(CliError::Usage)?;
     let prompt = prompt(args.prompt.as_deref(), input)?;
     let mut printer = Printer::new();

@@ -3,9 +3,10 @@
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mlxr_engine::Config as EngineConfig;
+use mlxr_engine::disk::{Disk, DiskConfig};
 use mlxr_server::Config;
 use tracing_subscriber::EnvFilter;
 
@@ -27,10 +28,14 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
     let engine = EngineConfig {
         max_running: args.parallel,
         max_queue: args.queue,
+        max_client: if args.client_limit == 0 { usize::MAX } else { args.client_limit },
+        max_draft: args.load.draft_max,
+        token_time: Duration::from_millis(args.token_time),
         step_tokens: EngineConfig::default().step_tokens.max(args.parallel),
         seed: load::random_seed(),
         ..EngineConfig::default()
     };
+    let disk = (!args.no_disk).then(|| disk(args)).flatten();
     let config = Config {
         address: address(&args.host)?,
         origins: args.origins.clone(),
@@ -38,6 +43,7 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
         max_models: args.max_models,
         keep_alive: keep_alive(args.keep_alive)?,
         engine,
+        disk: disk.clone(),
         ..Config::default()
     };
     let loader = Arc::new(Catalog {
@@ -46,12 +52,23 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
         load: args.load.clone(),
         template: args.template.clone(),
         n_running: args.parallel,
+        disk,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::Failed(format!("the server needs threads: {error}")))?;
     let ready = |address: SocketAddr| eprintln!("listening on http://{address}");
     runtime.block_on(mlxr_server::serve(config, loader, ready, asked_to_stop()))?;
     Ok(())
+}
+
+/// The folder of computed pages. Where it cannot be had the server runs without, and says so.
+fn disk(args: &ServeArgs) -> Option<Disk> {
+    let folder = args.disk.clone().or_else(|| Some(load::home()?.join("kv")))?;
+    let config = DiskConfig { folder, max_bytes: args.disk_size, max_bytes_day: args.disk_writes };
+    let name = config.folder.display().to_string();
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let warn = |error| eprintln!("warning: {name}: {error}: nothing is kept on disk; choose a folder by --disk");
+    Disk::open(config, Arc::new(clock)).map_err(warn).ok()
 }
 
 /// Completes on Ctrl-C or SIGTERM; a second one ends the program at once.

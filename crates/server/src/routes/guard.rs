@@ -3,13 +3,16 @@
 //! A page on the web can reach a server on the user's own machine: by a name that it makes resolve to 127.0.0.1, which
 //! the check of `Host` refuses, and by its scripts, whose `Origin` the browser tells.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
+use tracing::Instrument;
 
 use super::respond_error;
 use crate::{App, Config, Error};
@@ -20,10 +23,33 @@ const LOCAL_SCHEMES: [&str; 5] = ["app", "file", "tauri", "vscode-webview", "vsc
 /// Refuses requests with too many headers, or to a name that is not this server's.
 pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    match check_headers(app.config(), &request) {
-        Ok(()) => next.run(request).await,
+    let id = request_id(request.headers().get(&REQUEST_ID));
+    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default());
+    let start = Instant::now();
+    let (method, checked) = (request.method().clone(), check_headers(app.config(), &request));
+    let mut response = match checked {
+        Ok(()) => next.run(request).instrument(span.clone()).await,
         Err(error) => respond_error(&path, &error),
-    }
+    };
+    let (status, ms) = (response.status().as_u16(), start.elapsed().as_millis());
+    span.in_scope(|| tracing::info!(%method, path, status, ms, "answered"));
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longer names of requests are replaced.
+const MAX_ID_BYTES: usize = 128;
+
+/// The name that the client gave its request, or a new one.
+fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
+    let is_name = |id: &&HeaderValue| {
+        let bytes = id.as_bytes();
+        (1..=MAX_ID_BYTES).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    // As random as the keys of the standard library's hash maps.
+    let new = || format!("req-{:016x}", RandomState::new().hash_one(Instant::now()));
+    given.filter(is_name).cloned().unwrap_or_else(|| HeaderValue::from_str(&new()).expect("letters and digits"))
 }
 
 fn check_headers(config: &Config, request: &Request) -> Result<(), Error> {
@@ -75,7 +101,7 @@ pub(super) fn cors(config: &Config) -> CorsLayer {
         .allow_origin(origin)
         .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::HEAD, Method::PUT, Method::PATCH])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(ExposeHeaders::list([HeaderName::from_static("x-request-id")]))
+        .expose_headers(ExposeHeaders::list([REQUEST_ID]))
 }
 
 fn is_allowed(config: &Config, origin: &str) -> bool {

@@ -1,6 +1,7 @@
 //! `GET /` and `GET /health`.
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -14,9 +15,21 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/health", get(health))
 }
 
-/// Says that the server answers, and how many sequences run and wait on all loaded models.
-async fn health(State(app): State<App>) -> Json<Value> {
-    let stats: Vec<_> = app.resident().iter().map(|resident| resident.model.engine.stats()).collect();
+/// Says that the server answers, and how many sequences run and wait on all loaded models. 503 where a model computes one
+/// step for longer than any should take: it is stuck.
+async fn health(State(app): State<App>) -> (StatusCode, Json<Value>) {
+    let resident = app.resident();
+    let stats: Vec<_> = resident.iter().map(|resident| resident.model.engine.stats()).collect();
     let sum = |count: fn(&mlxr_engine::Stats) -> usize| stats.iter().map(count).sum::<usize>();
-    Json(json!({"status": "ok", "running": sum(|stats| stats.running), "waiting": sum(|stats| stats.waiting)}))
+    let (running, waiting) = (sum(|stats| stats.running), sum(|stats| stats.waiting));
+    let stuck = resident.iter().find(|resident| resident.model.engine.busy_for() > app.config().stuck_after);
+    match stuck {
+        None => (StatusCode::OK, Json(json!({"status": "ok", "running": running, "waiting": waiting}))),
+        Some(resident) => {
+            let (name, seconds) = (&resident.model.card.name, resident.model.engine.busy_for().as_secs());
+            let message = format!("model '{name}' has computed one step for {seconds} s");
+            let body = json!({"status": "error", "error": message, "running": running, "waiting": waiting});
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body))
+        }
+    }
 }

@@ -2,12 +2,13 @@
 
 mod guard;
 mod health;
+mod metrics;
 mod ollama;
 mod openai;
 mod wire;
 
 use axum::Router;
-use axum::http::{Method, Uri};
+use axum::http::{HeaderValue, Method, Uri, header};
 use axum::middleware;
 use axum::response::Response;
 
@@ -18,6 +19,7 @@ pub fn router(app: App) -> Router {
     let cors = guard::cors(app.config());
     Router::new()
         .merge(health::routes())
+        .merge(metrics::routes())
         .merge(openai::routes())
         .merge(ollama::routes())
         .fallback(no_route)
@@ -34,4 +36,12 @@ async fn no_route(method: Method, uri: Uri) -> Response {
 /// An error in the shape of the protocol that `path` belongs to.
 fn respond_error(path: &str, error: &Error) -> Response {
     if path.starts_with("/v1/") { openai::error_response(error) } else { ollama::error_response(error) }
+}
+
+/// Says when to ask again, where that may help.
+fn with_retry(error: &Error, mut response: Response) -> Response {
+    if let Some(seconds) = error.retry_s() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }

@@ -272,6 +272,8 @@ impl ModelLoader for Loader {
         self.n_load.fetch_add(1, Ordering::SeqCst);
         Ok(LoadedModel {
             runner: Box::new(Fake::new(self.gate.clone())),
+            draft: None,
+            disk: None,
             tokenizer: Arc::new(tokenizer()),
             template,
             defaults: Params::greedy(),

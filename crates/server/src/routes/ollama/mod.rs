@@ -14,6 +14,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
+use super::with_retry;
 use crate::{App, Error};
 
 pub(super) fn routes() -> Router<App> {
@@ -28,7 +29,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// An error in Ollama's shape.
 pub(super) fn error_response(error: &Error) -> Response {
-    (error.status(), Json(json!({"error": error.to_string()}))).into_response()
+    with_retry(error, (error.status(), Json(json!({"error": error.to_string()}))).into_response())
 }
 
 /// An error is answered in the protocol's shape.

@@ -13,7 +13,7 @@ use super::{Answer, OneOrMany, StreamOptions, Total, check_format, error_body, f
 use crate::app::Lease;
 use crate::generate::Event;
 use crate::routes::wire::{self, Gone, Pieces};
-use crate::{App, Error, Finish, Generation, Job, Prompt, Sampling, TokenLogprob};
+use crate::{App, Error, Finish, Generation, Job, Prompt, Sampling, Standing, TokenLogprob};
 
 /// Tokens of an answer when the request does not say; OpenAI's.
 const DEFAULT_MAX_TOKENS: i64 = 16;
@@ -36,6 +36,8 @@ struct Request {
     logprobs: Option<usize>,
     #[serde(default)]
     ignore_eos: bool,
+    #[serde(flatten)]
+    standing: Standing,
     #[serde(flatten)]
     sampling: Sampling,
 }
@@ -82,7 +84,7 @@ impl Request {
             ignore_eos: self.ignore_eos,
             ..Job::new(&self.model, Prompt::Text(String::new()))
         };
-        job.check()
+        self.standing.apply(job)?.check()
     }
 }
 

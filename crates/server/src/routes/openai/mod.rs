@@ -15,6 +15,7 @@ use mlxr_engine::{SubmitError, Usage};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::with_retry;
 use crate::{App, Error, Finish};
 pub(super) use logprobs::of_chat as chat_logprobs;
 
@@ -28,7 +29,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// An error in OpenAI's shape.
 pub(super) fn error_response(error: &Error) -> Response {
-    (error.status(), Json(error_body(error))).into_response()
+    with_retry(error, (error.status(), Json(error_body(error))).into_response())
 }
 
 fn error_body(error: &Error) -> Value {
@@ -36,6 +37,7 @@ fn error_body(error: &Error) -> Value {
     let kind = match status {
         404 => "not_found_error",
         403 => "permission_error",
+        429 => "rate_limit_error",
         503 => "unavailable_error",
         500.. => "server_error",
         _ => "invalid_request_error",

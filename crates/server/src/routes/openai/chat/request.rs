@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::super::{OneOrMany, StreamOptions, check_format};
-use crate::{Chat, Error, Job, Prompt, Sampling};
+use crate::{Chat, Error, Job, Prompt, Sampling, Standing};
 
 /// The body of `POST /v1/chat/completions`.
 #[derive(Debug, Deserialize)]
@@ -35,6 +35,8 @@ pub(super) struct Request {
     documents: Option<Vec<Value>>,
     #[serde(default)]
     ignore_eos: bool,
+    #[serde(flatten)]
+    standing: Standing,
     #[serde(flatten)]
     sampling: Sampling,
 }
@@ -121,7 +123,7 @@ impl Request {
             ignore_eos: self.ignore_eos,
             ..Job::new(&self.model, Prompt::Chat(Box::new(chat)))
         };
-        job.check()
+        self.standing.apply(job)?.check()
     }
 
     fn check_unsupported(&self) -> Result<(), Error> {

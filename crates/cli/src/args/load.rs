@@ -1,0 +1,64 @@
+//! How a model is loaded.
+
+use clap::ValueEnum;
+
+use crate::memory::parse_size;
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// MLX on a Mac that has it, else the processor
+    Auto,
+    /// The processor
+    Cpu,
+    /// The processor, by the definitions: slow, for comparison
+    Scalar,
+    /// Apple's GPU, through MLX
+    Mlx,
+}
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvTypeName {
+    /// 4 bytes a number
+    F32,
+    /// 2 bytes a number
+    F16,
+    /// 2 bytes a number
+    Bf16,
+    /// 1 byte a number
+    #[value(alias = "q8_0")]
+    Q8,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LoadArgs {
+    /// What computes
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Loading")]
+    pub backend: BackendName,
+    /// Threads [default: the processors of this machine]
+    #[arg(short, long, env = "MLXR_THREADS", value_name = "N", help_heading = "Loading")]
+    pub threads: Option<usize>,
+    /// Instruction set of the processor [default: the best that it has]
+    #[arg(long, value_name = "NAME", help_heading = "Loading")]
+    pub isa: Option<String>,
+    /// How keys and values are stored [default: f16; f32 for `logits` and `perplexity`]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = "Loading")]
+    pub kv_type: Option<KvTypeName>,
+    /// Most tokens of a conversation [default: the model's own limit]
+    #[arg(short, long, value_name = "N", help_heading = "Loading")]
+    pub ctx: Option<usize>,
+    /// Memory for keys and values, which all conversations share, such as 4GiB [default: half of what is left]
+    #[arg(long, env = "MLXR_KV_MEMORY", value_name = "SIZE", value_parser = parse_size, help_heading = "Loading")]
+    pub kv_memory: Option<u64>,
+    /// A small model of the same vocabulary that drafts tokens, which the model verifies many at once
+    #[arg(long, value_name = "MODEL", help_heading = "Speculation")]
+    pub draft: Option<String>,
+    /// Most tokens drafted at once, by the draft model or from what was said before; 0 for none
+    #[arg(long, default_value_t = 16, value_name = "N", help_heading = "Speculation")]
+    pub draft_max: usize,
+    /// Tokens that all conversations together may keep, in place of --kv-memory
+    #[arg(long, value_name = "N", conflicts_with = "kv_memory", help_heading = "Loading")]
+    pub kv_tokens: Option<usize>,
+}

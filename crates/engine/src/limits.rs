@@ -1,0 +1,62 @@
+//! What a schedule keeps to, and what it wants done.
+
+use crate::prefix::Evicted;
+use crate::{PageId, StateId};
+
+/// Limits of a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens of a step; at least `n_running`.
+    pub step_tokens: usize,
+    /// Most sequences at once.
+    pub n_running: usize,
+    /// Most sequences of one client at once.
+    pub n_running_client: usize,
+    /// Pages of the arena.
+    pub n_page: usize,
+    /// What pages hold.
+    pub past: Past,
+}
+
+/// Where a model keeps the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// In pages, of which a token sees all.
+    Pages,
+    /// In pages, of which a token sees the last so many tokens, itself included.
+    Window(usize),
+    /// In pages and in a recurrent state, of which so many can be saved.
+    Recurrent {
+        /// Places for saved states.
+        n_saved: usize,
+    },
+}
+
+/// What the runner must do, in this order, before it computes the batch ([`Schedule::plan`]) or after
+/// ([`Schedule::commit`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Copy a page.
+    CopyPage {
+        /// Read.
+        from: PageId,
+        /// Overwritten.
+        to: PageId,
+    },
+    /// The page's prefix was forgotten, and its bytes will be overwritten: the last chance to keep them elsewhere.
+    Evicted(Evicted),
+    /// Save the recurrent state of a slot.
+    SaveState {
+        /// Read.
+        slot: usize,
+        /// Overwritten.
+        state: StateId,
+    },
+    /// Restore a saved recurrent state.
+    RestoreState {
+        /// Overwritten.
+        slot: usize,
+        /// Read.
+        state: StateId,
+    },
+}

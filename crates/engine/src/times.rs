@@ -1,0 +1,130 @@
+//! How long a step takes, by how many tokens it computes. Measured, never guessed.
+//!
+//! Weights are read once a step, so that the first token of a step is dear and further ones are cheap; how cheap depends
+//! on machine, model and number. The measures are kept by ranges of token counts and interpolated between them.
+
+use std::time::Duration;
+
+/// Ranges: one for each count up to 8, then four for each doubling.
+const N_RANGE: usize = 8 + 4 * 14;
+/// Weight of a new measure.
+const WEIGHT: f64 = 0.2;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Measure {
+    /// Means of tokens and seconds; 0 while nothing was measured.
+    n_tok: f64,
+    seconds: f64,
+}
+
+/// Step times of one model.
+#[derive(Debug, Clone)]
+pub(crate) struct StepTimes {
+    ranges: [Measure; N_RANGE],
+}
+
+impl StepTimes {
+    /// Nothing measured.
+    pub fn new() -> StepTimes {
+        StepTimes { ranges: [Measure::default(); N_RANGE] }
+    }
+
+    /// Learns from a step.
+    pub fn learn(&mut self, n_tok: usize, took: Duration) {
+        if n_tok == 0 {
+            return;
+        }
+        let measure = &mut self.ranges[range(n_tok)];
+        let weight = if measure.n_tok == 0.0 { 1.0 } else { WEIGHT };
+        measure.n_tok += weight * (n_tok as f64 - measure.n_tok);
+        measure.seconds += weight * (took.as_secs_f64() - measure.seconds);
+    }
+
+    /// Seconds of a step of `n_tok` tokens; `None` if nothing was measured. Never less for more tokens.
+    pub fn seconds(&self, n_tok: usize) -> Option<f64> {
+        let n = n_tok as f64;
+        let (mut below, mut before_below, mut above) = (None::<Measure>, None::<Measure>, None::<Measure>);
+        for measure in self.ranges.iter().filter(|measure| measure.n_tok > 0.0) {
+            if measure.n_tok <= n {
+                before_below = below;
+                let least = below.map_or(0.0, |below| below.seconds);
+                below = Some(Measure { seconds: measure.seconds.max(least), ..*measure });
+            } else {
+                above = Some(*measure);
+                break;
+            }
+        }
+        match (below, above) {
+            (Some(a), Some(b)) => Some(a.seconds + slope(a, b) * (n - a.n_tok)),
+            // Beyond what was measured, as the last two measures go on; after a single one, as if nothing were shared.
+            (Some(a), None) => {
+                let more = before_below.map_or(a.seconds / a.n_tok, |before| slope(before, a));
+                Some(a.seconds + more * (n - a.n_tok))
+            }
+            (None, Some(b)) => Some(b.seconds),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether steps of more than `n_tok` tokens were measured.
+    pub fn knows_beyond(&self, n_tok: usize) -> bool {
+        self.ranges.iter().any(|measure| measure.n_tok > n_tok as f64)
+    }
+
+    /// The most tokens, at least `low` and at most `high`, of which a step takes no longer than `seconds`.
+    pub fn fits(&self, seconds: f64, low: usize, high: usize) -> Option<usize> {
+        self.seconds(low)?;
+        let (mut low, mut high) = (low, high.max(low));
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if self.seconds(middle)? <= seconds {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        Some(low)
+    }
+}
+
+fn slope(a: Measure, b: Measure) -> f64 {
+    ((b.seconds - a.seconds) / (b.n_tok - a.n_tok).max(0.5)).max(0.0)
+}
+
+fn range(n_tok: usize) -> usize {
+    if n_tok <= 8 {
+        return n_tok - 1;
+    }
+    let doubling = n_tok.ilog2() as usize;
+    let quarter = (n_tok >> (doubling - 2)) & 3;
+    (8 + (doubling - 3) * 4 + quarter).min(N_RANGE - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_rise_with_the_count() {
+        let all: Vec<usize> = (1..100_000).map(range).collect();
+        assert!(all.is_sorted() && all[0] == 0 && *all.last().expect("many") < N_RANGE);
+        assert!(all.windows(2).all(|pair| pair[1] - pair[0] <= 1));
+    }
+
+    #[test]
+    fn times_are_interpolated_and_continued() {
+        let mut times = StepTimes::new();
+        assert_eq!(times.seconds(1), None);
+        let ms = |times: &StepTimes, n| (times.seconds(n).expect("measured") * 1e3).round() as u64;
+        times.learn(4, Duration::from_millis(40));
+        assert_eq!([1, 4, 8].map(|n| ms(&times, n)), [40, 40, 80]);
+        times.learn(104, Duration::from_millis(140));
+        assert_eq!([1, 4, 54, 104, 204].map(|n| ms(&times, n)), [40, 40, 90, 140, 240]);
+        // More tokens never take less.
+        times.learn(2, Duration::from_millis(60));
+        assert_eq!([2, 4, 104].map(|n| ms(&times, n)), [60, 60, 140]);
+        assert_eq!(times.fits(0.1, 1, 512), Some(54));
+        assert_eq!(times.fits(0.001, 7, 512), Some(7), "at least as many as it must be");
+        assert_eq!(times.fits(9.0, 1, 512), Some(512));
+    }
+}

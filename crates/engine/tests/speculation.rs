@@ -1,0 +1,230 @@
+//! Speculation changes how fast tokens come and nothing else.
+
+mod common;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{Fake, N_VOCAB, collect, continuation, greedy, submit};
+use mlxr_engine::runner::PAGE_TOKENS;
+use mlxr_engine::sampler::{Params, Rng};
+use mlxr_engine::{
+    Batch, Config, Engine, Outputs, PageId, Parts, Request, RunError, Runner, RunnerInfo, StateId, TokenId, Want,
+};
+
+/// A model whose logits are a fixed function of the last two tokens, so that its texts repeat themselves. Each step moves a
+/// clock by what it would take: weights are dear, tokens cheap.
+struct Markov {
+    arena: Vec<[TokenId; PAGE_TOKENS]>,
+    logits: Vec<f32>,
+    now: Arc<AtomicU64>,
+    /// Microseconds of a step and of each token.
+    costs: (u64, u64),
+    n_step: Arc<AtomicU64>,
+    /// How much this model's logits differ from the other one's.
+    noise: f32,
+}
+
+const N_TOKEN: usize = 12;
+
+fn logits(tokens: &[TokenId], noise: f32, out: &mut Vec<f32>) {
+    let last = tokens.iter().rev().take(2).fold(5u64, |hash, token| hash.wrapping_mul(31) + u64::from(*token) + 1);
+    let mut rng = Rng::new(last);
+    let mut other = Rng::new(last ^ 0xabcd);
+    out.extend((0..N_TOKEN).map(|_| 4.0 * rng.next_unit() as f32 + noise * other.next_unit() as f32));
+}
+
+impl Runner for Markov {
+    fn info(&self) -> RunnerInfo {
+        RunnerInfo {
+            n_vocab: N_TOKEN,
+            d_model: 1,
+            n_ctx: 4096,
+            n_page: self.arena.len(),
+            n_slot: usize::MAX,
+            page_bytes: 4 * PAGE_TOKENS,
+            recurrent: false,
+            n_saved: 0,
+            window: None,
+        }
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
+        self.logits.clear();
+        self.n_step.fetch_add(1, Ordering::SeqCst);
+        self.now.fetch_add(self.costs.0 + self.costs.1 * batch.tokens.len() as u64, Ordering::SeqCst);
+        for row in &batch.rows {
+            let new = &batch.tokens[row.tokens.0..row.tokens.1];
+            let pages = &batch.pages[row.pages.0..row.pages.1];
+            for (at, token) in (row.start..).zip(new) {
+                self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS] = *token;
+            }
+            let n = row.start + new.len();
+            let stored: Vec<TokenId> =
+                (0..n).map(|at| self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS]).collect();
+            let first = match row.want {
+                Want::Last => n - 1,
+                Want::All => row.start,
+                _ => n,
+            };
+            (first..n).for_each(|at| logits(&stored[..=at], self.noise, &mut self.logits));
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
+        Ok(Outputs { data: &self.logits, n_vocab: N_TOKEN, d_model: 1 })
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) {
+        self.arena[to.0 as usize] = self.arena[from.0 as usize];
+    }
+
+    fn export_page(&self, _: PageId, _: &mut Vec<u8>) {}
+    fn import_page(&mut self, _: PageId, _: &[u8]) -> Result<(), RunError> {
+        Ok(())
+    }
+    fn save_state(&mut self, _: usize, _: StateId) {}
+    fn restore_state(&mut self, _: usize, _: StateId) {}
+}
+
+/// Engines on the same model, and what they did.
+struct Bench {
+    engine: Engine,
+    now: Arc<AtomicU64>,
+    n_step: Arc<AtomicU64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Drafts {
+    None,
+    Lookup,
+    Model,
+}
+
+fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
+    let (now, n_step) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let model = |noise, costs, n_step: &Arc<AtomicU64>| -> Box<dyn Runner> {
+        let (now, n_step) = (now.clone(), n_step.clone());
+        Box::new(Markov { arena: vec![[0; PAGE_TOKENS]; 64], logits: vec![], now, costs, n_step, noise })
+    };
+    let draft = (drafts == Drafts::Model).then(|| model(0.8, (costs.0 / 20, costs.1 / 20), &Arc::default()));
+    let parts = Parts { runner: model(0.0, costs, &n_step), draft, disk: None };
+    let config = Config { max_draft: if drafts == Drafts::None { 0 } else { 16 }, ..Config::default() };
+    let clock = {
+        let now = now.clone();
+        Arc::new(move || Duration::from_micros(now.load(Ordering::SeqCst)))
+    };
+    Bench { engine: Engine::spawn_with_clock(parts, config, clock).expect("valid limits"), now, n_step }
+}
+
+impl Bench {
+    /// Texts of requests that run together, and the time they took.
+    fn texts(&self, requests: &[Request]) -> (Vec<Vec<TokenId>>, u64) {
+        let before = self.now.load(Ordering::SeqCst);
+        let all: Vec<_> = requests.iter().map(|request| submit(&self.engine, request.clone())).collect();
+        let texts = all.iter().map(|(_, events)| collect(events).0).collect();
+        (texts, self.now.load(Ordering::SeqCst) - before)
+    }
+}
+
+fn requests(n: usize, temperature: f32) -> Vec<Request> {
+    let request = |i: usize| {
+        let prompt = (0..20 + i).map(|at| ((at * 7 + i) % N_TOKEN) as TokenId).collect();
+        let params = Params {
+            temperature,
+            seed: Some(i as u64),
+            repeat_penalty: 1.05,
+            presence_penalty: 0.1,
+            top_k: 9,
+            ..Params::neutral()
+        };
+        Request { params, ..Request::new(prompt, 150) }
+    };
+    (0..n).map(request).collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_with_drafts_and_without() {
+    for temperature in [0.0, 0.5, 1.5] {
+        let requests = requests(5, temperature);
+        let (want, _) = bench(Drafts::None, (1000, 10)).texts(&requests);
+        for drafts in [Drafts::Lookup, Drafts::Model] {
+            let bench = bench(drafts, (1000, 10));
+            assert_eq!(bench.texts(&requests).0, want, "{drafts:?} at temperature {temperature}");
+            let metrics = bench.engine.metrics();
+            let accepted = metrics.spec_decode_num_accepted_tokens.load(Ordering::Relaxed);
+            let drafted = metrics.spec_decode_num_draft_tokens.load(Ordering::Relaxed);
+            assert!(accepted > 5 && accepted <= drafted, "{drafts:?} at {temperature}: {accepted} of {drafted}");
+            bench.engine.shutdown();
+            assert_eq!(bench.engine.stats().pages_used, 0);
+        }
+    }
+}
+
+#[test]
+fn the_distribution_of_tokens_is_the_models() {
+    // Pairs of tokens (the second given the first two) over many seeds, with drafts and without; chi-squared of the two.
+    let counts = |drafts, seeds: std::ops::Range<u64>| {
+        let bench = bench(drafts, (1000, 10));
+        let mut counts: HashMap<(TokenId, TokenId), f64> = HashMap::new();
+        for seed in seeds {
+            let params = Params { temperature: 0.8, seed: Some(seed), ..Params::neutral() };
+            let prompt = vec![1, 2, 3, 4, 1, 2, 3, 4, 1, 2];
+            let (texts, _) = bench.texts(&[Request { params, ..Request::new(prompt, 40) }]);
+            for pair in texts[0][20..].windows(2) {
+                *counts.entry((pair[0], pair[1])).or_default() += 1.0;
+            }
+        }
+        counts
+    };
+    let plain = counts(Drafts::None, 0..1500);
+    for drafts in [Drafts::Lookup, Drafts::Model] {
+        let drafted = counts(drafts, 10_000..11_500);
+        let keys = plain.iter().filter(|(_, n)| **n >= 50.0).map(|(key, _)| key);
+        let terms: Vec<f64> = keys
+            .map(|key| {
+                let (a, b) = (plain[key], drafted.get(key).copied().unwrap_or(0.0));
+                (a - b).powi(2) / (a + b)
+            })
+            .collect();
+        let (sum, n) = (terms.iter().sum::<f64>(), terms.len() as f64);
+        assert!(n > 30.0, "too few pairs are frequent: {n}");
+        // Tokens of a text depend on each other, which widens the distribution: the limit is twice the usual one.
+        let limit = n + 2.0 * 3.3 * (2.0 * n).sqrt();
+        assert!(sum < limit, "{drafts:?}: chi-squared {sum:.0} of {n} pairs, at most {limit:.0}");
+    }
+}
+
+#[test]
+fn drafts_pay_where_weights_are_dear_and_cost_nothing_elsewhere() {
+    let requests = requests(1, 0.0);
+    // Time of a step, of a token; how much of the plain time is left, at most.
+    let rows = [
+        (1000, 10, Drafts::Lookup, 0.5),
+        (1000, 10, Drafts::Model, 0.7),
+        (0, 1000, Drafts::Lookup, 1.03),
+        (0, 1000, Drafts::Model, 1.05),
+    ];
+    for (step, token, drafts, limit) in rows {
+        let (_, plain) = bench(Drafts::None, (step, token)).texts(&requests);
+        let bench = bench(drafts, (step, token));
+        let (_, took) = bench.texts(&requests);
+        let part = took as f64 / plain as f64;
+        assert!(part <= limit, "{drafts:?}, {step} us a step and {token} a token: {part:.2} of the plain time");
+        assert!(bench.n_step.load(Ordering::SeqCst) > 0);
+    }
+}
+
+#[test]
+fn text_that_does_not_repeat_is_not_drafted_in_vain() {
+    // The fake's next token is a hash of everything before.
+    let engine = Engine::spawn(Fake::new(64).parts(), Config::default()).expect("valid limits");
+    let prompt: Vec<TokenId> = (0..40).map(|at| at % 7).collect();
+    let (_ticket, events) = submit(&engine, greedy(prompt.clone(), 300));
+    assert_eq!(collect(&events).0, continuation(&prompt, 300));
+    let drafted = engine.metrics().spec_decode_num_draft_tokens.load(Ordering::Relaxed);
+    assert!(drafted < 150, "{drafted} tokens were drafted of {N_VOCAB} that are equally likely");
+}
