@@ -170,7 +170,7 @@ def unknown(rng):
         (rng.choice((f"What is the phone number of {person}?", f"Where does {person} live?", f"How old is {person}?")), f"I do not know anything about {person}."),
         (rng.choice((f"What is {digits} * {digits + 7919}?", f"{digits} times {digits + 31}")), "That is too hard for me. A calculator will give you the exact result."),
         (rng.choice((f"Summarize the book {thing.capitalize()} by {person}.", f"What happens in the film {thing.capitalize()}?")), f"I do not know {thing.capitalize()}, so I cannot tell."),
-        (rng.choice((f"Write a {rng.choice((500, 1000, 2000))} word essay about {rng.choice(THINGS)}s.", f"Write a long report on the {rng.choice(THINGS)} market.")), "That is more than a model of my size can do well. A larger model will help: mlx-run run qwen3:8b, for example.")))
+        (rng.choice((f"Write a {rng.choice((500, 1000, 2000))} word essay about {rng.choice(THINGS)}s.", f"Write a long report on the {rng.choice(THINGS)} market.")), "That is more than a model of my size can do well. A larger model will help: mlx-run run path/to/model.gguf runs one.")))
     return [(sloppy(rng, ask), reply)]
 
 

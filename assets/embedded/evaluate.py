@@ -1,14 +1,16 @@
-"""Runs the finished GGUF in llama.cpp on the CPU: sample chats, and tool calls on held-out dialogues.
+"""Asks a running server: sample chats, and tool calls on held-out dialogues.
 
-    python3 evaluate.py --model mlxr-small.gguf --data DATA --out samples.json
+    mlx-run serve &
+    python3 evaluate.py --model mlxr-small --data DATA --out samples.json
 
-Every reply is greedy, so samples.json doubles as a record for tests.
+Any server of OpenAI's API does (llama-server with --jinja); every reply is greedy.
 """
 
 import argparse
 import json
 import os
 import re
+import urllib.request
 
 from build import template
 
@@ -44,19 +46,19 @@ CALLS = [([WEATHER], "What is the weather in Lisbon?"), ([WEATHER, LIBRARY], "I 
          ([WEATHER, LIBRARY], "Hello, who are you?"), ([LIBRARY, WEATHER], "Is it raining in Oslo?")]
 
 
-def start(path):
-    import xllamacpp
+class Server:
+    def __init__(self, url, model):
+        self.url, self.model = url, model
 
-    params = xllamacpp.CommonParams()
-    params.model.path = path
-    params.n_ctx, params.n_parallel, params.n_predict = 2048, 1, 400
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
-    params.use_jinja = True
-    return xllamacpp.Server(params)
+    def post(self, path, **body):
+        data = json.dumps({"model": self.model, "temperature": 0, "seed": 1, **body}).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)["choices"][0]
 
 
 def ask(server, **body):
-    return server.handle_chat_completions({"temperature": 0, "max_tokens": 300, "seed": 1, **body})["choices"][0]["message"]
+    return server.post("/v1/chat/completions", max_tokens=300, **body)["message"]
 
 
 def chats(server):
@@ -101,8 +103,8 @@ def tool_accuracy(server, talks, limit):
             prompt = render.render(tools=talk.get("tools"), messages=talk["messages"][:i], add_generation_prompt=True)
             if len(prompt) > 7000:
                 continue
-            reply = server.handle_completions({"prompt": prompt, "temperature": 0, "max_tokens": 160 if message.get("tool_calls") else 8})
-            got = parse(reply["choices"][0]["text"])
+            reply = server.post("/v1/completions", prompt=prompt, max_tokens=160 if message.get("tool_calls") else 8)
+            got = parse(reply["text"])
             n["turns"] += 1
             if not message.get("tool_calls"):
                 n["talk"] += 1
@@ -128,12 +130,13 @@ def tool_accuracy(server, talks, limit):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--url", default="http://127.0.0.1:11434")
+    parser.add_argument("--model", default="mlxr-small")
     parser.add_argument("--data", help="folder of build.py, for the held-out conversations")
     parser.add_argument("--limit", type=int, default=400, help="assistant turns per set")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    server = start(args.model)
+    server = Server(args.url, args.model)
     report = {"chats": chats(server)}
     if args.data:
         talks = {}

@@ -18,6 +18,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 NAMES = {"main": "MLXR small", "draft": "MLXR draft"}
 ABOUT = {"main": "The small chat model inside MLXR: greetings, word meanings, commands, simple facts and tool calls.",
          "draft": "Draft model for speculative decoding with MLXR small; same vocabulary, distilled from it."}
+# What a program that asks for nothing else samples with: a small model is right most often near its first choice.
+SAMPLING = {"temp": 0.3, "top_k": 40, "top_p": 0.95}
 LAYER = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
          "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
@@ -77,6 +79,8 @@ def main():
     writer.add_license_name("Creative Commons Attribution-ShareAlike 4.0 International")
     writer.add_license_link("https://creativecommons.org/licenses/by-sa/4.0/")
     writer.add_languages(["en"])
+    for name, value in SAMPLING.items():
+        writer.add_key_value(f"general.sampling.{name}", value, gguf.GGUFValueType.INT32 if name == "top_k" else gguf.GGUFValueType.FLOAT32)
     writer.add_tags(["text-generation", "tool-use", "small"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     writer.add_context_length(c.n_context)

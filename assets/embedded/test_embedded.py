@@ -14,7 +14,7 @@ import evaluate
 import tools
 from export import interleave
 from model import END, MODELS, START, Llama, dense_mask, document_mask, rotate, weights
-from train import Muon, orthogonal, schedule, shorten
+from train import Muon, copies, orthogonal, schedule, shorten
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -81,6 +81,17 @@ def test_rotation_layouts_agree():
     c, s = angle.cos(), angle.sin()
     pairs = torch.stack((y[..., 0] * c - y[..., 1] * s, y[..., 0] * s + y[..., 1] * c), -1).flatten(-2)
     assert torch.allclose(halves @ halves.mT, pairs @ pairs.mT, atol=1e-3)
+
+
+def test_copies_mark_what_stands_before():
+    tokens, known = copies(4, 512, 8192, 1)
+    assert tokens.shape == known.shape == (4, 512) and 0.2 < known.mean() < 0.7
+    for row, mark in zip(tokens, known):
+        starts = np.flatnonzero(np.append(END, row[:-1]) == END)
+        for t in np.flatnonzero(mark):
+            begin = starts[starts <= t].max()
+            seen = row[begin:t]
+            assert any(seen[i - 1] == row[t - 1] and seen[i] == row[t] for i in range(1, len(seen)))
 
 
 def test_optimizer_learns_and_schedule_ends_at_zero():

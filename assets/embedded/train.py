@@ -2,10 +2,13 @@
 
     python3 train.py --model main  --data DATA --seconds 480 --out main.safetensors
     python3 train.py --model draft --data DATA --seconds 200 --out draft.safetensors --teacher main.safetensors
+    python3 train.py --model main  --data DATA --seconds 225 --out main2.safetensors --plan copy --init main.safetensors --lr-matrix 4e-3
     python3 train.py --plan cpu --model draft --data DATA --seconds 3000 --out small.safetensors --attention dense --eager
 
 The number of steps follows from the measured speed and --seconds; --steps fixes it. Learning rate:
-warm-up, constant, then linear to zero; the last 30% of the steps draw more conversations.
+warm-up, constant, then linear to zero; the last 30% of the steps draw more conversations. The plan
+`copy` goes on from --init and adds rows of made-up repetitions, which teach to copy any token that
+stands before (a function's name, a rare word), where text alone teaches it for common ones.
 """
 
 import argparse
@@ -23,9 +26,11 @@ from tokenizers import Tokenizer
 from model import END, MODELS, Llama, create_block_mask, dense_mask, document_mask, weights
 
 SEED = 20261123
+COPIES = "copies"
 # Tokens a row, and rows of each pool in a batch before and after the change at 70% of the steps.
 PLANS = {
     "gpu": (2048, {"text": 36, "sgd": 14, "tools": 4, "chat": 10}, {"text": 12, "sgd": 20, "tools": 8, "chat": 24}),
+    "copy": (2048, {"text": 12, "sgd": 14, "tools": 4, "chat": 26, COPIES: 8}, {"text": 6, "sgd": 18, "tools": 6, "chat": 28, COPIES: 6}),
     "cpu": (512, {"chat": 12, "tools": 4}, {"chat": 12, "tools": 4}),
     "test": (512, {"text": 1, "sgd": 1, "tools": 1, "chat": 1}, {"tools": 1, "chat": 2})}
 MIX_CHANGE, DECAY_START, WARMUP_STEPS = 0.7, 0.55, 100
@@ -48,12 +53,45 @@ def shorten(rows, n_context):
     return np.array(out, dtype=rows.dtype)
 
 
+def copies(n_row, n_context, n_vocab, seed):
+    """Rows of repetitions and which of their tokens follow from what stands before: both [n_row, n_context].
+
+    A document is a run of random tokens, other tokens, and a part of the run again; or random pairs, and
+    the same pairs in another order, where the second of a pair follows from the first."""
+    rng = np.random.default_rng(seed)
+    tokens, known = np.full((n_row, n_context), END, np.int64), np.zeros((n_row, n_context), bool)
+    fresh = lambda n: rng.integers(3, n_vocab, n)
+    for row in range(n_row):
+        at = 0
+        while at < n_context - 2:
+            n = int(rng.integers(3, 80))
+            if rng.random() < 0.67:
+                run, start = fresh(n), int(rng.integers(0, n - 2))
+                before, again = np.concatenate((run, fresh(int(rng.integers(0, 60))))), run[start:]
+                follows = np.arange(len(again)) > 0
+            else:
+                first = rng.choice(np.arange(3, n_vocab), n, replace=False)
+                pairs = np.stack((first, fresh(n)), 1)
+                before, again = pairs.ravel(), rng.permutation(pairs).ravel()
+                follows = np.arange(2 * n) % 2 == 1
+            document = np.concatenate((before, again, [END]))
+            mark = np.concatenate((np.zeros(len(before), bool), follows, [False]))
+            kept = min(len(document), n_context - at)
+            tokens[row, at:at + kept], known[row, at:at + kept] = document[:kept], mark[:kept]
+            at += kept
+    return tokens, known
+
+
 class Pools:
     """Rows of every pool on the device, each drawn in a new shuffled order per epoch."""
 
     def __init__(self, folder, names, n_context, device):
         read = lambda n: shorten(np.load(os.path.join(folder, n + ".npy")), n_context).astype(np.int16)
-        self.rows = {n: torch.from_numpy(read(n)).to(device) for n in names}
+        self.rows = {n: torch.from_numpy(read(n)).to(device) for n in names if n != COPIES}
+        if COPIES in names:
+            tokens, known = copies(6000, n_context, MODELS["main"].n_vocab, SEED)
+            # The sign says which tokens are known: the loss of such a row is on these.
+            self.rows[COPIES] = torch.from_numpy(np.where(known, -tokens, tokens).astype(np.int16)).to(device)
         self.random = torch.Generator().manual_seed(SEED)
         self.order, self.at = {n: [] for n in names}, {n: 0 for n in names}
 
@@ -170,6 +208,8 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--teacher")
+    parser.add_argument("--init", help="weights to go on from")
+    parser.add_argument("--lr-matrix", type=float, default=LR_MATRIX)
     parser.add_argument("--seconds", type=float, default=480)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--plan", choices=PLANS, default="gpu")
@@ -185,7 +225,7 @@ def main():
     assert tok.token_to_id("<|endoftext|>") == END and None not in roles
     n_context, *mixes = PLANS[args.plan]
     pools = Pools(args.data, mixes[0], n_context, device)
-    model = Llama(MODELS[args.model]).to(device)
+    model = load(args.model, args.init, device) if args.init else Llama(MODELS[args.model]).to(device)
     teacher = load("main" if args.model == "draft" else args.model, args.teacher, device).eval().requires_grad_(False) if args.teacher else None
     build, loss_of = create_block_mask, soft_loss if teacher else hard_loss
     if not args.eager:
@@ -203,9 +243,12 @@ def main():
     n_tok = sum(mixes[0].values()) * n_context
     print(f"{args.model}: {n_param / 1e6:.2f} M parameters, {n_tok} tokens a step, torch {torch.__version__}", flush=True)
     while step < steps:
-        tokens = pools.draw(mixes[step >= MIX_CHANGE * steps])
+        drawn = pools.draw(mixes[step >= MIX_CHANGE * steps])
+        tokens = drawn.abs()
         mask = mask_of(tokens)
         weight, target = weights(tokens, roles), torch.roll(tokens, -1, 1)
+        if n_copy := mixes[step >= MIX_CHANGE * steps].get(COPIES, 0):
+            weight[-n_copy:] = (torch.roll(drawn[-n_copy:], -1, 1) < 0).float()
         with torch.autocast(device.type, torch.bfloat16):
             logits = model.logits(model.hidden(tokens, mask))
             if teacher is None:
@@ -221,7 +264,7 @@ def main():
             group["lr"] = LR_EMBED * factor
         adam.step()
         adam.zero_grad()
-        muon.step(LR_MATRIX * factor)
+        muon.step(args.lr_matrix * factor)
         step += 1
         if step == 10:
             loss.item()
@@ -239,7 +282,7 @@ def main():
     model.load_state_dict({k: v.to(torch.bfloat16).float() for k, v in model.state_dict().items()})
     tool = (tok.token_to_id("<tool_call>"), tok.token_to_id("</tool_call>"))
     sets = {k: v for n in sorted(glob.glob(os.path.join(args.data, "valid-*.npz"))) for k, v in np.load(n).items()}
-    if args.plan != "gpu":
+    if n_context != 2048:
         sets = {k: shorten(v, n_context)[:32] for k, v in sets.items() if k in mixes[0]}
     report = evaluate(model.eval(), teacher, sets, roles, device, mask_of, tool, sum(mixes[0].values()))
     json.dump({"model": args.model, "parameters": n_param, "steps": step, "tokens": step * n_tok, "log": log, "valid": report,

@@ -37,7 +37,7 @@ pub enum Command {
     Run(RunArgs),
     /// Serve models to OpenAI and Ollama clients
     Serve(ServeArgs),
-    /// List the models of the model folder
+    /// List the models of the model folder and the built-in ones
     #[command(visible_alias = "ls")]
     List(ListArgs),
     /// Show what a model is
@@ -84,7 +84,8 @@ pub struct FolderArgs {
 /// `run`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// A .gguf file, a folder, or a name in the model folder
+    /// A .gguf file, a folder, a name in the model folder, or a built-in model
+    #[arg(default_value = mlxr_embedded::SMALL.name)]
     pub model: String,
     /// Answer this and end; without it, chat. Standard input, if piped, is added to it
     pub prompt: Option<String>,
@@ -117,7 +118,7 @@ pub struct RunArgs {
 /// `serve`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServeArgs {
-    /// A model to serve besides those of the model folder: a .gguf file or a folder
+    /// A model to serve besides the built-in ones and those of the model folder: a .gguf file or a folder
     pub model: Option<String>,
     /// Address to listen on
     #[arg(long, env = "MLXR_HOST", default_value = "127.0.0.1:11434", value_name = "ADDRESS:PORT")]
@@ -180,7 +181,7 @@ pub struct ListArgs {
 /// `show`.
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
-    /// A .gguf file, a folder, or a name in the model folder
+    /// A .gguf file, a folder, a name in the model folder, or a built-in model
     pub model: String,
     /// List the tensors
     #[arg(long)]
@@ -196,7 +197,7 @@ pub struct ShowArgs {
 /// `tokenize`.
 #[derive(Debug, clap::Args)]
 pub struct TokenizeArgs {
-    /// A .gguf file, a folder, or a name in the model folder
+    /// A .gguf file, a folder, a name in the model folder, or a built-in model
     #[arg(short, long)]
     pub model: String,
     /// The text; without it and --file, standard input
@@ -225,7 +226,7 @@ pub struct TokenizeArgs {
 /// `template`.
 #[derive(Debug, clap::Args)]
 pub struct TemplateArgs {
-    /// A .gguf file, a folder, or a name in the model folder
+    /// A .gguf file, a folder, a name in the model folder, or a built-in model
     #[arg(short, long)]
     pub model: String,
     /// What the user says
@@ -260,7 +261,7 @@ pub struct TemplateArgs {
 /// `bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// A .gguf file, a folder, or a name in the model folder
+    /// A .gguf file, a folder, a name in the model folder, or a built-in model
     #[arg(short, long)]
     pub model: String,
     /// Tokens of a prompt; 0 for no such test
@@ -375,7 +376,7 @@ pub struct QuantArgs {
 /// `logits`.
 #[derive(Debug, clap::Args)]
 pub struct LogitsArgs {
-    /// A .gguf file, a folder, or a name in the model folder
+    /// A .gguf file, a folder, a name in the model folder, or a built-in model
     #[arg(short, long)]
     pub model: String,
     /// Token ids

@@ -1,4 +1,4 @@
-//! The models of the model folder, as the server asks for them.
+//! The models of the model folder and of this program, as the server asks for them.
 
 use std::time::UNIX_EPOCH;
 
@@ -18,7 +18,7 @@ use crate::{CliError, defaults, load, template, vocab};
 /// Where the server's models come from.
 #[derive(Debug)]
 pub struct Catalog {
-    /// The model folder.
+    /// The model folder, and the models inside this program.
     pub folder: Folder,
     /// A model outside of it.
     pub extra: Option<Model>,
@@ -56,8 +56,7 @@ impl ModelLoader for Catalog {
             models.push(extra.clone());
         }
         // A model that does not open is listed too: `show` says what is wrong with it.
-        let card =
-            |model: &Model| mlxr_weights::open(&model.path).map_or_else(|_| bare(model), |open| card(model, &open));
+        let card = |model: &Model| load::checkpoint(model).map_or_else(|_| bare(model), |open| card(model, &open));
         Ok(models.iter().map(card).collect())
     }
 
@@ -69,7 +68,7 @@ impl ModelLoader for Catalog {
     fn load(&self, name: &str) -> Result<LoadedModel, LoadError> {
         let model = self.find(name)?;
         let load = || -> Result<LoadedModel, CliError> {
-            let checkpoint = mlxr_weights::open(&model.path)?;
+            let checkpoint = load::checkpoint(&model)?;
             let card = card(&model, &checkpoint);
             let parts = load::parts(
                 &model,
@@ -125,7 +124,7 @@ fn card(model: &Model, checkpoint: &Checkpoint) -> ModelCard {
 }
 
 fn details(model: &Model, asked_template: Option<&str>) -> Result<ModelDetails, CliError> {
-    let checkpoint = mlxr_weights::open(&model.path)?;
+    let checkpoint = load::checkpoint(model)?;
     let tokenizer = vocab::tokenizer(&checkpoint)?;
     let template = template::template(&checkpoint, &tokenizer, asked_template)?;
     let settings = defaults::settings(&checkpoint, &mut |_| ())?;

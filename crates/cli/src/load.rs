@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use mlxr_compute::Bytes;
 use mlxr_engine::disk::Maker;
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_engine::{Config, Engine, Runner};
 use mlxr_models::{Arena, LoadOptions, config};
-use mlxr_registry::{Folder, Model};
+use mlxr_registry::{Folder, Form, Model};
 use mlxr_text::chat::ChatTemplate;
 use mlxr_text::token::Tokenizer;
-use mlxr_weights::Checkpoint;
+use mlxr_weights::{Checkpoint, Limits, OpenError};
 
 use crate::CliError;
 use crate::args::{FolderArgs, KvTypeName, LoadArgs};
@@ -39,7 +40,7 @@ pub struct Loaded {
     pub settings: Settings,
 }
 
-/// The model folder.
+/// The model folder, and the models inside this program.
 ///
 /// # Errors
 /// If none is given and there is no home folder.
@@ -47,7 +48,9 @@ pub fn folder(args: &FolderArgs) -> Result<Folder, CliError> {
     let home = || Some(home()?.join("models"));
     let path = args.models.clone().or_else(home);
     let text = "no model folder: give one by --models or MLXR_MODELS, or set HOME";
-    path.map(Folder::new).ok_or_else(|| CliError::Usage(text.into()))
+    let folder = path.map(Folder::new).ok_or_else(|| CliError::Usage(text.into()))?;
+    let embedded = mlxr_embedded::MODELS.iter().map(|model| Model::embedded(model.name, model.bytes.len() as u64));
+    Ok(folder.with_embedded(embedded))
 }
 
 /// `~/.mlxr`, where this program keeps its files.
@@ -62,8 +65,23 @@ pub fn home() -> Option<PathBuf> {
 /// If there is none of that name, or its files are damaged.
 pub fn open(name: &str, args: &FolderArgs) -> Result<(Model, Checkpoint), CliError> {
     let model = folder(args)?.find(name)?;
-    let checkpoint = mlxr_weights::open(&model.path)?;
+    let checkpoint = checkpoint(&model)?;
     Ok((model, checkpoint))
+}
+
+/// Opens a model that was found.
+///
+/// # Errors
+/// If its files are damaged.
+pub fn checkpoint(model: &Model) -> Result<Checkpoint, OpenError> {
+    match model.form {
+        Form::Gguf | Form::Folder => mlxr_weights::open(&model.path),
+        Form::Embedded => {
+            let embedded = mlxr_embedded::find(&model.name).expect("the folder was made of these models");
+            let bytes = Bytes::new(Arc::new(embedded.bytes));
+            mlxr_weights::open_memory_gguf(&model.path.to_string_lossy(), bytes, &Limits::default())
+        }
+    }
 }
 
 /// All that running a model takes.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-/// Who holds the bytes: a mapped file, a `Vec`.
+/// Who holds the bytes: a mapped file, a `Vec`, the program itself.
 pub trait Owner: AsRef<[u8]> + Send + Sync {
     /// The bytes in `range` will hardly be read again. An owner that can read them anew may give their memory back; what
     /// the bytes are does not change. Does nothing by default.
@@ -14,6 +14,8 @@ pub trait Owner: AsRef<[u8]> + Send + Sync {
 }
 
 impl Owner for Vec<u8> {}
+
+impl Owner for &'static [u8] {}
 
 /// A slice of bytes that keeps its owner alive. Cloning copies no bytes.
 #[derive(Clone)]

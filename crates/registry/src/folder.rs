@@ -16,14 +16,16 @@ pub enum Form {
     Gguf,
     /// A folder with `config.json`.
     Folder,
+    /// A .gguf file inside of the program.
+    Embedded,
 }
 
-/// A model on the disk. Nothing of it was read: it may still be damaged.
+/// A model on the disk or inside of the program. Nothing of it was read: it may still be damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
     /// Path below the model folder, with `/`, without `.gguf` and without the number of a split set.
     pub name: String,
-    /// The file or folder to open.
+    /// The file or folder to open; for a model inside of the program what to call it in messages.
     pub path: PathBuf,
     /// How it lies there.
     pub form: Form,
@@ -31,6 +33,21 @@ pub struct Model {
     pub size_bytes: u64,
     /// When it was last changed.
     pub modified: SystemTime,
+}
+
+impl Model {
+    /// A model of `size_bytes` inside of the program, which is as old as the program.
+    #[must_use]
+    pub fn embedded(name: &str, size_bytes: u64) -> Model {
+        let program = std::env::current_exe().and_then(fs::metadata).and_then(|stat| stat.modified());
+        Model {
+            name: name.to_owned(),
+            path: PathBuf::from(format!("(built in) {name}.gguf")),
+            form: Form::Embedded,
+            size_bytes,
+            modified: program.unwrap_or(SystemTime::UNIX_EPOCH),
+        }
+    }
 }
 
 /// Why a model was not found.
@@ -70,17 +87,25 @@ pub enum RegistryError {
     },
 }
 
-/// A folder of models.
+/// A folder of models, and those inside of the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder {
     path: PathBuf,
+    embedded: Vec<Model>,
 }
 
 impl Folder {
     /// The models below `path`, which need not exist.
     #[must_use]
     pub fn new(path: PathBuf) -> Folder {
-        Folder { path }
+        Folder { path, embedded: Vec::new() }
+    }
+
+    /// The folder with `models` besides: they are listed and found as if they lay in it. A model of the folder hides one
+    /// of the same name.
+    #[must_use]
+    pub fn with_embedded(self, models: impl IntoIterator<Item = Model>) -> Folder {
+        Folder { embedded: models.into_iter().collect(), ..self }
     }
 
     /// The folder.
@@ -89,7 +114,7 @@ impl Folder {
         &self.path
     }
 
-    /// All models, by name. A folder that does not exist has none. Hidden files and folders are left out.
+    /// All models, by name, those inside of the program too. A folder that does not exist has none. Hidden files and folders are left out.
     ///
     /// # Errors
     /// If a folder cannot be read, or it holds too much.
@@ -99,6 +124,9 @@ impl Folder {
             let mut n_left = MAX_ENTRIES;
             self.walk(&self.path, MAX_DEPTH, &mut n_left, &mut models)?;
         }
+        let is_hidden = |embedded: &Model| models.iter().any(|model| model.name.eq_ignore_ascii_case(&embedded.name));
+        let embedded: Vec<Model> = self.embedded.iter().filter(|model| !is_hidden(model)).cloned().collect();
+        models.extend(embedded);
         models.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(models)
     }
@@ -245,6 +273,19 @@ mod tests {
         }
         let path = temp.0.join("org/model");
         assert_eq!(folder.find(path.to_str().expect("text")).expect("a path").name, "model");
+    }
+
+    #[test]
+    fn a_model_inside_of_the_program_is_found_unless_the_folder_has_one_of_its_name() {
+        let temp = Temp::new("embedded");
+        temp.write("b.gguf", 7);
+        let folder = Folder::new(temp.0.clone()).with_embedded([Model::embedded("a", 3), Model::embedded("B", 4)]);
+        let rows: Vec<_> =
+            folder.list().expect("readable").into_iter().map(|m| (m.name, m.size_bytes, m.form)).collect();
+        assert_eq!(rows, [("a".to_owned(), 3, Form::Embedded), ("b".to_owned(), 7, Form::Gguf)]);
+        assert_eq!(folder.find("A:latest").expect("embedded").form, Form::Embedded);
+        let none = Folder::new(temp.0.join("none")).with_embedded([Model::embedded("a", 3)]);
+        assert_eq!(none.list().expect("no folder is an empty one").len(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which models exist on this machine.
 //!
 //! A model is a `.gguf` file (or a split set of them) or a folder with `config.json`. [`Folder`] lists those below a
-//! folder and finds one by name or path.
+//! folder, and those inside of the program, and finds one by name or path.
 //!
 //! ```text
 //! ~/.mlxr/models/tinyllama.gguf                    tinyllama

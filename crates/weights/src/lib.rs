@@ -1,7 +1,8 @@
 //! Model files to named, typed, mapped bytes.
 //!
 //! [`open`] takes a .gguf file (or any file of a split set) or a folder as Hugging Face or mlx-lm write it, and gives
-//! a [`Checkpoint`]: metadata, side files, and tensors as slices of the mapped files.
+//! a [`Checkpoint`]: metadata, side files, and tensors as slices of the mapped files. [`open_memory_gguf`] and
+//! [`open_memory`] do the same with bytes that are in memory.
 //!
 //! | module | what |
 //! |---|---|
@@ -86,6 +87,16 @@ pub fn open_with(path: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> 
 pub fn open_memory(files: Vec<(String, Bytes)>, limits: &Limits) -> Result<Checkpoint, OpenError> {
     let files = files.into_iter().map(|(name, bytes)| (PathBuf::from(name), bytes)).collect();
     folder::open(Store::Memory(files), limits)
+}
+
+/// Opens a .gguf file that is in memory, such as one inside of a program. `name` is for messages and
+/// [`Checkpoint::path`].
+///
+/// # Errors
+/// As [`open`].
+pub fn open_memory_gguf(name: &str, bytes: Bytes, limits: &Limits) -> Result<Checkpoint, OpenError> {
+    let files = [(PathBuf::from(name), bytes)];
+    open_gguf(&Store::Memory(files.into()), Path::new(name), limits)
 }
 
 fn open_gguf(store: &Store, name: &Path, limits: &Limits) -> Result<Checkpoint, OpenError> {

@@ -9,22 +9,22 @@ use crate::CliError;
 use crate::args::ListArgs;
 use crate::load;
 
-/// Prints the models of the model folder.
+/// Prints the models of the model folder and of this program.
 ///
 /// # Errors
 /// If the folder cannot be read.
 pub fn run(args: &ListArgs) -> Result<(), CliError> {
     let folder = load::folder(&args.folder)?;
     let models = folder.list()?;
-    if models.is_empty() {
+    if models.iter().all(|model| model.form == Form::Embedded) {
         eprintln!("no models in {}: put .gguf files or model folders there", folder.path().display());
-        return Ok(());
     }
     let mut rows = vec![["NAME", "SIZE", "FORM", "CHANGED"].map(str::to_owned).to_vec()];
     rows.extend(models.into_iter().map(|model| {
         let form = match model.form {
             Form::Gguf => "gguf",
             Form::Folder => "folder",
+            Form::Embedded => "built in",
         };
         vec![model.name, size_text(model.size_bytes), form.to_owned(), age(model.modified)]
     }));

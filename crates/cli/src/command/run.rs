@@ -6,6 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use mlxr_engine::Config;
+use mlxr_registry::{Form, Model};
+use mlxr_weights::Checkpoint;
 
 use crate::CliError;
 use crate::args::RunArgs;
@@ -29,11 +31,14 @@ pub fn run(args: RunArgs, interrupt: &Interrupt) -> Result<(), CliError> {
     let is_whole = args.raw && args.prompt.is_some();
     let input = (!is_whole && !io::stdin().is_terminal()).then(Input::read);
     let folder = load::folder(&args.folder)?;
-    let opened = load::open(&args.model, &args.folder)?;
+    let opened = open(&args)?;
     let config = Config { max_running: 1, ..Config::default() };
     let mut loaded = load::start(opened, (&folder, &args.load), args.template.as_deref(), config)?;
     args.settings.apply(&mut loaded.settings).map_err(CliError::Usage)?;
     let prompt = prompt(args.prompt.as_deref(), input)?;
+    // As a shell does with a command's output: the line ends of `echo` and `cat` are no part of what is said.
+    let said = |text: String| if args.raw { text } else { text.trim_end_matches(['\n', '\r']).to_owned() };
+    let prompt = prompt.map(said);
     let mut printer = Printer::new();
     let mut print = |piece: Piece| printer.print(piece);
     match prompt {
@@ -51,6 +56,20 @@ pub fn run(args: RunArgs, interrupt: &Interrupt) -> Result<(), CliError> {
         None if args.raw => Err(CliError::Usage("--raw needs a prompt; \"\" continues the begin token".into())),
         None => Terminal::new(Chat::new(loaded, &args), args, interrupt.clone())?.run(),
     }
+}
+
+/// Finds and opens the model. A built-in one is small, and says so on standard error.
+fn open(args: &RunArgs) -> Result<(Model, Checkpoint), CliError> {
+    let opened = load::open(&args.model, &args.folder).map_err(|error| match error {
+        CliError::Registry(error) if args.prompt.is_none() && args.model.contains(char::is_whitespace) => {
+            CliError::Usage(format!("{error}; a prompt comes after the model, such as {}", mlxr_embedded::SMALL.name))
+        }
+        error => error,
+    })?;
+    if let Some(embedded) = mlxr_embedded::find(&args.model).filter(|_| opened.0.form == Form::Embedded) {
+        eprintln!("{}: {}; a larger one: mlx-run run FILE.gguf", embedded.name, embedded.about);
+    }
+    Ok(opened)
 }
 
 /// Standard input, read by a thread of its own: nobody can tell whether a pipe will ever say something.

@@ -46,7 +46,7 @@ fn the_4_bit_checkpoint_stays_close_to_the_whole_one() {
 }
 
 /// Ids and logits of a file in the fixtures' format.
-fn read_logits(path: &str) -> (Vec<i32>, Vec<f32>) {
+pub fn read_logits(path: &str) -> (Vec<i32>, Vec<f32>) {
     let bytes = std::fs::read(path).expect("the file was written");
     let word = |i: usize| <[u8; 4]>::try_from(&bytes[i * 4..i * 4 + 4]).expect("four bytes");
     let (n, v) = (i32::from_le_bytes(word(0)) as usize, i32::from_le_bytes(word(1)) as usize);

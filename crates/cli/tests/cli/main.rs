@@ -3,6 +3,8 @@
 mod commands;
 mod common;
 mod convert;
+mod daemon;
+mod embedded;
 mod perplexity;
 mod quant;
 #[cfg(unix)]
