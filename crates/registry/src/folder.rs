@@ -42,7 +42,7 @@ impl Model {
         let program = std::env::current_exe().and_then(fs::metadata).and_then(|stat| stat.modified());
         Model {
             name: name.to_owned(),
-            path: PathBuf::from(format!("(built in) {name}.gguf")),
+            path: PathBuf::from(format!("{name}.gguf")),
             form: Form::Embedded,
             size_bytes,
             modified: program.unwrap_or(SystemTime::UNIX_EPOCH),

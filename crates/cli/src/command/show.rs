@@ -1,6 +1,7 @@
 //! `mlx-run show`.
 
 use mlxr_models::architecture;
+use mlxr_registry::Form;
 use mlxr_text::chat::ChatTemplate;
 use mlxr_text::token::Tokenizer;
 use mlxr_weights::{Checkpoint, Kind};
@@ -22,9 +23,13 @@ pub fn run(args: &ShowArgs) -> Result<(), CliError> {
     if args.metadata {
         return Ok(print_table(&metadata(&checkpoint)?)?);
     }
+    let place = match model.form {
+        Form::Embedded => "inside this program".to_owned(),
+        Form::Gguf | Form::Folder => model.path.display().to_string(),
+    };
     let mut rows = vec![
         pair("name", model.name),
-        pair("path", model.path.display()),
+        pair("path", place),
         pair("size", size_text(model.size_bytes)),
         pair("form", form(checkpoint.kind)),
     ];
