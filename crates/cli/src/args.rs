@@ -344,6 +344,12 @@ pub struct QuantArgs {
     /// Importance matrix, from `mlx-run imatrix` or llama-imatrix
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
+    /// Run this text through the model first (GPTQ): later columns of a matrix make up for the rounding of earlier ones
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: Option<PathBuf>,
+    /// Most chunks of 512 tokens of that text
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "calibrate")]
+    pub calibrate_chunks: usize,
     /// One type for tensors whose name matches; may be repeated, the first match counts
     #[arg(long, value_name = "REGEX=TYPE")]
     pub tensor_type: Vec<String>,

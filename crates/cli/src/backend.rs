@@ -8,7 +8,7 @@ use std::thread;
 use mlxr_compute::Backend;
 use mlxr_compute::cpu::{Cpu, Isa, Pool};
 use mlxr_compute::op::KvType;
-use mlxr_compute::recorder::{Recorder, Recording};
+use mlxr_compute::recorder::{Record, Recorder, Recording};
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::Runner;
 use mlxr_mlx::{Device, Kind, Mlx, Precision, find};
@@ -108,7 +108,7 @@ pub fn load(
     }
 }
 
-/// Loads a model whose matrices' inputs are recorded.
+/// Loads a model whose matrices' inputs are recorded; `record` says what of them.
 ///
 /// # Errors
 /// As [`load`].
@@ -116,23 +116,25 @@ pub fn load_recording(
     checkpoint: &Checkpoint,
     choice: &BackendChoice,
     options: &LoadOptions,
+    record: Record,
 ) -> Result<(Box<dyn Runner>, Recording), CliError> {
     fn start<B: Backend + Send + 'static>(
         backend: B,
         checkpoint: &Checkpoint,
         options: &LoadOptions,
+        record: Record,
     ) -> Result<(Box<dyn Runner>, Recording), CliError>
     where
         Recorder<B>: Backend,
         Model<Recorder<B>>: Runner,
     {
-        let (recorder, recording) = Recorder::new(backend);
+        let (recorder, recording) = Recorder::new(backend, record);
         Ok((Box::new(mlxr_models::load(checkpoint, recorder, options, &mut |_| ())?), recording))
     }
     match choice.name {
-        BackendName::Auto | BackendName::Cpu => start(cpu(choice)?, checkpoint, options),
-        BackendName::Scalar => start(Scalar, checkpoint, options),
-        BackendName::Mlx => start(mlx()?, checkpoint, options),
+        BackendName::Auto | BackendName::Cpu => start(cpu(choice)?, checkpoint, options, record),
+        BackendName::Scalar => start(Scalar, checkpoint, options, record),
+        BackendName::Mlx => start(mlx()?, checkpoint, options, record),
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a name to a checkpoint, and from that to a model that runs.
 
 use std::io::{IsTerminal, Read, Seek, SeekFrom, stderr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -127,12 +127,12 @@ pub fn parts(
     let runner = backend::load(checkpoint, &choice, &options, &mut |part| bar.set_position((part * 1000.0) as u64))?;
     bar.finish_and_clear();
     let names = [args.backend.text(), args.kv_type.unwrap_or(KvTypeName::F16).text()].join(" ");
-    let mut maker = vec![names.into_bytes(), identity(&model.path)];
+    let mut maker = vec![names.into_bytes(), identity(model)];
     let mut draft = None;
     if let Some(name) = args.draft.as_deref() {
         let small = folder.find(name)?;
-        maker.push(identity(&small.path));
-        let checkpoint = mlxr_weights::open(&small.path)?;
+        maker.push(identity(&small));
+        let checkpoint = self::checkpoint(&small)?;
         let own = vocab::tokenizer(&checkpoint)?;
         vocab::check_same(&tokenizer, &own, [&model.name, name])?;
         let arena = Arena::Tokens(runner.info().n_page * PAGE_TOKENS);
@@ -143,11 +143,17 @@ pub fn parts(
     Ok(Parts { runner, draft, maker, tokenizer, template, settings })
 }
 
-/// What tells the files of a model apart from others, without reading all of them: their names, sizes, times, and their
-/// first and last bytes.
-fn identity(path: &Path) -> Vec<u8> {
+/// What tells a model apart from others, without reading all of its files: their names, sizes, times, and their first and
+/// last bytes. A model inside this program is as old as the program.
+fn identity(model: &Model) -> Vec<u8> {
     const BYTES: u64 = 64 << 10;
+    let path = &model.path;
     let mut files = vec![path.to_owned()];
+    if model.form == Form::Embedded {
+        let program = model.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (size, time) = (model.size_bytes.to_le_bytes(), program.as_nanos().to_le_bytes());
+        return [model.name.as_bytes(), &size, &time].concat();
+    }
     if path.is_dir() {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
         files = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();

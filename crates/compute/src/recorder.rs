@@ -21,24 +21,69 @@ pub struct InputSquares {
     pub counts: Vec<u64>,
 }
 
-/// What was recorded, by the matrix's name; shared with the [`Recorder`], which a model takes with it.
-#[derive(Debug, Clone, Default)]
-pub struct Recording(Arc<Mutex<BTreeMap<String, InputSquares>>>);
+/// What to record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// The squares of each input.
+    Squares,
+    /// Those, and the products of every two inputs of each matrix but experts': `n_in^2` numbers each.
+    Products,
+}
+
+/// What was recorded; shared with the [`Recorder`], which a model takes with it.
+#[derive(Debug, Clone)]
+pub struct Recording(Arc<Mutex<Sums>>);
+
+#[derive(Debug)]
+struct Sums {
+    record: Record,
+    /// By the matrix's name.
+    squares: BTreeMap<String, InputSquares>,
+    /// `[n_in, n_in]`, the part on and above the diagonal; by the first name of the matrices that share their input.
+    products: BTreeMap<String, Arc<Vec<f32>>>,
+    /// That first name of each matrix.
+    shared: BTreeMap<String, String>,
+}
 
 impl Recording {
-    /// What was recorded so far.
+    /// The squares that were recorded so far.
     pub fn squares(&self) -> BTreeMap<String, InputSquares> {
-        self.lock().clone()
+        self.lock().squares.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, InputSquares>> {
+    /// Sums of the products of every two inputs of a matrix, `[n_in, n_in]`, of which the part on and above the diagonal
+    /// is set; `None` if they were not recorded.
+    pub fn products(&self, name: &str) -> Option<Arc<Vec<f32>>> {
+        let sums = self.lock();
+        sums.products.get(sums.shared.get(name)?).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sums> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Adds the products of rows of `x`, which the matrices `names` share.
+    fn add_products(&self, names: &[String], x: &[f32], n_in: usize) {
+        let mut sums = self.lock();
+        let (Record::Products, Some(first)) = (sums.record, names.first()) else { return };
+        for name in names {
+            sums.shared.insert(name.clone(), first.clone());
+        }
+        let products = sums.products.entry(first.clone()).or_default();
+        let products = Arc::get_mut(products).expect("products are taken when the model has run");
+        products.resize(n_in * n_in, 0.0);
+        for row in x.chunks_exact(n_in) {
+            for (i, a) in row.iter().enumerate() {
+                let out = &mut products[i * n_in + i..(i + 1) * n_in];
+                out.iter_mut().zip(&row[i..]).for_each(|(out, b)| *out += a * b);
+            }
+        }
     }
 
     /// Adds rows of `x` to matrix `k` of `n` that `name` stands for.
     fn add(&self, name: &str, x: &[f32], n_in: usize, (k, n): (usize, usize)) {
         let mut all = self.lock();
-        let sums = all.entry(name.to_owned()).or_default();
+        let sums = all.squares.entry(name.to_owned()).or_default();
         sums.squares.resize(n * n_in, 0.0);
         sums.counts.resize(n, 0);
         sums.counts[k] += (x.len() / n_in) as u64;
@@ -67,8 +112,9 @@ pub struct Matrix<B: Backend> {
 
 impl<B: Backend> Recorder<B> {
     /// Records what `inner` computes.
-    pub fn new(inner: B) -> (Recorder<B>, Recording) {
-        let recording = Recording::default();
+    pub fn new(inner: B, record: Record) -> (Recorder<B>, Recording) {
+        let (squares, products, shared) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let recording = Recording(Arc::new(Mutex::new(Sums { record, squares, products, shared })));
         (Recorder { inner, recording: recording.clone() }, recording)
     }
 
@@ -89,6 +135,7 @@ impl<B: Backend> Recorder<B> {
         names.sort();
         names.dedup();
         names.iter().for_each(|name| self.recording.add(name, &numbers, n_in, (0, 1)));
+        self.recording.add_products(&names, &numbers, n_in);
     }
 
     /// `x` normalized, or `None` where there is no norm.

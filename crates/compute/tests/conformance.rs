@@ -2,7 +2,7 @@
 
 use mlxr_compute::conformance::{Options, run};
 use mlxr_compute::op::{Linear, Norm, NormKind};
-use mlxr_compute::recorder::Recorder;
+use mlxr_compute::recorder::{Record, Recorder};
 use mlxr_compute::scalar::Scalar;
 use mlxr_compute::{Backend, DType, MatrixData};
 
@@ -17,7 +17,7 @@ fn the_definition_conforms() {
 
 #[test]
 fn a_recorder_computes_what_it_records() {
-    let (mut recorder, recording) = Recorder::new(Scalar);
+    let (mut recorder, recording) = Recorder::new(Scalar, Record::Products);
     let report = run(&mut recorder, &Options::default());
     report.assert_clean();
     assert!(report.cases.iter().all(|(_, n)| *n > 0), "{report}");
@@ -26,7 +26,7 @@ fn a_recorder_computes_what_it_records() {
 
 #[test]
 fn a_recorder_adds_the_squares_of_normalized_inputs() {
-    let (mut recorder, recording) = Recorder::new(Scalar);
+    let (mut recorder, recording) = Recorder::new(Scalar, Record::Products);
     let data: Vec<u8> = [1.0f32; 6].iter().flat_map(|x| x.to_le_bytes()).collect();
     let part = |name: &str| MatrixData::blocks(name, [3, 2], DType::F32, data.clone().into()).expect("a matrix");
     let mut linear = |parts: &[MatrixData]| {
@@ -44,4 +44,6 @@ fn a_recorder_adds_the_squares_of_normalized_inputs() {
     assert!(found["a"].squares.iter().zip(of_a).all(|(a, b)| (a - b).abs() < 1e-5), "{:?}", found["a"]);
     assert_eq!((found["a"].counts[0], found["b"].counts[0]), (4, 2), "a name counts once in an operation");
     assert_eq!(found["b"].squares, [9.0, 20.0]);
+    let products = recording.products("b").expect("recorded");
+    assert_eq!([products[0], products[1], products[3]], [9.0, 12.0, 20.0]);
 }

@@ -4,15 +4,20 @@ use std::io::{IsTerminal, stderr};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use mlxr_compute::recorder::{Record, Recording};
 use mlxr_models::{Arena, LoadOptions};
 use mlxr_text::token::Encode;
 use mlxr_tools::imatrix::{self, Text};
-use mlxr_weights::Kind;
+use mlxr_weights::imatrix::Imatrix;
+use mlxr_weights::{Checkpoint, Kind};
 
 use crate::CliError;
 use crate::args::{ImatrixArgs, KvTypeName};
 use crate::backend::{self, BackendChoice};
 use crate::{load, vocab};
+
+/// Tokens of a chunk unless --ctx says.
+const CHUNK: usize = 512;
 
 /// Writes the importance matrix of a text.
 ///
@@ -25,29 +30,7 @@ pub fn run(args: &ImatrixArgs) -> Result<(), CliError> {
         return Err(CliError::Usage(text));
     }
     let start = Instant::now();
-    let tokenizer = vocab::tokenizer(&checkpoint)?;
-    let bytes = std::fs::read(&args.file).map_err(CliError::file(&args.file))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| CliError::Usage(format!("{} is not UTF-8: {error}", args.file.display())))?;
-    let tokens = tokenizer.encode(&text, Encode { add_special: true, parse_special: args.parse_special })?;
-    // A model that begins texts with a token begins every chunk with it.
-    let begin = tokenizer.encode("", Encode { add_special: true, parse_special: false })?.first().copied();
-    let begin = begin.filter(|begin| tokenizer.bos() == Some(*begin));
-    let n_thread = backend::n_thread(args.load.threads)?;
-    let choice = BackendChoice { name: args.load.backend, n_thread, isa: args.load.isa.as_deref() };
-    let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F16).kv_type();
-    let n_chunk = args.load.ctx.unwrap_or(512);
-    let options = LoadOptions { n_ctx: None, arena: Arena::Tokens(n_chunk), n_slot: 1, kv_type };
-    let (mut runner, recording) = backend::load_recording(&checkpoint, &choice, &options)?;
-    let bar = progress();
-    let limit = args.chunks.unwrap_or(usize::MAX);
-    let text = Text { tokens: &tokens, begin, n_chunk, limit, output: args.process_output };
-    let mut made = imatrix::collect(runner.as_mut(), &recording, text, &mut |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
-    made.datasets.push(args.file.display().to_string());
+    let (made, _) = record(&checkpoint, args, Record::Squares)?;
     made.write(&args.out)?;
     eprintln!(
         "{}: {} matrices, {} chunks of {} tokens in {:.1} s",
@@ -66,6 +49,37 @@ pub fn run(args: &ImatrixArgs) -> Result<(), CliError> {
         );
     }
     Ok(())
+}
+
+/// Runs the text through the model; gives the importance matrix, and all that was recorded.
+///
+/// # Errors
+/// As [`run`].
+pub fn record(checkpoint: &Checkpoint, args: &ImatrixArgs, record: Record) -> Result<(Imatrix, Recording), CliError> {
+    let tokenizer = vocab::tokenizer(checkpoint)?;
+    let bytes = std::fs::read(&args.file).map_err(CliError::file(&args.file))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| CliError::Usage(format!("{} is not UTF-8: {error}", args.file.display())))?;
+    let tokens = tokenizer.encode(&text, Encode { add_special: true, parse_special: args.parse_special })?;
+    // A model that begins texts with a token begins every chunk with it.
+    let begin = tokenizer.encode("", Encode { add_special: true, parse_special: false })?.first().copied();
+    let begin = begin.filter(|begin| tokenizer.bos() == Some(*begin));
+    let n_thread = backend::n_thread(args.load.threads)?;
+    let choice = BackendChoice { name: args.load.backend, n_thread, isa: args.load.isa.as_deref() };
+    let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F16).kv_type();
+    let n_chunk = args.load.ctx.unwrap_or(CHUNK);
+    let options = LoadOptions { n_ctx: None, kv_tokens: Some(n_chunk), n_slot: 1, kv_type };
+    let (mut runner, recording) = backend::load_recording(checkpoint, &choice, &options, record)?;
+    let bar = progress();
+    let limit = args.chunks.unwrap_or(usize::MAX);
+    let text = Text { tokens: &tokens, begin, n_chunk, limit, output: args.process_output };
+    let mut made = imatrix::collect(runner.as_mut(), &recording, text, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    made.datasets.push(args.file.display().to_string());
+    Ok((made, recording))
 }
 
 /// A bar on standard error, where somebody looks.

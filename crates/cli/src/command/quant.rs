@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use mlxr_compute::recorder::{Record, Recording};
 use mlxr_compute::{DType, quant};
-use mlxr_tools::quantize::{self, Options, Planned, RECIPES, Recipe};
+use mlxr_tools::quantize::{self, Inputs, Options, Planned, RECIPES, Recipe};
 use mlxr_weights::imatrix::Imatrix;
 use mlxr_weights::{Checkpoint, Kind};
 use regex_automata::meta::Regex;
 
-use super::{print_table, size_text};
-use crate::args::QuantArgs;
+use super::{imatrix, print_table, size_text};
+use crate::args::{BackendName, ImatrixArgs, LoadArgs, QuantArgs};
 use crate::{CliError, backend, load};
+
+/// Most memory for the products of inputs.
+const CALIBRATION_BYTES: usize = 8 << 30;
 
 /// The recipes, for `--help`.
 pub fn recipes() -> String {
@@ -32,18 +36,64 @@ pub fn run(args: &QuantArgs) -> Result<(), CliError> {
         return Err(CliError::Usage(text));
     }
     let options = options(args)?;
-    let imatrix = args.imatrix.as_deref().map(Imatrix::read).transpose()?;
-    let planned = quantize::plan(&checkpoint, &options, imatrix.is_some())?;
+    let mut imatrix = args.imatrix.as_deref().map(Imatrix::read).transpose()?;
+    let important = imatrix.is_some() || args.calibrate.is_some();
+    let planned = quantize::plan(&checkpoint, &options, important)?;
     if args.dry_run {
-        return print_plan(&planned, imatrix.is_some());
+        return print_plan(&planned, important);
     }
     let out = match &args.out_recipe[..] {
         [out, _] => PathBuf::from(out),
         _ => default_out(&model.path, options.recipe),
     };
     let n_thread = backend::n_thread(args.threads)?;
-    let source = imatrix.as_ref().zip(args.imatrix.as_deref());
-    write(&checkpoint, &planned, options.recipe, (&out, n_thread), source)
+    let calibration = args.calibrate.as_deref().map(|file| calibrate(args, &checkpoint, &planned, file)).transpose()?;
+    let mut products = None;
+    if let Some((made, recording)) = calibration {
+        imatrix = Some(imatrix.unwrap_or(made));
+        products = Some(recording);
+    }
+    let source = args.imatrix.as_deref().or(args.calibrate.as_deref());
+    let inputs = Inputs { imatrix: imatrix.as_ref().zip(source), products: products.as_ref() };
+    write(&checkpoint, &planned, options.recipe, (&out, n_thread), inputs)
+}
+
+/// Runs a text through the model and records the products of the inputs of its matrices.
+fn calibrate(
+    args: &QuantArgs,
+    checkpoint: &Checkpoint,
+    planned: &[Planned],
+    file: &Path,
+) -> Result<(Imatrix, Recording), CliError> {
+    let compensated = planned.iter().filter(|t| t.shape.len() == 2 && t.from != t.to && t.name.starts_with("blk."));
+    // Sums and their factors; matrices that share their input share them, so this is more than it will be.
+    let need: usize = compensated.map(|t| 2 * 4 * t.n_in() * t.n_in()).sum();
+    if need > CALIBRATION_BYTES {
+        let (need, limit) = (size_text(need as u64), size_text(CALIBRATION_BYTES as u64));
+        let text = format!(
+            "--calibrate needs up to {need} for the products of inputs, the limit is {limit}: use --imatrix instead"
+        );
+        return Err(CliError::Usage(text));
+    }
+    let load = LoadArgs {
+        backend: BackendName::Cpu,
+        threads: args.threads,
+        isa: None,
+        kv_type: None,
+        ctx: None,
+        kv_tokens: None,
+    };
+    let text = ImatrixArgs {
+        model: args.model.clone(),
+        file: file.to_owned(),
+        out: PathBuf::new(),
+        chunks: Some(args.calibrate_chunks),
+        process_output: false,
+        parse_special: false,
+        load,
+        folder: args.folder.clone(),
+    };
+    imatrix::record(checkpoint, &text, Record::Products)
 }
 
 fn write(
@@ -51,12 +101,12 @@ fn write(
     planned: &[Planned],
     recipe: &Recipe,
     (out, n_thread): (&Path, usize),
-    source: Option<quantize::Source<'_>>,
+    inputs: Inputs<'_>,
 ) -> Result<(), CliError> {
     let start = Instant::now();
     let total: usize = planned.iter().map(Planned::bytes).sum();
     let bar = progress(total);
-    quantize::run(checkpoint, planned, recipe, (out, n_thread), source, &mut |tensor, n| {
+    quantize::run(checkpoint, planned, recipe, (out, n_thread), inputs, &mut |tensor, n| {
         bar.set_message(tensor.name.clone());
         bar.inc(n as u64);
     })?;

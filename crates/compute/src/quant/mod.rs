@@ -13,6 +13,7 @@
 //! | `parts` | which parts an encoding has, and how large: [`MatrixData::check`] |
 //! | `mlx` `gptq` `awq` `bnb` `fp8` | encodings of several parts: [`MatrixData::decode_rows`] |
 //! | `encode` | f32 to GGUF types: [`encode()`] |
+//! | [`compensate`] | GPTQ: later columns make up for the rounding of earlier ones |
 //! | `rows` | some rows of a matrix as a matrix: [`MatrixData::take_rows`] |
 //! | `repack` | any encoding as GGUF blocks: [`MatrixData::to_gguf_blocks`], [`MatrixData::to_blocks`] |
 //! | `to_mlx` | GGUF blocks in MLX's packed formats: [`MatrixData::to_mlx`] |
@@ -24,6 +25,7 @@
 
 mod awq;
 mod bnb;
+pub mod compensate;
 mod encode;
 pub mod float;
 mod fp8;

@@ -9,9 +9,10 @@ use std::ops::Range;
 use std::sync::{Condvar, Mutex};
 
 use mlxr_compute::quant;
+use mlxr_compute::quant::compensate::Factor;
 use mlxr_weights::{Checkpoint, Reader};
 
-use super::Planned;
+use super::{Guide, Planned};
 use crate::ToolError;
 
 /// Weights of a piece, about.
@@ -47,7 +48,7 @@ struct State {
 pub(super) fn all(
     checkpoint: &Checkpoint,
     planned: &[Planned],
-    importance: &[Option<Vec<f32>>],
+    guides: &[Guide],
     n_thread: usize,
     take: &mut Take<'_>,
 ) -> Result<(), ToolError> {
@@ -70,8 +71,7 @@ pub(super) fn all(
                 (state.next - 1, state.spare.pop().unwrap_or_default())
             };
             let piece = &pieces[i];
-            let result =
-                worker.encode(checkpoint, &planned[piece.tensor], importance[piece.tensor].as_deref(), piece, &mut out);
+            let result = worker.encode(checkpoint, &planned[piece.tensor], &guides[piece.tensor], piece, &mut out);
             lock().ready.insert(i, result.map(|()| out));
             changed.notify_all();
         }
@@ -134,7 +134,7 @@ impl Worker<'_> {
         &mut self,
         checkpoint: &Checkpoint,
         plan: &Planned,
-        importance: Option<&[f32]>,
+        guide: &Guide,
         piece: &Piece,
         out: &mut Vec<u8>,
     ) -> Result<(), ToolError> {
@@ -147,13 +147,40 @@ impl Worker<'_> {
         self.reader.read(tensor, range, &mut self.bytes)?;
         self.weights.resize(piece.rows.len() * plan.n_in(), 0.0);
         quant::decode(plan.from, &self.bytes, &mut self.weights);
-        let importance = importance.map(|columns| {
+        let importance = guide.importance.as_deref().filter(|_| plan.to.block() > 1).map(|columns| {
             let of_expert = if plan.shape.len() > 2 { plan.shape[plan.shape.len() - 2] } else { usize::MAX };
             let expert = piece.rows.start / of_expert;
             &columns[expert * plan.n_in()..][..plan.n_in()]
         });
         out.clear();
-        let result = quant::encode(plan.to, &self.weights, importance.filter(|_| plan.to.block() > 1), out);
+        let result = match &guide.factor {
+            Some(factor) => compensated(plan, factor, &mut self.weights, importance, out),
+            None => quant::encode(plan.to, &self.weights, importance, out),
+        };
         result.map_err(|error| ToolError::Encode { tensor: plan.name.clone(), error })
     }
+}
+
+/// Encodes rows block of columns by block of columns; later ones make up for the rounding of earlier ones.
+fn compensated(
+    plan: &Planned,
+    factor: &Factor,
+    weights: &mut [f32],
+    importance: Option<&[f32]>,
+    out: &mut Vec<u8>,
+) -> Result<(), mlxr_compute::Error> {
+    let (block, size) = (plan.to.block(), plan.to.block_bytes());
+    let row_size = plan.n_in() / block * size;
+    out.resize(weights.len() / plan.n_in() * row_size, 0);
+    let mut bytes = Vec::new();
+    factor.run(weights, block, &mut |columns: Range<usize>, weights: &[f32], decoded: &mut [f32]| {
+        bytes.clear();
+        quant::encode(plan.to, weights, importance.map(|w| &w[columns.clone()]), &mut bytes)?;
+        quant::decode(plan.to, &bytes, decoded);
+        let at = columns.start / block * size;
+        for (row, bytes) in out.chunks_exact_mut(row_size).zip(bytes.chunks_exact(size)) {
+            row[at..][..size].copy_from_slice(bytes);
+        }
+        Ok(())
+    })
 }

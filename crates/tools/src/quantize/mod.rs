@@ -9,8 +9,12 @@ mod encode;
 mod plan;
 mod recipe;
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
+use mlxr_compute::quant::compensate::Factor;
+use mlxr_compute::recorder::Recording;
 use mlxr_weights::Checkpoint;
 use mlxr_weights::gguf::{Entry, Value, Writer};
 use mlxr_weights::imatrix::Imatrix;
@@ -23,8 +27,22 @@ use crate::ToolError;
 /// Version of the block formats, `general.quantization_version`.
 const FORMAT_VERSION: u32 = 2;
 
-/// An importance matrix, and the file that it comes from.
-pub type Source<'a> = (&'a Imatrix, &'a Path);
+/// What is known of the inputs of a model's matrices.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Inputs<'a> {
+    /// An importance matrix, and the file that it comes from.
+    pub imatrix: Option<(&'a Imatrix, &'a Path)>,
+    /// Products of inputs, with which later columns make up for the rounding of earlier ones (GPTQ).
+    pub products: Option<&'a Recording>,
+}
+
+/// What guides the encoding of one tensor.
+#[derive(Debug, Default)]
+struct Guide {
+    /// A weight for each column, of each expert.
+    importance: Option<Vec<f32>>,
+    factor: Option<Arc<Factor>>,
+}
 
 /// Writes `checkpoint` with the types of `planned` to `out`. `progress` hears of the tensors and bytes written.
 ///
@@ -36,10 +54,10 @@ pub fn run(
     planned: &[Planned],
     recipe: &Recipe,
     (out, n_thread): (&Path, usize),
-    imatrix: Option<Source<'_>>,
+    inputs: Inputs<'_>,
     progress: &mut dyn FnMut(&Planned, usize),
 ) -> Result<(), ToolError> {
-    let importance = importance(planned, imatrix)?;
+    let guides = guides(planned, inputs)?;
     let mut meta = checkpoint.meta().clone();
     meta.set("general.quantization_version", Value::U32(FORMAT_VERSION));
     if recipe.dtype.is_some() {
@@ -48,7 +66,7 @@ pub fn run(
     for key in ["split.no", "split.count", "split.tensors.count"] {
         meta.remove(key);
     }
-    if let Some((imatrix, path)) = imatrix {
+    if let Some((imatrix, path)) = inputs.imatrix {
         meta.set("quantize.imatrix.file", Value::Str(path.display().to_string()));
         if let Some(dataset) = imatrix.datasets.last() {
             meta.set("quantize.imatrix.dataset", Value::Str(dataset.clone()));
@@ -59,7 +77,7 @@ pub fn run(
     let entries: Vec<Entry> =
         planned.iter().map(|t| Entry { name: t.name.clone(), dtype: t.to, shape: t.shape.clone() }).collect();
     let mut writer = Writer::create(out, &meta, &entries)?;
-    encode::all(checkpoint, planned, &importance, n_thread, &mut |tensor, bytes| {
+    encode::all(checkpoint, planned, &guides, n_thread, &mut |tensor, bytes| {
         writer.push(bytes)?;
         progress(tensor, bytes.len());
         Ok(())
@@ -67,35 +85,48 @@ pub fn run(
     Ok(writer.finish()?)
 }
 
-/// The importance of each tensor's columns, for each of its experts: as long as a row, times the experts.
-fn importance(planned: &[Planned], imatrix: Option<Source<'_>>) -> Result<Vec<Option<Vec<f32>>>, ToolError> {
-    let of = |tensor: &Planned| {
-        let encoded = tensor.from != tensor.to;
-        let found =
-            imatrix.filter(|_| encoded).and_then(|(imatrix, path)| Some((imatrix.entries.get(&tensor.name)?, path)));
-        let Some((sums, path)) = found else {
-            if tensor.needs_importance {
-                return Err(ToolError::NoImportance { tensor: tensor.name.clone(), dtype: tensor.to.name() });
+/// Importance and factor of each tensor.
+fn guides(planned: &[Planned], inputs: Inputs<'_>) -> Result<Vec<Guide>, ToolError> {
+    // Matrices that share their input share its factor.
+    let mut factors: BTreeMap<*const Vec<f32>, Arc<Factor>> = BTreeMap::new();
+    let mut guides = Vec::with_capacity(planned.len());
+    for tensor in planned {
+        let mut guide = Guide { importance: importance(tensor, inputs)?, factor: None };
+        let compensated = tensor.from != tensor.to && tensor.to.block() > 1 && tensor.shape.len() == 2;
+        let products = inputs.products.filter(|_| compensated).and_then(|recording| recording.products(&tensor.name));
+        if let Some(products) = products.filter(|products| products.len() == tensor.n_in() * tensor.n_in()) {
+            let key = Arc::as_ptr(&products);
+            if !factors.contains_key(&key) {
+                let factor = Factor::new(tensor.n_in(), &products);
+                let factor = factor.map_err(|error| ToolError::Encode { tensor: tensor.name.clone(), error })?;
+                factors.insert(key, Arc::new(factor));
             }
-            return Ok(None);
-        };
-        let outer = &tensor.shape[..tensor.shape.len() - 2];
-        let need = tensor.n_in() * outer.iter().product::<usize>();
-        let means = sums.means();
-        if means.len() != need {
-            // The embeddings are looked up, not multiplied: an entry of theirs is the output matrix's.
-            return if plan::is_embedding(&tensor.name) {
-                Ok(None)
-            } else {
-                Err(ToolError::Importance {
-                    path: path.to_owned(),
-                    tensor: tensor.name.clone(),
-                    found: means.len(),
-                    expected: need,
-                })
-            };
+            guide.factor = factors.get(&key).cloned();
         }
-        Ok(Some(means))
+        guides.push(guide);
+    }
+    Ok(guides)
+}
+
+/// The importance of a tensor's columns, for each of its experts: as long as a row, times the experts.
+fn importance(tensor: &Planned, inputs: Inputs<'_>) -> Result<Option<Vec<f32>>, ToolError> {
+    let found = inputs.imatrix.filter(|_| tensor.from != tensor.to);
+    let Some((sums, path)) = found.and_then(|(imatrix, path)| Some((imatrix.entries.get(&tensor.name)?, path))) else {
+        if tensor.needs_importance {
+            return Err(ToolError::NoImportance { tensor: tensor.name.clone(), dtype: tensor.to.name() });
+        }
+        return Ok(None);
     };
-    planned.iter().map(of).collect()
+    let outer = &tensor.shape[..tensor.shape.len() - 2];
+    let expected = tensor.n_in() * outer.iter().product::<usize>();
+    let means = sums.means();
+    if means.len() == expected {
+        return Ok(Some(means));
+    }
+    // The embeddings are looked up, not multiplied: an entry of theirs is the output matrix's.
+    if plan::is_embedding(&tensor.name) {
+        return Ok(None);
+    }
+    let (path, tensor) = (path.to_owned(), tensor.name.clone());
+    Err(ToolError::Importance { path, tensor, found: means.len(), expected })
 }
