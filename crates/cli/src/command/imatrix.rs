@@ -68,7 +68,7 @@ pub fn record(checkpoint: &Checkpoint, args: &ImatrixArgs, record: Record) -> Re
     let choice = BackendChoice { name: args.load.backend, n_thread, isa: args.load.isa.as_deref() };
     let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F16).kv_type();
     let n_chunk = args.load.ctx.unwrap_or(CHUNK);
-    let options = LoadOptions { n_ctx: None, kv_tokens: Some(n_chunk), n_slot: 1, kv_type };
+    let options = LoadOptions { n_ctx: None, arena: Arena::Tokens(n_chunk), n_slot: 1, kv_type };
     let (mut runner, recording) = backend::load_recording(checkpoint, &choice, &options, record)?;
     let bar = progress();
     let limit = args.chunks.unwrap_or(usize::MAX);

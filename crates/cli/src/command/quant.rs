@@ -81,7 +81,10 @@ fn calibrate(
         isa: None,
         kv_type: None,
         ctx: None,
+        kv_memory: None,
         kv_tokens: None,
+        draft: None,
+        draft_max: 0,
     };
     let text = ImatrixArgs {
         model: args.model.clone(),
