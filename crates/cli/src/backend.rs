@@ -78,7 +78,7 @@ pub fn n_thread(asked: Option<usize>) -> Result<usize, CliError> {
     }
 }
 
-/// Loads a model onto a backend.
+/// Loads a model onto a backend, and says which it is.
 ///
 /// # Errors
 /// If this machine lacks the backend, or the model does not load.
@@ -87,24 +87,25 @@ pub fn load(
     choice: &BackendChoice,
     options: &LoadOptions,
     progress: &mut dyn FnMut(f32),
-) -> Result<Box<dyn Runner>, CliError> {
+) -> Result<(Box<dyn Runner>, BackendName), CliError> {
+    let on_cpu = |progress: &mut dyn FnMut(f32)| -> Result<(Box<dyn Runner>, BackendName), CliError> {
+        Ok((Box::new(mlxr_models::load(checkpoint, cpu(choice)?, options, progress)?), BackendName::Cpu))
+    };
     match choice.name {
-        BackendName::Scalar => Ok(Box::new(mlxr_models::load(checkpoint, Scalar, options, progress)?)),
-        BackendName::Mlx => Ok(Box::new(mlxr_models::load(checkpoint, mlx()?, options, progress)?)),
+        BackendName::Scalar => Ok((Box::new(mlxr_models::load(checkpoint, Scalar, options, progress)?), choice.name)),
+        BackendName::Mlx => Ok((Box::new(mlxr_models::load(checkpoint, mlx()?, options, progress)?), choice.name)),
         BackendName::Auto if cfg!(target_os = "macos") => {
             let loaded = mlx().and_then(|mlx| Ok(mlxr_models::load(checkpoint, mlx, options, progress)?));
             match loaded {
-                Ok(model) => Ok(Box::new(model)),
+                Ok(model) => Ok((Box::new(model), BackendName::Mlx)),
                 Err(error @ (CliError::Mlx(_) | CliError::Load(LoadError::Compute(_)))) => {
                     eprintln!("warning: {error}; running on the processor");
-                    Ok(Box::new(mlxr_models::load(checkpoint, cpu(choice)?, options, progress)?))
+                    on_cpu(progress)
                 }
                 Err(error) => Err(error),
             }
         }
-        BackendName::Auto | BackendName::Cpu => {
-            Ok(Box::new(mlxr_models::load(checkpoint, cpu(choice)?, options, progress)?))
-        }
+        BackendName::Auto | BackendName::Cpu => on_cpu(progress),
     }
 }
 

@@ -124,9 +124,10 @@ pub fn parts(
     };
     let options = LoadOptions { n_ctx, arena, n_slot: n_running, kv_type };
     let bar = progress(model);
-    let runner = backend::load(checkpoint, &choice, &options, &mut |part| bar.set_position((part * 1000.0) as u64))?;
+    let (runner, used) =
+        backend::load(checkpoint, &choice, &options, &mut |part| bar.set_position((part * 1000.0) as u64))?;
     bar.finish_and_clear();
-    let names = [args.backend.text(), args.kv_type.unwrap_or(KvTypeName::F16).text()].join(" ");
+    let names = [used.text(), args.kv_type.unwrap_or(KvTypeName::F16).text()].join(" ");
     let mut maker = vec![names.into_bytes(), identity(model)];
     let mut draft = None;
     if let Some(name) = args.draft.as_deref() {
@@ -137,7 +138,7 @@ pub fn parts(
         vocab::check_same(&tokenizer, &own, [&model.name, name])?;
         let arena = Arena::Tokens(runner.info().n_page * PAGE_TOKENS);
         let options = LoadOptions { n_ctx: None, arena, n_slot: n_running, kv_type };
-        draft = Some(backend::load(&checkpoint, &choice, &options, &mut |_| ())?);
+        draft = Some(backend::load(&checkpoint, &choice, &options, &mut |_| ())?.0);
     }
     let maker = Maker::new(&maker.iter().map(Vec::as_slice).collect::<Vec<_>>());
     Ok(Parts { runner, draft, maker, tokenizer, template, settings })

@@ -74,7 +74,8 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
             n_thread: backend::n_thread(Some(*n_thread))?,
             isa: args.isa.as_deref(),
         };
-        let mut runner = backend::load(&checkpoint, &choice, &options, &mut |_| ())?;
+        let (mut runner, used) = backend::load(&checkpoint, &choice, &options, &mut |_| ())?;
+        let choice = BackendChoice { name: used, ..choice };
         let bandwidth = Bandwidth::new(*n_thread);
         for test in &tests {
             eprintln!("{}, {n_thread} threads", test.name());

@@ -23,7 +23,7 @@ pub fn run(args: &LogitsArgs) -> Result<(), CliError> {
     let arena = Arena::Tokens(args.load.kv_tokens.unwrap_or(0).max(args.tokens.len()));
     let n_ctx = args.load.ctx.filter(|n| *n > 0);
     let options = LoadOptions { n_ctx, arena, n_slot: 1, kv_type };
-    let mut runner = backend::load(&checkpoint, &choice, &options, &mut |_| ())?;
+    let (mut runner, _) = backend::load(&checkpoint, &choice, &options, &mut |_| ())?;
     let file = File::create(&args.out).map_err(CliError::file(&args.out))?;
     logits::write(runner.as_mut(), &args.tokens, &mut BufWriter::new(file))?;
     Ok(())

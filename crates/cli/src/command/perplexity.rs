@@ -91,7 +91,7 @@ fn runner(args: &PerplexityArgs, checkpoint: &Checkpoint, n_ctx: usize) -> Resul
     let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F32).kv_type();
     let arena = Arena::Tokens(n_ctx);
     let options = LoadOptions { n_ctx: Some(n_ctx), arena, n_slot: 1, kv_type };
-    backend::load(checkpoint, &choice, &options, &mut |_| ())
+    Ok(backend::load(checkpoint, &choice, &options, &mut |_| ())?.0)
 }
 
 /// Windows done and the perplexity so far, where somebody looks.

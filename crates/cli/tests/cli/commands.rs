@@ -250,7 +250,6 @@ fn settings_out_of_range_are_refused_before_anything_is_said() {
         (&["--temperature", "hot"], "temperature is `hot`, expected a number"),
         (&["--threads", "0"], "--threads is 0"),
         (&["--isa", "mmx"], "no instruction set `mmx`"),
-        (&["--backend", "mlx"], "this build has no MLX backend"),
     ];
     for (more, want) in rows {
         let mut args = vec!["run", text(&model), "hi"];
