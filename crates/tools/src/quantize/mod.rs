@@ -10,13 +10,14 @@ mod plan;
 mod recipe;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
 use mlxr_compute::quant::compensate::Factor;
 use mlxr_compute::recorder::Recording;
 use mlxr_weights::Checkpoint;
-use mlxr_weights::gguf::{Entry, Value, Writer};
+use mlxr_weights::gguf::{self, Value, Writer};
 use mlxr_weights::imatrix::Imatrix;
 
 pub use plan::{Facts, Options, Planned, choose_types, is_quantized, plan};
@@ -74,8 +75,8 @@ pub fn run(
         meta.set("quantize.imatrix.entries_count", Value::U32(imatrix.entries.len() as u32));
         meta.set("quantize.imatrix.chunks_count", Value::U32(imatrix.chunk_count));
     }
-    let entries: Vec<Entry> =
-        planned.iter().map(|t| Entry { name: t.name.clone(), dtype: t.to, shape: t.shape.clone() }).collect();
+    let entries: Vec<gguf::Entry> =
+        planned.iter().map(|t| gguf::Entry { name: t.name.clone(), dtype: t.to, shape: t.shape.clone() }).collect();
     let mut writer = Writer::create(out, &meta, &entries)?;
     encode::all(checkpoint, planned, &guides, n_thread, &mut |tensor, bytes| {
         writer.push(bytes)?;
@@ -96,10 +97,10 @@ fn guides(planned: &[Planned], inputs: Inputs<'_>) -> Result<Vec<Guide>, ToolErr
         let products = inputs.products.filter(|_| compensated).and_then(|recording| recording.products(&tensor.name));
         if let Some(products) = products.filter(|products| products.len() == tensor.n_in() * tensor.n_in()) {
             let key = Arc::as_ptr(&products);
-            if !factors.contains_key(&key) {
+            if let Entry::Vacant(place) = factors.entry(key) {
                 let factor = Factor::new(tensor.n_in(), &products);
                 let factor = factor.map_err(|error| ToolError::Encode { tensor: tensor.name.clone(), error })?;
-                factors.insert(key, Arc::new(factor));
+                place.insert(Arc::new(factor));
             }
             guide.factor = factors.get(&key).cloned();
         }
