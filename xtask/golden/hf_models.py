@@ -29,6 +29,11 @@ DELTA = dict(
     layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=4,
     linear_key_head_dim=8, linear_value_head_dim=8, linear_conv_kernel_dim=4,
 )
+DSA = dict(
+    num_experts_per_tok=2, moe_intermediate_size=16, kv_lora_rank=16, q_lora_rank=24, qk_nope_head_dim=8,
+    qk_rope_head_dim=8, v_head_dim=16, mlp_layer_types=["dense", "sparse"], routed_scaling_factor=1.8, index_topk=64,
+    index_head_dim=16, index_n_heads=4,
+)
 SSM1 = dict(intermediate_size=None, num_attention_heads=None, max_position_embeddings=None)
 SSM2 = dict(mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=2, mamba_d_state=16, mamba_d_conv=4, mamba_chunk_size=8)
 YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=32)
@@ -125,9 +130,9 @@ MODELS = {
         qk_rope_head_dim=8, v_head_dim=8, linear_head_dim=8, linear_num_heads=4, linear_conv_kernel_dim=4, head_dim=8,
         layer_types=["linear_attention", "full_attention"], mlp_layer_types=["dense", "sparse"])),
     # Short convolutions.
-    "lfm2": ("Lfm2", GQA | dict(layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False)),
+    "lfm2": ("Lfm2", GQA | dict(tie_word_embeddings=True, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False)),
     "lfm2-moe": ("Lfm2Moe", GQA | MOE | dict(
-        layer_types=["conv", "full_attention"], num_dense_layers=1, num_experts=4, moe_intermediate_size=16)),
+        tie_word_embeddings=True, layer_types=["conv", "full_attention"], num_dense_layers=1, num_experts=4, moe_intermediate_size=16)),
     # State spaces.
     "mamba": ("Mamba", SSM1 | dict(state_size=8, conv_kernel=4, expand=2, time_step_rank=4)),
     "falcon-mamba": ("FalconMamba", SSM1 | dict(state_size=8, conv_kernel=4, expand=2, time_step_rank=4)),
@@ -189,7 +194,16 @@ MODELS = {
                             num_attention_heads=None, tie_word_embeddings=True)),
     "cwm": ("Cwm", GQA | dict(head_dim=16, sliding_window=8, layer_types=["full_attention", "sliding_attention"])),
     "helium": ("Helium", GQA | dict(head_dim=8)),
-    "apertus": ("Apertus", GQA),
+    "deepseek-v32": ("DeepseekV32", MHA | DSA | dict(n_routed_experts=8, n_group=2, topk_group=1)),
+    "glm-moe-dsa": ("GlmMoeDsa", MHA | DSA | dict(n_routed_experts=4)),
+    "jais2": ("Jais2", dict(head_dim=8)),
+    "flex-olmo": ("FlexOlmo", GQA | dict(num_experts=4, num_experts_per_tok=2)),
+    "gpt-bigcode": ("GPTBigCode", dict(
+        n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_inner=FF, n_positions=128, hidden_size=None,
+        intermediate_size=None, num_hidden_layers=None, num_attention_heads=None, max_position_embeddings=None)),
+    "gptj": ("GPTJ", dict(
+        n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_inner=FF, n_positions=128, rotary_dim=4, hidden_size=None,
+        intermediate_size=None, num_hidden_layers=None, num_attention_heads=None, max_position_embeddings=None)),
 }
 
 CLASSES = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel", "Llama4Text": "Llama4ForCausalLM",

@@ -55,6 +55,10 @@ MODELS = {
     "glm4-4bit": ("glm4", dict(bits=4, group_size=32)),
     "seed-oss-4bit": ("seed-oss", dict(bits=4, group_size=32)),
     "ernie4-5-4bit": ("ernie4-5", dict(bits=4, group_size=32)),
+    "qwen3-5-4bit": ("qwen3-5", dict(bits=4, group_size=32)),
+    "lfm2-4bit": ("lfm2", dict(bits=4, group_size=32)),
+    "mamba-4bit": ("mamba", dict(bits=4, group_size=32)),
+    "ministral3-4bit": ("ministral3", dict(bits=4, group_size=32)),
 }
 
 
@@ -73,6 +77,11 @@ def older_keys(folder):
     rope = rope.get("full_attention", rope)
     theta, part = rope.get("rope_theta", 10000.0), rope.get("partial_rotary_factor", 1.0)
     config |= dict(rope_theta=theta, rotary_emb_base=theta, n_ctx=128, rotary_pct=part, partial_rotary_factor=part)
+    config |= dict(block_dim=config["hidden_size"])
+    if config["model_type"] == "qwen3_5_text":
+        config = dict(model_type="qwen3_5", architectures=["Qwen3_5ForConditionalGeneration"], text_config=config)
+        config["tie_word_embeddings"] = False
+        config["text_config"]["full_attention_interval"] = 2
     path.write_text(json.dumps(config))
 
 

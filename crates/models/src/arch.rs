@@ -40,6 +40,8 @@ pub struct Arch {
     pub norm_by_eps: bool,
     /// Whether Hugging Face files store norm weights less one.
     pub norm_plus_one: bool,
+    /// Whether MLX checkpoints have added that one (mlx-lm's `sanitize`).
+    pub mlx_norm_whole: bool,
     /// Where norms stand.
     pub norms: Norms,
     /// Whether q and k are normed after the rotation instead of before.
@@ -267,6 +269,7 @@ pub const LLAMA: Arch = Arch {
     norm: NormKind::Rms,
     norm_by_eps: false,
     norm_plus_one: false,
+    mlx_norm_whole: false,
     norms: Norms::Pre,
     qk_norm_late: false,
     qk_norm_plain: false,

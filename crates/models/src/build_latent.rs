@@ -69,7 +69,10 @@ impl<B: Backend> Loader<'_, B> {
             Ok(self.checkpoint.experts(&stem)?)
         };
         let (k_b, v_b) = match (given(Role::KB)?, given(Role::VB)?) {
-            (Some(k_b), Some(v_b)) => (k_b, v_b),
+            (Some(k_b), Some(v_b)) => {
+                self.names.find(Role::KvB, i); // the joint matrix, which files may hold besides
+                (k_b, v_b)
+            }
             _ => {
                 let joint = self.raw(Role::KvB, i)?.matrix;
                 let stride = mla.d_nope + mla.d_v;

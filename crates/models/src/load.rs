@@ -179,7 +179,12 @@ impl<'a, B: Backend> Loader<'a, B> {
     pub fn norm(&mut self, role: Role, i: usize) -> Result<Option<Norm<B>>, LoadError> {
         let found = self.vector(role, i, ".weight")?.map_or_else(|| self.vector(role, i, ""), |found| Ok(Some(found)));
         let Some((stem, mut weight)) = found? else { return Ok(None) };
-        if self.arch.norm_plus_one && self.checkpoint.kind != Kind::Gguf {
+        let whole = match self.checkpoint.kind {
+            Kind::Gguf => true,
+            Kind::Mlx => self.arch.mlx_norm_whole,
+            Kind::HuggingFace => false,
+        };
+        if self.arch.norm_plus_one && !whole {
             weight.iter_mut().for_each(|w| *w += 1.0);
         }
         let bias = self.checkpoint.vector(&format!("{stem}.bias"))?.map(|(_, b)| b);

@@ -119,6 +119,16 @@ const HARMLESS: &[&str] = &[
     ".v_scale",
 ];
 
+/// What names of parts of a parameter add to its stem without a dot.
+const PARTS: &[&str] = &["_bias", "_blocks", "_scales", "_scale", "_scale_inv", "_packed", "_global_scale"];
+
+/// Whether a tensor is a part of one that was used: `STEM.weight`, `STEM.weight.absmax`, `STEM_blocks`.
+fn covered(used: &HashSet<String>, name: &str) -> bool {
+    let dots = name.char_indices().filter(|(_, c)| *c == '.').map(|(i, _)| &name[..i]);
+    let parts = PARTS.iter().filter_map(|part| name.strip_suffix(part));
+    std::iter::once(name).chain(dots).chain(parts).any(|stem| used.contains(stem))
+}
+
 /// The names of one checkpoint.
 pub struct Names {
     stems: HashSet<String>,
@@ -176,11 +186,7 @@ impl Names {
     pub fn unused(&self, checkpoint: &Checkpoint, n_layer: usize, harmless: &[&str]) -> Vec<String> {
         let used = self.used.borrow();
         let experts: Vec<&str> = used.iter().filter_map(|s| s.split_once("{e}").map(|(head, _)| head)).collect();
-        let known = |name: &str| {
-            let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
-            let bias = name.strip_suffix("_bias").unwrap_or(name);
-            [stem, name, bias].iter().any(|s| used.contains(*s)) || experts.iter().any(|e| name.starts_with(e))
-        };
+        let known = |name: &str| covered(&used, name) || experts.iter().any(|e| name.starts_with(e));
         let layers = if self.gguf { "blk." } else { &self.layers };
         let of_layer = |name: &str| {
             let number = name.strip_prefix(layers)?.split('.').next()?;
@@ -215,6 +221,25 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_a_used_tensor_are_used() {
+        let used = ["m.layers.0.q_proj", "m.layers.0.mlp.experts.gate_up_proj", "blk.0.attn_norm", "m.layers.0.A_log"];
+        let used = used.map(str::to_owned).into();
+        for (name, expect) in [
+            ("m.layers.0.q_proj.weight", true),
+            ("m.layers.0.q_proj.qweight", true),
+            ("m.layers.0.q_proj.weight.quant_state.bitsandbytes__nf4", true),
+            ("m.layers.0.mlp.experts.gate_up_proj_blocks", true),
+            ("m.layers.0.mlp.experts.gate_up_proj_scales", true),
+            ("m.layers.0.A_log", true),
+            ("m.layers.0.q_proj_2.weight", false),
+            ("m.layers.0.q_norm.weight", false),
+            ("blk.0.attn_norm_2.weight", false),
+        ] {
+            assert_eq!(covered(&used, name), expect, "{name}");
+        }
+    }
 
     #[test]
     fn every_role_has_one_row() {

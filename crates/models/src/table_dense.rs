@@ -238,7 +238,7 @@ pub(crate) const DENSE: &[Arch] = &[
     },
     Arch { gguf: &["seed_oss"], hf: &["SeedOssForCausalLM"], ffn_norm_is_post: true, ..HALVES },
     Arch { gguf: &["codeshell"], hf: &[], style: &style::GPT2, norm: NormKind::Layer, act: Act::GeluTanh, ..HALVES },
-    Arch { gguf: &["jais2"], hf: &[], norm: NormKind::Layer, act: Act::ReluSquared, ..HALVES },
+    Arch { gguf: &["jais2"], hf: &["Jais2ForCausalLM"], norm: NormKind::Layer, act: Act::ReluSquared, ..HALVES },
     // ALiBi instead of rotation. Source: arXiv:2108.12409.
     Arch {
         gguf: &["bloom"],
@@ -345,4 +345,13 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch { gguf: &["deci"], hf: &["DeciLMForCausalLM"], single_part: true, ffn_scales: false, ..LLAMA },
     Arch { gguf: &[], hf: &["CwmForCausalLM"], written_as: "llama", window: WindowLayers::All, ..LLAMA },
     Arch { gguf: &[], hf: &["HeliumForCausalLM"], pairs: INTERLEAVED, ..LLAMA },
+    Arch {
+        gguf: &[],
+        hf: &["GPTJForCausalLM"],
+        pairs: INTERLEAVED,
+        norm: NormKind::Layer,
+        parallel: Parallel::Yes,
+        act: Act::GeluTanh,
+        ..LLAMA
+    },
 ];

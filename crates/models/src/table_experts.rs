@@ -284,4 +284,14 @@ pub(crate) const EXPERTS: &[Arch] = &[
         ..HALVES
     },
     Arch { gguf: &["qwen", "qwen3tts", "qwen3vl", "qwen3vlmoe", "paddleocr"], hf: &[], ..HALVES },
+    Arch {
+        gguf: &[],
+        hf: &["DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"],
+        pairs: INTERLEAVED,
+        gating: Gating::Sigmoid,
+        harmless: &[".indexer."],
+        ..LLAMA
+    },
+    // OLMo 2 with experts. Source: modeling_flex_olmo.py.
+    Arch { gguf: &[], hf: &["FlexOlmoForCausalLM"], norms: Norms::Post, normalize: false, ..LLAMA },
 ];

@@ -62,6 +62,7 @@ pub(crate) const RECURRENT: &[Arch] = &[
         gguf: &["qwen3next"],
         hf: &["Qwen3NextForCausalLM"],
         norm_plus_one: true,
+        mlx_norm_whole: true,
         no_scale: &[Role::AttnQkv, Role::AttnGate, Role::SsmOut],
         ffn_scales: true,
         ..HALVES
@@ -75,6 +76,7 @@ pub(crate) const RECURRENT: &[Arch] = &[
             "Qwen3_5MoeForConditionalGeneration",
         ],
         norm_plus_one: true,
+        mlx_norm_whole: true,
         delta_tiled: true,
         ffn_scales: true,
         ..HALVES

@@ -42,7 +42,9 @@ fn document(fixtures: &Path) -> String {
          typed. **Bold** names are proven by golden logits of an independent implementation (llama.cpp in f32 for GGUF, \
          `transformers` for Hugging Face, `mlx-lm` for MLX; squared error below 1e-6 of squared magnitude, on the \
          defining and on the CPU backend). The others share their code and differ by a table row. A decoder that is not \
-         listed runs as generic LLaMA when its tensors fit.\n\n## Architectures\n\n| GGUF | Hugging Face and MLX |\n|---|---|\n",
+         listed runs as generic LLaMA when its tensors fit. Sparse attention with an indexer (DeepSeek V3.2, GLM 5) runs up \
+         to as many tokens as the indexer keeps, where it is full attention. Tensors or settings that are not understood \
+         are refused.\n\n## Architectures\n\n| GGUF | Hugging Face and MLX |\n|---|---|\n",
     );
     let either: BTreeMap<String, Vec<String>> = hf.iter().chain(&mlx).map(|(k, v)| (k.clone(), v.clone())).collect();
     for arch in archs() {
