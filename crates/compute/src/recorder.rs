@@ -39,10 +39,8 @@ struct Sums {
     record: Record,
     /// By the matrix's name.
     squares: BTreeMap<String, InputSquares>,
-    /// `[n_in, n_in]`, the part on and above the diagonal; by the first name of the matrices that share their input.
-    products: BTreeMap<String, Arc<Vec<f32>>>,
-    /// That first name of each matrix.
-    shared: BTreeMap<String, String>,
+    /// `[n_in, n_in]`, the part on and above the diagonal, by the names of the matrices that share their input.
+    products: BTreeMap<Vec<String>, Arc<Vec<f32>>>,
 }
 
 impl Recording {
@@ -55,7 +53,14 @@ impl Recording {
     /// is set; `None` if they were not recorded.
     pub fn products(&self, name: &str) -> Option<Arc<Vec<f32>>> {
         let sums = self.lock();
-        sums.products.get(sums.shared.get(name)?).cloned()
+        let mut of_name = sums.products.iter().filter(|(names, _)| names.iter().any(|other| other == name));
+        let (_, first) = of_name.next()?;
+        let mut all = first.clone();
+        // A matrix that is used with one group of others here and with another there.
+        for (_, more) in of_name {
+            Arc::make_mut(&mut all).iter_mut().zip(more.iter()).for_each(|(sum, x)| *sum += x);
+        }
+        Some(all)
     }
 
     fn lock(&self) -> MutexGuard<'_, Sums> {
@@ -65,11 +70,10 @@ impl Recording {
     /// Adds the products of rows of `x`, which the matrices `names` share.
     fn add_products(&self, names: &[String], x: &[f32], n_in: usize) {
         let mut sums = self.lock();
-        let (Record::Products, Some(first)) = (sums.record, names.first()) else { return };
-        for name in names {
-            sums.shared.insert(name.clone(), first.clone());
+        if sums.record != Record::Products || names.is_empty() {
+            return;
         }
-        let products = sums.products.entry(first.clone()).or_default();
+        let products = sums.products.entry(names.to_vec()).or_default();
         let products = Arc::get_mut(products).expect("products are taken when the model has run");
         products.resize(n_in * n_in, 0.0);
         for row in x.chunks_exact(n_in) {
@@ -113,8 +117,8 @@ pub struct Matrix<B: Backend> {
 impl<B: Backend> Recorder<B> {
     /// Records what `inner` computes.
     pub fn new(inner: B, record: Record) -> (Recorder<B>, Recording) {
-        let (squares, products, shared) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let recording = Recording(Arc::new(Mutex::new(Sums { record, squares, products, shared })));
+        let (squares, products) = (BTreeMap::new(), BTreeMap::new());
+        let recording = Recording(Arc::new(Mutex::new(Sums { record, squares, products })));
         (Recorder { inner, recording: recording.clone() }, recording)
     }
 

@@ -46,4 +46,7 @@ fn a_recorder_adds_the_squares_of_normalized_inputs() {
     assert_eq!(found["b"].squares, [9.0, 20.0]);
     let products = recording.products("b").expect("recorded");
     assert_eq!([products[0], products[1], products[3]], [9.0, 12.0, 20.0]);
+    let products = recording.products("a").expect("recorded with `b` and alone");
+    let want = [of_a[0], 12.0 + 12.0 / 12.5, of_a[1]];
+    assert!([products[0], products[1], products[3]].iter().zip(want).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
 }

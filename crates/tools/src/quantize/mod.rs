@@ -88,8 +88,8 @@ pub fn run(
 
 /// Importance and factor of each tensor.
 fn guides(planned: &[Planned], inputs: Inputs<'_>) -> Result<Vec<Guide>, ToolError> {
-    // Matrices that share their input share its factor.
-    let mut factors: BTreeMap<*const Vec<f32>, Arc<Factor>> = BTreeMap::new();
+    // Matrices that share their input share its factor. The products stay, so that an address means one of them only.
+    let (mut factors, mut kept) = (BTreeMap::new(), Vec::new());
     let mut guides = Vec::with_capacity(planned.len());
     for tensor in planned {
         let mut guide = Guide { importance: importance(tensor, inputs)?, factor: None };
@@ -101,6 +101,7 @@ fn guides(planned: &[Planned], inputs: Inputs<'_>) -> Result<Vec<Guide>, ToolErr
                 let factor = Factor::new(tensor.n_in(), &products);
                 let factor = factor.map_err(|error| ToolError::Encode { tensor: tensor.name.clone(), error })?;
                 place.insert(Arc::new(factor));
+                kept.push(products);
             }
             guide.factor = factors.get(&key).cloned();
         }
