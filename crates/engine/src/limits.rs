@@ -32,8 +32,8 @@ pub enum Past {
     },
 }
 
-/// What the runner must do, in this order, before it computes the batch ([`Schedule::plan`]) or after
-/// ([`Schedule::commit`]).
+/// What the runner must do, in this order, before it computes the batch ([`plan`](crate::schedule::Schedule::plan)) or after
+/// ([`commit`](crate::schedule::Schedule::commit)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     /// Copy a page.

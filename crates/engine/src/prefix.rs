@@ -9,7 +9,7 @@
 //! Pages that no sequence holds are idle: they stay until they are needed. Idle pages are in two lists, each ordered by
 //! when they were last used. A page that was found again by a later request is *proven*; the others are *new*. New pages
 //! go first, so that a flood of prompts that never come back does not push out what conversations come back to. Proven
-//! pages are at most [`PROVEN_PART`] of all; the oldest beyond that become new again.
+//! pages are at most `PROVEN_PART` of all; the oldest beyond that become new again.
 //! Sources: segmented LRU, Karedla et al., "Caching strategies to improve disk system performance", 1994; the chain,
 //! vLLM `vllm/v1/core/kv_cache_utils.py`.
 
