@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use mlxr_compute::cpu::matmul::{Activations, Columns, Epilogue, Out, PackedMatrix, Place, Product, Weights, matmul};
-use mlxr_compute::cpu::{Isa, Pool};
+use mlxr_compute::cpu::{Bandwidth, Isa, Pool};
 use mlxr_compute::{Bytes, DType, MatrixData};
 
 const WINDOW: Duration = Duration::from_millis(4);
@@ -28,7 +28,7 @@ struct Options {
 fn main() {
     let o = options();
     let pool = Pool::new(o.threads).expect("threads");
-    let bandwidth = read_bandwidth(&pool);
+    let bandwidth = Bandwidth::new(o.threads).and_then(|b| b.measure()).expect("memory and threads");
     println!(
         "{} threads, read bandwidth {:.1} GB/s, int8 peak {:.0} GMAC/s",
         o.threads,
@@ -131,24 +131,6 @@ fn product_seconds(matrices: &[PackedMatrix], n_col: usize, pool: &Pool) -> f64 
         next = (next + 1) % matrices.len();
         matmul(pool, &inputs, &[product], &mut [Out { data: &mut y, stride: n_out }]).expect("no panic");
     })
-}
-
-/// Bytes a second that all threads together read from memory.
-fn read_bandwidth(pool: &Pool) -> f64 {
-    let memory = vec![1u64; DECODE_BYTES / 8];
-    let n = 64 * pool.n_threads();
-    let seconds = best(|| {
-        pool.run(n, |_, i| {
-            let part = &memory[memory.len() * i / n..memory.len() * (i + 1) / n];
-            let mut sums = [0u64; 32];
-            for line in part.as_chunks::<32>().0 {
-                sums.iter_mut().zip(line).for_each(|(s, x)| *s ^= x);
-            }
-            std::hint::black_box(sums);
-        })
-        .expect("no panic");
-    });
-    DECODE_BYTES as f64 / seconds
 }
 
 /// Multiply-accumulates a second of `vpdpbusd` on registers, all threads together; 0 where there is none.

@@ -10,9 +10,7 @@
 //! | `imatrix`    | importance matrices of a text                                          |
 //! | `quantize`   | a GGUF file with other types, by llama-quantize's recipes              |
 //! | `convert`    | a checkpoint in another form and type                                 |
-//! | `bandwidth`  | bytes a second that this machine reads from memory                     |
 
-pub mod bandwidth;
 pub mod bench;
 pub mod compare;
 pub mod convert;

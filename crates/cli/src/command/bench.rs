@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mlxr_compute::cpu::Bandwidth;
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_models::{Arena, LoadOptions, architecture};
-use mlxr_tools::bandwidth::Bandwidth;
 use mlxr_tools::bench::{self, Samples, Test};
 use mlxr_weights::{Checkpoint, Summary};
 use serde::Serialize;
@@ -76,11 +76,11 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
         };
         let (mut runner, used) = backend::load(&checkpoint, &choice, &options, &mut |_| ())?;
         let choice = BackendChoice { name: used, ..choice };
-        let bandwidth = Bandwidth::new(*n_thread);
+        let bandwidth = Bandwidth::new(choice.n_thread)?;
         for test in &tests {
             eprintln!("{}, {n_thread} threads", test.name());
             let samples = bench::run(runner.as_mut(), test, args.repetitions)?;
-            rows.push(row(args, (&checkpoint, &summary), &choice, (test, samples, bandwidth.measure())));
+            rows.push(row(args, (&checkpoint, &summary), &choice, (test, samples, bandwidth.measure()?)));
         }
     }
     if args.json {

@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`bandwidth`] | how fast this machine reads memory |
 //! | [`isa`] | which instructions the kernels may use |
 //! | [`pool`] | threads that run one job at a time |
 //! | [`vector`] | sixteen numbers at once, on every instruction set |
@@ -14,6 +15,7 @@
 
 mod attention;
 pub mod backend;
+pub mod bandwidth;
 pub mod elementwise;
 pub mod isa;
 pub mod kv;
@@ -29,6 +31,7 @@ pub mod tensor;
 pub mod vector;
 
 pub use backend::Cpu;
+pub use bandwidth::Bandwidth;
 pub use isa::Isa;
 pub use pool::Pool;
 pub use vector::Kernels;

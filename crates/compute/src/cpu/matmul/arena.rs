@@ -1,17 +1,79 @@
-//! Memory for packed weights: zeroed, aligned to pages, backed by huge pages where the system has them.
+//! Memory for packed weights: zeroed, cut from large mappings that huge pages back where the system has them.
+//!
+//! A matrix of a few MiB in a mapping of its own would lie half in small pages, for each of which the processor walks page
+//! tables: products of one column then take half as long again.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::Error;
 
-/// An anonymous mapping.
-pub(super) struct Arena {
+/// Bytes of address space of a chunk; arenas that need more get a chunk of their own. Only what is written takes memory.
+const CHUNK: usize = 256 << 20;
+/// What the start of a chunk is a multiple of: a huge page.
+const HUGE_PAGE: usize = 2 << 20;
+/// What the start of an arena is a multiple of: the largest page of any system, so that two arenas share none.
+const PAGE: usize = 64 << 10;
+
+/// The chunk that is being cut up, and how many of its bytes are taken.
+static CURRENT: Mutex<(Weak<Chunk>, usize)> = Mutex::new((Weak::new(), 0));
+
+/// An anonymous mapping, unmapped with the last of its arenas.
+struct Chunk {
+    /// What was mapped, in which the chunk starts at a huge page.
+    mapped: *mut libc::c_void,
+    len: usize,
+}
+
+/// A part of a chunk.
+pub(in crate::cpu) struct Arena {
+    /// `None` where the arena is empty.
+    chunk: Option<Arc<Chunk>>,
     start: *mut u8,
     len: usize,
 }
 
-// SAFETY: the arena owns its memory; shared access only reads, except through `part`, whose caller rules out aliases.
+// SAFETY: a chunk is an address range; its memory is reached through its arenas, which share none of it.
+unsafe impl Send for Chunk {}
+// SAFETY: as above.
+unsafe impl Sync for Chunk {}
+// SAFETY: the arena owns its part; shared access only reads, except through `part`, whose caller rules out aliases.
 unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
+
+impl Chunk {
+    /// A chunk of at least `len` bytes.
+    fn new(len: usize) -> Result<Chunk, Error> {
+        let error = Error::Memory { what: "packed weights", bytes: len as u64 };
+        let Some(len) = len.checked_add(HUGE_PAGE) else { return Err(error) };
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
+        // SAFETY: a new anonymous mapping touches nothing that exists.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags | libc::MAP_NORESERVE, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            return Err(error);
+        }
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range was mapped just now. A hint, whose failure changes nothing but speed.
+        unsafe {
+            libc::madvise(mapped, len, libc::MADV_HUGEPAGE);
+        }
+        Ok(Chunk { mapped, len })
+    }
+
+    /// Its first huge page.
+    fn start(&self) -> *mut u8 {
+        let mapped = self.mapped.cast::<u8>();
+        // SAFETY: the mapping is a huge page longer than what was asked for.
+        unsafe { mapped.add(mapped.align_offset(HUGE_PAGE)) }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `new`, into which no arena points any more.
+        unsafe { libc::munmap(self.mapped, self.len) };
+    }
+}
 
 impl Arena {
     /// `len` zeroed bytes, which take memory when they are first written.
@@ -19,28 +81,28 @@ impl Arena {
     /// # Errors
     /// If the system has no room.
     pub fn new(len: usize) -> Result<Arena, Error> {
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
-        let error = Error::Memory { what: "packed weights", bytes: len as u64 };
         if len == 0 {
-            return Ok(Arena { start: std::ptr::NonNull::<u8>::dangling().as_ptr(), len });
+            return Ok(Arena { chunk: None, start: std::ptr::NonNull::<u8>::dangling().as_ptr(), len });
         }
-        // SAFETY: a new anonymous mapping touches nothing that exists.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(error);
+        if len > CHUNK {
+            let chunk = Chunk::new(len)?;
+            return Ok(Arena { start: chunk.start(), chunk: Some(Arc::new(chunk)), len });
         }
-        #[cfg(target_os = "linux")]
-        // SAFETY: the range was mapped just now. A hint, whose failure changes nothing but speed.
-        unsafe {
-            libc::madvise(start, len, libc::MADV_HUGEPAGE);
-        }
-        Ok(Arena { start: start.cast(), len })
+        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+        let (chunk, taken) = match current.0.upgrade() {
+            Some(chunk) if len <= CHUNK - current.1 => (chunk, current.1),
+            _ => (Arc::new(Chunk::new(CHUNK)?), 0),
+        };
+        *current = (Arc::downgrade(&chunk), (taken + len).next_multiple_of(PAGE).min(CHUNK));
+        // SAFETY: `taken + len <= CHUNK`.
+        let start = unsafe { chunk.start().add(taken) };
+        Ok(Arena { chunk: Some(chunk), start, len })
     }
 
     /// The bytes from `start`.
     pub fn at(&self, start: usize) -> *const u8 {
         assert!(start <= self.len, "beyond the packed weights");
-        // SAFETY: within the mapping.
+        // SAFETY: within the arena.
         unsafe { self.start.add(start) }
     }
 
@@ -51,16 +113,50 @@ impl Arena {
     #[allow(clippy::mut_from_ref)] // parts are filled in parallel
     pub unsafe fn part(&self, start: usize, len: usize) -> &mut [u8] {
         assert!(start <= self.len && len <= self.len - start, "beyond the packed weights");
-        // SAFETY: within the mapping; the caller rules out aliases.
+        // SAFETY: within the arena; the caller rules out aliases.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: the mapping of `new`, to which no reference outlives the arena.
-            unsafe { libc::munmap(self.start.cast(), self.len) };
+        if self.chunk.is_some() {
+            // Other arenas may keep the chunk for long.
+            // SAFETY: whole pages, none of which another arena has a part of: arenas start at multiples of `PAGE`, and the
+            // chunk ends with one.
+            unsafe { libc::madvise(self.start.cast(), self.len.next_multiple_of(PAGE), libc::MADV_DONTNEED) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arenas_are_zeroed_aligned_and_apart() {
+        let lens = [1, PAGE, PAGE + 1, CHUNK / 2, CHUNK / 2, CHUNK, CHUNK + 1, 0, 100];
+        let arenas: Vec<Arena> = lens.iter().map(|&len| Arena::new(len).expect("address space")).collect();
+        for (i, arena) in arenas.iter().enumerate().filter(|(_, arena)| arena.len > 0) {
+            assert!((arena.start as usize).is_multiple_of(PAGE), "arena {i}");
+            // SAFETY: the only reference to the arena.
+            let all = unsafe { arena.part(0, arena.len) };
+            assert_eq!((all[0], all[arena.len - 1]), (0, 0), "arena {i}");
+            (all[0], all[arena.len - 1]) = (i as u8 + 1, i as u8 + 1);
+        }
+        let bytes = |arena: &Arena| {
+            // SAFETY: both bytes lie within the arena, and nobody writes them any more.
+            unsafe { (*arena.at(0), *arena.at(arena.len - 1)) }
+        };
+        for (i, arena) in arenas.iter().enumerate().filter(|(_, arena)| arena.len > 0) {
+            assert_eq!(bytes(arena), (i as u8 + 1, i as u8 + 1), "arena {i}");
+        }
+    }
+
+    #[test]
+    fn an_arena_beyond_the_address_space_is_an_error() {
+        for len in [usize::MAX, usize::MAX / 2] {
+            assert!(matches!(Arena::new(len), Err(Error::Memory { .. })), "{len}");
         }
     }
 }

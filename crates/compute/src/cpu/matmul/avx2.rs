@@ -166,7 +166,7 @@ impl Simd for Avx2 {
             unsafe { _mm256_storeu_ps(p, a) }
         }
         fn prefetch(p: *const u8) -> () {
-            _mm_prefetch::<_MM_HINT_T0>(p.cast());
+            _mm_prefetch::<_MM_HINT_T1>(p.cast());
         }
     }
 }

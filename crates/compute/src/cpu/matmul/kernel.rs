@@ -11,8 +11,9 @@ use super::simd::{Codes, Simd};
 pub(super) const ROWS: usize = 16;
 /// Weights that share an activation scale.
 pub(super) const BLOCK: usize = 32;
-/// Bytes ahead of the weights in use that are prefetched.
-const AHEAD: usize = 4096;
+/// Bytes ahead of the weights in use that are asked for. So far ahead they go to the second-level cache: in the first they
+/// would displace the activations before they are used.
+const AHEAD: usize = 8192;
 
 /// What a kernel computes on.
 pub(super) struct Args {

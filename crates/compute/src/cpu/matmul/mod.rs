@@ -39,6 +39,8 @@ mod scalar;
 mod simd;
 mod table;
 
+pub(super) use arena::Arena;
+
 pub use activations::{Activations, Columns};
 pub use packed::PackedMatrix;
 pub use product::{Epilogue, Out, Place, Product, Weights, matmul};

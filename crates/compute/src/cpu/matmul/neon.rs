@@ -144,7 +144,7 @@ impl<const DOT: bool> Simd for Arm<DOT> {
         }
         fn prefetch(p: *const u8) -> () {
             // SAFETY: a prefetch never faults.
-            unsafe { asm!("prfm pldl1keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly)) };
+            unsafe { asm!("prfm pldl2keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly)) };
         }
     }
 

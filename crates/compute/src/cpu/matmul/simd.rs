@@ -77,6 +77,6 @@ pub(super) trait Simd: Copy {
     /// out of registers. The processor overlaps them well enough.
     unsafe fn pin(a: Self::Floats) -> Self::Floats;
     unsafe fn store(p: *mut f32, a: Self::Floats);
-    /// Asks for the cache line at `p`, which may lie outside any allocation.
+    /// Asks for the cache line at `p`, which may lie outside any allocation, in the second-level cache.
     unsafe fn prefetch(p: *const u8);
 }
