@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use super::matmul::Arena;
+use super::arena::Arena;
 use crate::Error;
 
 /// Bytes read in one pass: many times any last-level cache.
@@ -26,9 +26,8 @@ impl Bandwidth {
     /// # Errors
     /// If the system gives no memory or threads.
     pub fn new(n_threads: usize) -> Result<Bandwidth, Error> {
-        let memory = Arena::new(BYTES)?;
-        // SAFETY: nothing else refers to the memory yet. Written, since the system may serve what was not from one page.
-        unsafe { memory.part(0, BYTES) }.fill(1);
+        let mut memory = Arena::new(BYTES, "the measurement of bandwidth")?;
+        memory.bytes_mut().fill(1); // the system may serve what was never written from one page
         Ok(Bandwidth { pool: Pool::new(n_threads)?, memory })
     }
 
@@ -42,10 +41,7 @@ impl Bandwidth {
             let start = Instant::now();
             let n = PARTS_A_THREAD * self.pool.n_threads();
             self.pool.run(n, |_, i| {
-                let (from, to) = (BYTES * i / n, BYTES * (i + 1) / n);
-                // SAFETY: within the memory, which nobody writes any more; any bytes are bytes.
-                let part = unsafe { std::slice::from_raw_parts(self.memory.at(from), to - from) };
-                black_box(folded(part));
+                black_box(folded(&self.memory.bytes()[BYTES * i / n..BYTES * (i + 1) / n]));
             })?;
             fastest = fastest.min(start.elapsed());
         }

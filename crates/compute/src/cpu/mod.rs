@@ -8,11 +8,13 @@
 //! | [`vector`] | sixteen numbers at once, on every instruction set |
 //! | [`math`] | functions of them |
 //! | [`tensor`] | tensors whose memory comes back |
+//! | `arena` | memory for weights, keys and values |
 //! | [`matmul`] | products with weight matrices |
 //! | [`backend`] | the operations |
 //! | [`elementwise`], [`rope`] | operations on rows |
 //! | [`kv`], `attention`, `recurrent`, `moe`, `linear` | the operations with state, and those made of products |
 
+mod arena;
 mod attention;
 pub mod backend;
 pub mod bandwidth;

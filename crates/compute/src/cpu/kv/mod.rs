@@ -19,6 +19,8 @@ use crate::Error;
 use crate::check::{KvHeads, check_page};
 use crate::op::{KvSpec, LayerState, SeqRow, Seqs};
 
+/// What memory is asked for.
+const STORE: &str = "the store of keys, values and states";
 /// Numbers below which appending is left to one thread.
 const ALONE: usize = 16 * 1024;
 
@@ -201,12 +203,38 @@ impl Kv {
 }
 
 fn product(a: usize, b: usize) -> Result<usize, Error> {
-    a.checked_mul(b).ok_or(Error::Memory { what: "the store of keys, values and states", bytes: u64::MAX })
+    a.checked_mul(b).ok_or(Error::Memory { what: STORE, bytes: u64::MAX })
 }
 
 /// `n` zeros, which take memory when they are first written.
 fn zeros<T: bytemuck::Zeroable>(n: usize) -> Result<Box<[T]>, Error> {
     let bytes = (n as u64).saturating_mul(size_of::<T>() as u64);
-    bytemuck::try_zeroed_slice_box(n)
-        .map_err(|()| Error::Memory { what: "the store of keys, values and states", bytes })
+    bytemuck::try_zeroed_slice_box(n).map_err(|()| Error::Memory { what: STORE, bytes })
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::op::KvType;
+
+    fn resident() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+        let pages: usize = statm.split(' ').nth(1).expect("resident pages").parse().expect("a number");
+        pages * 4096
+    }
+
+    #[test]
+    fn a_store_takes_memory_when_it_is_written() {
+        let layer = LayerState::Kv { n_kv_head: 8, d_k: 128, d_v: 128, d_latent: 0 };
+        let mut spec =
+            KvSpec { layers: vec![layer; 4], page_tokens: 16, n_page: 1 << 14, n_slot: 1, dtype: KvType::F16 };
+        let before = resident();
+        for n_page in [1 << 14, 1 << 20] {
+            spec.n_page = n_page; // 4 GiB, 256 GiB
+            let kv = Kv::new(&spec).expect("address space");
+            assert!(kv.layer(3).1.bytes()[..64].iter().all(|&b| b == 0));
+            let taken = resident().saturating_sub(before);
+            assert!(taken < 256 << 20, "{n_page} empty pages take {taken} bytes");
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! Strips of keys or values in their stored type.
 
+use super::super::arena::Arena;
 use super::super::attention::BLOCK;
 use super::super::elementwise::some;
 use super::super::pool::Cacheline;
 use super::super::shared::Shared;
 use super::super::vector::{Kernel, Kernels, LANES, Lanes, Vector};
-use super::{product, zeros};
+use super::{STORE, product};
 use crate::Error;
 use crate::op::KvType;
 
@@ -16,7 +17,7 @@ pub(in super::super) struct Strips {
     n_col: usize,
     /// Bytes of a strip: a multiple of 64, so that numbers are aligned.
     strip: usize,
-    data: Box<[Cacheline]>,
+    data: Arena,
 }
 
 /// Bytes of a stored number.
@@ -39,15 +40,15 @@ impl Strips {
         let scales = if dtype == KvType::Q8 && n > 0 { n_scale * size_of::<f32>() } else { 0 };
         let line = size_of::<Cacheline>();
         let strip = (product(n, size(dtype))?.next_multiple_of(size_of::<f32>()) + scales).next_multiple_of(line);
-        Ok(Strips { dtype, n_row, n_col, strip, data: zeros(product(n_strip, strip / line)?)? })
+        Ok(Strips { dtype, n_row, n_col, strip, data: Arena::new(product(n_strip, strip)?, STORE)? })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.data)
+        self.data.bytes()
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.data)
+        self.data.bytes_mut()
     }
 
     pub(super) fn writer(&mut self) -> Writer<'_> {

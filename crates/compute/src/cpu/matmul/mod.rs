@@ -12,7 +12,7 @@
 //! | `forms`, `pack` | how rows lie in a panel; from blocks of a file to panels |
 //! | `kernel` | the bodies of the kernels, over `simd` |
 //! | `scalar`, `avx2`, `avx512`, `neon` | `simd` for each instruction set |
-//! | `packed`, `arena` | matrices and their memory |
+//! | `packed` | matrices |
 //! | `expand` | panels of encodings that would take more memory packed, made when used |
 //! | `activations`, `quantize` | inputs |
 //! | `product` | the loop over panels and tiles |
@@ -21,7 +21,6 @@
 //! quantized weights are rounded to int8, see `quantize` for the error.
 
 mod activations;
-mod arena;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -38,8 +37,6 @@ mod quantize;
 mod scalar;
 mod simd;
 mod table;
-
-pub(super) use arena::Arena;
 
 pub use activations::{Activations, Columns};
 pub use packed::PackedMatrix;

@@ -8,9 +8,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::arena::Arena;
 use super::kernel::ROWS;
 use super::table::{self, FormRow, Input};
+use crate::cpu::arena::Arena;
 use crate::cpu::{Isa, Pool};
 use crate::{Bytes, Error, MatrixData};
 
@@ -169,7 +169,7 @@ impl PackedMatrix {
         let _turn = self.packing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.arena.get().is_none() {
             let last = self.segments.iter().map(|s| s.at + s.panels_bytes().next_multiple_of(64)).max();
-            let arena = Arena::new(last.unwrap_or(0))?;
+            let arena = Arena::new(last.unwrap_or(0), "packed weights")?;
             self.arena.get_or_init(|| arena);
         }
         let arena = self.arena.get().expect("set above");

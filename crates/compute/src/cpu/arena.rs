@@ -1,4 +1,5 @@
-//! Memory for packed weights: zeroed, cut from large mappings that huge pages back where the system has them.
+//! Memory for packed weights, keys and values: zeroed, cut from large mappings that huge pages back where the system has
+//! them. It takes room when it is first written (an allocator's zeroed memory of this alignment is written at once).
 //!
 //! A matrix of a few MiB in a mapping of its own would lie half in small pages, for each of which the processor walks page
 //! tables: products of one column then take half as long again.
@@ -25,7 +26,7 @@ struct Chunk {
 }
 
 /// A part of a chunk.
-pub(in crate::cpu) struct Arena {
+pub(super) struct Arena {
     /// `None` where the arena is empty.
     chunk: Option<Arc<Chunk>>,
     start: *mut u8,
@@ -42,9 +43,9 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Chunk {
-    /// A chunk of at least `len` bytes.
-    fn new(len: usize) -> Result<Chunk, Error> {
-        let error = Error::Memory { what: "packed weights", bytes: len as u64 };
+    /// A chunk of at least `len` bytes, for `what`.
+    fn new(len: usize, what: &'static str) -> Result<Chunk, Error> {
+        let error = Error::Memory { what, bytes: len as u64 };
         let Some(len) = len.checked_add(HUGE_PAGE) else { return Err(error) };
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
         // SAFETY: a new anonymous mapping touches nothing that exists.
@@ -76,22 +77,22 @@ impl Drop for Chunk {
 }
 
 impl Arena {
-    /// `len` zeroed bytes, which take memory when they are first written.
+    /// `len` zeroed bytes for `what`, which take memory when they are first written.
     ///
     /// # Errors
     /// If the system has no room.
-    pub fn new(len: usize) -> Result<Arena, Error> {
+    pub fn new(len: usize, what: &'static str) -> Result<Arena, Error> {
         if len == 0 {
-            return Ok(Arena { chunk: None, start: std::ptr::NonNull::<u8>::dangling().as_ptr(), len });
+            return Ok(Arena { chunk: None, start: std::ptr::without_provenance_mut(PAGE), len });
         }
         if len > CHUNK {
-            let chunk = Chunk::new(len)?;
+            let chunk = Chunk::new(len, what)?;
             return Ok(Arena { start: chunk.start(), chunk: Some(Arc::new(chunk)), len });
         }
         let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
         let (chunk, taken) = match current.0.upgrade() {
             Some(chunk) if len <= CHUNK - current.1 => (chunk, current.1),
-            _ => (Arc::new(Chunk::new(CHUNK)?), 0),
+            _ => (Arc::new(Chunk::new(CHUNK, what)?), 0),
         };
         *current = (Arc::downgrade(&chunk), (taken + len).next_multiple_of(PAGE).min(CHUNK));
         // SAFETY: `taken + len <= CHUNK`.
@@ -101,9 +102,21 @@ impl Arena {
 
     /// The bytes from `start`.
     pub fn at(&self, start: usize) -> *const u8 {
-        assert!(start <= self.len, "beyond the packed weights");
+        assert!(start <= self.len, "beyond the arena");
         // SAFETY: within the arena.
         unsafe { self.start.add(start) }
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the arena's own memory, any bytes of which are bytes; who holds a `part` sees to it that it is not read.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+
+    /// All bytes, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and nothing else refers to the arena.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
     /// A part, to write.
@@ -112,7 +125,7 @@ impl Arena {
     /// No other reference to this part is alive.
     #[allow(clippy::mut_from_ref)] // parts are filled in parallel
     pub unsafe fn part(&self, start: usize, len: usize) -> &mut [u8] {
-        assert!(start <= self.len && len <= self.len - start, "beyond the packed weights");
+        assert!(start <= self.len && len <= self.len - start, "beyond the arena");
         // SAFETY: within the arena; the caller rules out aliases.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
@@ -136,18 +149,15 @@ mod tests {
     #[test]
     fn arenas_are_zeroed_aligned_and_apart() {
         let lens = [1, PAGE, PAGE + 1, CHUNK / 2, CHUNK / 2, CHUNK, CHUNK + 1, 0, 100];
-        let arenas: Vec<Arena> = lens.iter().map(|&len| Arena::new(len).expect("address space")).collect();
-        for (i, arena) in arenas.iter().enumerate().filter(|(_, arena)| arena.len > 0) {
+        let mut arenas: Vec<Arena> =
+            lens.iter().map(|&len| Arena::new(len, "a test").expect("address space")).collect();
+        for (i, arena) in arenas.iter_mut().enumerate().filter(|(_, arena)| arena.len > 0) {
             assert!((arena.start as usize).is_multiple_of(PAGE), "arena {i}");
-            // SAFETY: the only reference to the arena.
-            let all = unsafe { arena.part(0, arena.len) };
-            assert_eq!((all[0], all[arena.len - 1]), (0, 0), "arena {i}");
-            (all[0], all[arena.len - 1]) = (i as u8 + 1, i as u8 + 1);
+            let (all, last) = (arena.bytes_mut(), lens[i] - 1);
+            assert_eq!((all[0], all[last]), (0, 0), "arena {i}");
+            (all[0], all[last]) = (i as u8 + 1, i as u8 + 1);
         }
-        let bytes = |arena: &Arena| {
-            // SAFETY: both bytes lie within the arena, and nobody writes them any more.
-            unsafe { (*arena.at(0), *arena.at(arena.len - 1)) }
-        };
+        let bytes = |arena: &Arena| (arena.bytes()[0], arena.bytes()[arena.len - 1]);
         for (i, arena) in arenas.iter().enumerate().filter(|(_, arena)| arena.len > 0) {
             assert_eq!(bytes(arena), (i as u8 + 1, i as u8 + 1), "arena {i}");
         }
@@ -156,7 +166,7 @@ mod tests {
     #[test]
     fn an_arena_beyond_the_address_space_is_an_error() {
         for len in [usize::MAX, usize::MAX / 2] {
-            assert!(matches!(Arena::new(len), Err(Error::Memory { .. })), "{len}");
+            assert!(matches!(Arena::new(len, "a test"), Err(Error::Memory { .. })), "{len}");
         }
     }
 }
