@@ -1,7 +1,7 @@
 //! Encodings without a form of their own: panels made each time they are used, in the memory of the thread that uses
 //! them, once for all columns.
 //!
-//! Codebook and ternary types become bytes with a scale per 16 ([`super::forms::Wide`]), which is exact: each weight is
+//! IQ1 and Q8_K become bytes with a scale per 16 ([`super::forms::Wide`]), which is exact: each weight is
 //! a small integer times a scale. Everything else becomes floats.
 
 use bytemuck::{Pod, Zeroable};
@@ -84,39 +84,6 @@ pub(super) fn floats(matrix: &MatrixData, first: usize, n: usize, panel: &mut [u
     }
 }
 
-/// For each byte of bits, a word of bytes: 0xff where the bit is set.
-static SPREAD: [u64; 256] = {
-    let mut out = [0; 256];
-    let mut i = 0;
-    while i < 256 {
-        let mut k = 0;
-        while k < 8 {
-            out[i] |= (if i >> k & 1 == 1 { 0xff } else { 0 }) << (8 * k);
-            k += 1;
-        }
-        i += 1;
-    }
-    out
-};
-
-/// Negates the bytes of `magnitudes` (none is 0) for which `signs` has a bit.
-#[inline]
-fn negate(magnitudes: u64, signs: u8) -> u64 {
-    let mask = SPREAD[usize::from(signs)];
-    (magnitudes ^ mask) + (mask & 0x0101_0101_0101_0101)
-}
-
-/// The 7-bit sign code `i` (0..4) of a word, as eight signs.
-#[inline]
-fn signs_of(word: u32, i: usize) -> u8 {
-    grids::SIGNS[(word >> (7 * i)) as usize & 127]
-}
-
-#[inline]
-fn pair(low: u32, high: u32) -> u64 {
-    u64::from(low) | u64::from(high) << 32
-}
-
 /// `a - b` in every byte, for `b` of 1 in every byte.
 #[inline]
 fn less_one(a: u64) -> u64 {
@@ -126,95 +93,6 @@ fn less_one(a: u64) -> u64 {
 
 fn word(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
-}
-
-impl Expand for BlockIQ2_XXS {
-    const DTYPE: DType = DType::IQ2_XXS;
-
-    #[inline]
-    fn expand(&self, row: &mut Row<'_>) {
-        let d = self.d.f32();
-        for (k, qs) in self.qs.iter().enumerate() {
-            let word = u32::from_le_bytes([qs[4], qs[5], qs[6], qs[7]]);
-            let scale = d * (0.5 + (word >> 28) as f32) * 0.25;
-            row.scale(2 * k, scale);
-            row.scale(2 * k + 1, scale);
-            for (i, q) in qs[..4].iter().enumerate() {
-                row.codes(4 * k + i, negate(grids::IQ2_XXS[usize::from(*q)], signs_of(word, i)));
-            }
-        }
-    }
-}
-
-/// The scales of IQ2_XS and IQ2_S, from nibbles.
-#[inline]
-fn scales2(d: f32, nibbles: &[u8; 8], row: &mut Row<'_>) {
-    for k in 0..16 {
-        row.scale(k, d * (0.5 + f32::from(nibbles[k / 2] >> (4 * (k % 2)) & 15)) * 0.25);
-    }
-}
-
-impl Expand for BlockIQ2_XS {
-    const DTYPE: DType = DType::IQ2_XS;
-
-    #[inline]
-    fn expand(&self, row: &mut Row<'_>) {
-        scales2(self.d.f32(), &self.scales, row);
-        for (i, qs) in self.qs.iter().enumerate() {
-            let q = usize::from(u16::from_le_bytes(*qs));
-            row.codes(i, negate(grids::IQ2_XS[q & 511], grids::SIGNS[q >> 9]));
-        }
-    }
-}
-
-impl Expand for BlockIQ2_S {
-    const DTYPE: DType = DType::IQ2_S;
-
-    #[inline]
-    fn expand(&self, row: &mut Row<'_>) {
-        scales2(self.d.f32(), &self.scales, row);
-        for i in 0..32 {
-            let q = usize::from(self.qs[i]) | usize::from(self.qh[i / 4] >> (2 * (i % 4)) & 3) << 8;
-            row.codes(i, negate(grids::IQ2_S[q], self.signs[i]));
-        }
-    }
-}
-
-impl Expand for BlockIQ3_XXS {
-    const DTYPE: DType = DType::IQ3_XXS;
-
-    #[inline]
-    fn expand(&self, row: &mut Row<'_>) {
-        let d = self.d.f32();
-        for k in 0..8 {
-            let word = u32::from_le_bytes(self.signs[k]);
-            let scale = d * (0.5 + (word >> 28) as f32) * 0.5;
-            row.scale(2 * k, scale);
-            row.scale(2 * k + 1, scale);
-            for i in 0..4 {
-                let [low, high] = [0, 1].map(|h| grids::IQ3_XXS[usize::from(self.qs[8 * k + 2 * i + h])]);
-                row.codes(4 * k + i, negate(pair(low, high), signs_of(word, i)));
-            }
-        }
-    }
-}
-
-impl Expand for BlockIQ3_S {
-    const DTYPE: DType = DType::IQ3_S;
-
-    #[inline]
-    fn expand(&self, row: &mut Row<'_>) {
-        let d = self.d.f32();
-        for k in 0..16 {
-            row.scale(k, d * f32::from(1 + 2 * (self.scales[k / 4] >> (4 * (k / 2 % 2)) & 15)));
-        }
-        for i in 0..32 {
-            let high = usize::from(self.qh[i / 4]) >> (2 * (i % 4));
-            let low = usize::from(self.qs[2 * i]) | (high & 1) << 8;
-            let next = usize::from(self.qs[2 * i + 1]) | (high >> 1 & 1) << 8;
-            row.codes(i, negate(pair(grids::IQ3_S[low], grids::IQ3_S[next]), self.signs[i]));
-        }
-    }
 }
 
 /// Eight values of the codebook of IQ1, times 8, plus or minus 1.
@@ -256,44 +134,6 @@ impl Expand for BlockIQ1_M {
                 let nibble = self.qh[k] >> (4 * i) & 15;
                 let q = usize::from(self.qs[2 * k + i]) | usize::from(nibble & 7) << 8;
                 row.codes(2 * k + i, shifted(q, nibble & 8 != 0));
-            }
-        }
-    }
-}
-
-impl Expand for BlockTQ1_0 {
-    const DTYPE: DType = DType::TQ1_0;
-
-    #[inline]
-    fn expand(&self, row: &mut Row<'_>) {
-        let mut codes = [0u8; 256];
-        let (head, tail) = codes.split_at_mut(160);
-        let (middle, last) = tail.split_at_mut(80);
-        for (out, bytes) in [(head, &self.qs[..32]), (middle, &self.qs[32..]), (last, &self.qh[..])] {
-            let mut power = 1u8;
-            for out in out.chunks_exact_mut(bytes.len()) {
-                for (code, byte) in out.iter_mut().zip(bytes) {
-                    *code = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
-                }
-                power = power.wrapping_mul(3);
-            }
-        }
-        (0..16).for_each(|k| row.scale(k, self.d.f32()));
-        codes.chunks_exact(8).enumerate().for_each(|(i, eight)| row.codes(i, less_one(word(eight))));
-    }
-}
-
-impl Expand for BlockTQ2_0 {
-    const DTYPE: DType = DType::TQ2_0;
-
-    #[inline]
-    fn expand(&self, row: &mut Row<'_>) {
-        (0..16).for_each(|k| row.scale(k, self.d.f32()));
-        for (i, eight) in self.qs.chunks_exact(8).enumerate() {
-            let (half, eight) = (i / 4, word(eight));
-            for j in 0..4 {
-                let codes = eight >> (2 * j) & 0x0303_0303_0303_0303;
-                row.codes(16 * half + 4 * j + i % 4, less_one(codes));
             }
         }
     }

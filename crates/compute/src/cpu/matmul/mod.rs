@@ -9,7 +9,7 @@
 //! | module | what |
 //! |---|---|
 //! | `table` | one row a form: layout, packing, kernels |
-//! | `forms`, `pack` | how rows lie in a panel; from blocks of a file to panels |
+//! | `forms`, `pack`, `coded` | how rows lie in a panel; from blocks of a file to panels |
 //! | `kernel` | the bodies of the kernels, over `simd` |
 //! | `scalar`, `avx2`, `avx512`, `neon` | `simd` for each instruction set |
 //! | `packed` | matrices |
@@ -25,6 +25,7 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod coded;
 mod expand;
 mod forms;
 mod kernel;

@@ -60,7 +60,7 @@ fn put(line: &mut [u8], row: usize, word: u32) {
 }
 
 /// Writes the low four bits of 32 codes as row `row` of nibble lines.
-fn nibbles(codes: &[u8; 32], row: usize, lines: &mut [u8]) {
+pub(super) fn nibbles(codes: &[u8; 32], row: usize, lines: &mut [u8]) {
     let words = words(codes).map(|w| w & 0x0f0f_0f0f);
     for (g, line) in lines.as_chunks_mut::<64>().0.iter_mut().take(4).enumerate() {
         put(line, row, words[g] | words[4 + g] << 4);
@@ -68,7 +68,7 @@ fn nibbles(codes: &[u8; 32], row: usize, lines: &mut [u8]) {
 }
 
 /// Writes two bits of 32 codes, from bit `shift` on, as row `row` of two-bit lines.
-fn two_bits(codes: &[u8; 32], shift: u32, row: usize, lines: &mut [u8]) {
+pub(super) fn two_bits(codes: &[u8; 32], shift: u32, row: usize, lines: &mut [u8]) {
     let words = words(codes).map(|w| w >> shift & 0x0303_0303);
     for (line, w) in lines.as_chunks_mut::<64>().0.iter_mut().zip(words.as_chunks::<4>().0) {
         put(line, row, w[0] | w[1] << 2 | w[2] << 4 | w[3] << 6);
@@ -76,7 +76,7 @@ fn two_bits(codes: &[u8; 32], shift: u32, row: usize, lines: &mut [u8]) {
 }
 
 /// Writes bit `shift` of 32 codes as row `row` of a bit line.
-fn bits(codes: &[u8; 32], shift: u32, row: usize, line: &mut [u8]) {
+pub(super) fn bits(codes: &[u8; 32], shift: u32, row: usize, line: &mut [u8]) {
     let words = words(codes).map(|w| w >> shift & 0x0101_0101);
     put(line, row, words.iter().rev().fold(0, |all, w| all << 1 | w));
 }
@@ -101,7 +101,7 @@ fn low_high(qs: &[u8; 16]) -> [u8; 32] {
     std::array::from_fn(|i| if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 })
 }
 
-fn half(value: Half, row: usize, out: &mut [u8]) {
+pub(super) fn half(value: Half, row: usize, out: &mut [u8]) {
     out[2 * row..][..2].copy_from_slice(&value.0);
 }
 

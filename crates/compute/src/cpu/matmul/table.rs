@@ -1,10 +1,10 @@
 //! The forms of packed weights, one row of [`FORMS`] each, and their kernels for every instruction set.
 
-use super::expand;
 use super::forms;
 use super::kernel::{self, BLOCK, FloatForm, Form, Kernel, ROWS};
 use super::pack;
 use super::scalar::Plain;
+use super::{coded, expand};
 use crate::cpu::Isa;
 use crate::quant::*;
 use crate::{DType, Encoding, MatrixData};
@@ -178,6 +178,10 @@ const fn float<F: FloatForm, const SIZE: usize>(takes: fn(&MatrixData) -> bool) 
     }
 }
 
+const fn codebook<B: coded::Coded>() -> FormRow {
+    int_packed::<forms::Codebook<B>>(coded::blocks::<B>, coded::takes::<B>)
+}
+
 const fn expanded<B: expand::Expand>() -> FormRow {
     FormRow { each_time: true, ..int_packed::<forms::Wide>(expand::blocks::<B>, expand::takes::<B>) }
 }
@@ -211,13 +215,13 @@ static FORMS: [FormRow; 32] = [
     int_packed::<forms::Affine8<2>>(pack::affine::<8, 2>, pack::takes_affine::<8, 2>),
     expanded::<BlockIQ1_S>(),
     expanded::<BlockIQ1_M>(),
-    expanded::<BlockIQ2_XXS>(),
-    expanded::<BlockIQ2_XS>(),
-    expanded::<BlockIQ2_S>(),
-    expanded::<BlockIQ3_XXS>(),
-    expanded::<BlockIQ3_S>(),
-    expanded::<BlockTQ1_0>(),
-    expanded::<BlockTQ2_0>(),
+    codebook::<BlockIQ2_XXS>(),
+    codebook::<BlockIQ2_XS>(),
+    codebook::<BlockIQ2_S>(),
+    codebook::<BlockIQ3_XXS>(),
+    codebook::<BlockIQ3_S>(),
+    codebook::<BlockTQ1_0>(),
+    codebook::<BlockTQ2_0>(),
     expanded::<BlockQ8_K>(),
     FormRow { pack: expand::floats, each_time: true, ..float::<forms::F32, 4>(|_| true) },
 ];

@@ -4,7 +4,7 @@
 
 use super::super::kernel::{Form, Offset, ROWS};
 use super::super::simd::{Codes, Simd};
-use super::{add_bit, add_two_bits, nibbles, two_bits};
+use super::{add_bit, add_two_bits, nibbles, three_bits, two_bits};
 
 /// Six-bit numbers `[8, 16]` in 96 bytes: `[4, 16]` low nibbles of numbers `i` and `i + 4`, then `[2, 16]` high two
 /// bits, where number `i` has bits `2 * (i / 2)` of row `i % 2`.
@@ -45,7 +45,7 @@ unsafe fn head45<S: Simd>(p: *const u8, row: usize) -> Head45<S::Floats> {
 
 /// `factor` times the unsigned numbers of 16 rows, `index` rows into `numbers`.
 #[inline(always)]
-unsafe fn times<S: Simd>(factor: S::Floats, numbers: &[u8], index: usize, row: usize) -> S::Floats {
+pub(super) unsafe fn times<S: Simd>(factor: S::Floats, numbers: &[u8], index: usize, row: usize) -> S::Floats {
     // SAFETY: the callers' arrays have a row `index`.
     unsafe { S::mul(factor, S::load_u8(numbers.as_ptr().add(ROWS * index + row))) }
 }
@@ -253,21 +253,7 @@ impl Form for Q3_K {
     #[inline(always)]
     unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
         // SAFETY: see [`Form`].
-        unsafe {
-            let p = p.add(32 + 192 + b * 192);
-            let mut codes = two_bits::<S>(p, row);
-            let line = S::load(p.add(128 + 4 * row));
-            let mut add = |g: usize, bits: S::Bytes| codes[g] = S::or(codes[g], S::and(bits, 4));
-            add(0, S::shl::<2>(line));
-            add(1, S::shl::<1>(line));
-            add(2, line);
-            add(3, S::shr::<1>(line));
-            add(4, S::shr::<2>(line));
-            add(5, S::shr::<3>(line));
-            add(6, S::shr::<4>(line));
-            add(7, S::shr::<5>(line));
-            codes
-        }
+        unsafe { three_bits::<S>(p.add(32 + 192 + b * 192), row) }
     }
 
     #[inline(always)]

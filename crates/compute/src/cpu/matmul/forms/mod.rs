@@ -16,7 +16,7 @@ mod table;
 
 pub(super) use affine::{Affine4, Affine8};
 pub(super) use k::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
-pub(super) use table::{Fp4, IQ4_NL, IQ4_XS, NVFP4};
+pub(super) use table::{Codebook, Fp4, IQ4_NL, IQ4_XS, NVFP4};
 
 use super::kernel::{FloatForm, Form, Offset};
 use super::simd::{Codes, Simd};
@@ -68,6 +68,26 @@ unsafe fn two_bits<S: Simd>(p: *const u8, row: usize) -> [S::Bytes; 8] {
             codes[4 * i + 2] = S::and(S::shr::<4>(line), 3);
             codes[4 * i + 3] = S::and(S::shr::<6>(line), 3);
         }
+        codes
+    }
+}
+
+/// A block of two-bit lines and a bit line, which holds the third bits.
+#[inline(always)]
+unsafe fn three_bits<S: Simd>(p: *const u8, row: usize) -> [S::Bytes; 8] {
+    // SAFETY: the caller's pointer is valid for three lines.
+    unsafe {
+        let mut codes = two_bits::<S>(p, row);
+        let line = S::load(p.add(128 + 4 * row));
+        let mut add = |g: usize, bits: S::Bytes| codes[g] = S::or(codes[g], S::and(bits, 4));
+        add(0, S::shl::<2>(line));
+        add(1, S::shl::<1>(line));
+        add(2, line);
+        add(3, S::shr::<1>(line));
+        add(4, S::shr::<2>(line));
+        add(5, S::shr::<3>(line));
+        add(6, S::shr::<4>(line));
+        add(7, S::shr::<5>(line));
         codes
     }
 }

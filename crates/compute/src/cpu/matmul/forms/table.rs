@@ -1,11 +1,14 @@
-//! Codes of four bits that index a table: IQ4_NL, IQ4_XS, MXFP4, NVFP4.
+//! Codes of up to four bits that index a table: IQ4_NL, IQ4_XS, MXFP4, NVFP4, and the codebook and ternary types.
 
 #![allow(non_camel_case_types)] // named as the formats are
 
+use std::marker::PhantomData;
+
+use super::super::coded::{self, Coded};
 use super::super::kernel::{Form, Offset, ROWS};
 use super::super::simd::{Codes, Simd};
-use super::k::six_bits;
-use super::nibbles;
+use super::k::{six_bits, times};
+use super::{nibbles, three_bits, two_bits};
 use crate::quant::float::{e8m0_half, ue4m3_half};
 use crate::quant::grids::{FP4_VALUES, IQ4_VALUES};
 
@@ -141,5 +144,60 @@ impl Form for NVFP4 {
         let at = |half: usize| head.as_ptr().wrapping_add(ROWS * (2 * b + half) + row).cast();
         // SAFETY: the array has rows `2 b` and `2 b + 1`.
         unsafe { [S::load_f32(at(0)), S::load_f32(at(1))] }
+    }
+}
+
+/// IQ2, IQ3 and TQ. Group: see [`coded::group_bytes`].
+pub(in super::super) struct Codebook<B>(PhantomData<B>);
+
+impl<B: Coded> Form for Codebook<B> {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = coded::group_bytes::<B>();
+    const CODES: Codes = Codes::I8 { zero: 0 };
+    const OFFSET: Offset = Offset::None;
+    const HALVES: bool = B::SCALES == 16;
+    type Head<S: Simd> = (S::Floats, [u8; 256]);
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> (S::Floats, [u8; 256]) {
+        let half = B::SCALES / 2 * ROWS;
+        let mut scales = [0; 256];
+        // SAFETY: see [`Form`]; `half` nibble pairs follow `d`.
+        let packed = unsafe { std::slice::from_raw_parts(p.add(2 * ROWS), half) };
+        for (i, pair) in packed.iter().enumerate() {
+            scales[i] = 2 * (pair & 15) + 1;
+            scales[half + i] = 2 * (pair >> 4) + 1;
+        }
+        // SAFETY: see [`Form`].
+        unsafe { (S::mul(S::load_f16(p.add(2 * row)), S::splat(&B::FACTOR)), scales) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe {
+            let p = p.add(coded::lines_at::<B>() + b * B::BITS * 64);
+            let mut codes = match B::BITS {
+                2 => two_bits::<S>(p, row),
+                3 => three_bits::<S>(p, row),
+                _ => nibbles::<S>(p, row),
+            };
+            for code in &mut codes {
+                *code = S::lookup(&B::VALUES, *code);
+            }
+            codes
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &(S::Floats, [u8; 256]), b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe {
+            if Self::HALVES {
+                [times::<S>(head.0, &head.1, 2 * b, row), times::<S>(head.0, &head.1, 2 * b + 1, row)]
+            } else {
+                [times::<S>(head.0, &head.1, b, row); 2]
+            }
+        }
     }
 }
