@@ -49,6 +49,7 @@ impl KvTypeName {
             KvTypeName::F16 => "f16",
             KvTypeName::Bf16 => "bf16",
             KvTypeName::Q8 => "q8",
+            KvTypeName::Q4 => "q4",
         }
     }
 
@@ -59,6 +60,7 @@ impl KvTypeName {
             KvTypeName::F16 => KvType::F16,
             KvTypeName::Bf16 => KvType::BF16,
             KvTypeName::Q8 => KvType::Q8,
+            KvTypeName::Q4 => KvType::Q4,
         }
     }
 }

@@ -206,6 +206,16 @@ pub trait Backend {
     /// Copies the recurrent states of slot `from` over slot `to`, all layers.
     fn copy_slot(&mut self, kv: &mut Self::Kv, from: usize, to: usize);
 
+    /// Appends the bytes of a slot's recurrent states, all layers, to `out`: f32 in little endian, of each layer first the
+    /// convolution's, then the scan's. Where the device fails they stay short.
+    fn export_slot(&self, kv: &Self::Kv, slot: usize, out: &mut Vec<u8>);
+
+    /// Overwrites the recurrent states of a slot with bytes of [`Backend::export_slot`].
+    ///
+    /// # Errors
+    /// If `bytes` has another length than this store's states.
+    fn import_slot(&mut self, kv: &mut Self::Kv, slot: usize, bytes: &[u8]) -> Result<(), Error>;
+
     // --- results -----------------------------------------------------------------------------------------------
 
     /// Begins to compute what is due of the state of all layers, where operations are lazy. Called once at the end of a

@@ -143,6 +143,17 @@ impl Delta {
     }
 }
 
+/// Whether the bytes of exported recurrent states have this store's size.
+///
+/// # Errors
+/// Names both sizes.
+pub fn check_slot(found: usize, expected: usize) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Size { tensor: "recurrent states".to_owned(), part: "slot", found, expected })
+}
+
 /// Whether the bytes of an exported page have this store's size.
 ///
 /// # Errors

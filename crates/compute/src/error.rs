@@ -33,6 +33,14 @@ pub enum Error {
         /// The encoding, as [`crate::Encoding`] prints it.
         encoding: String,
     },
+    /// This backend does not store keys and values so.
+    #[error("backend `{backend}` does not store keys and values as {dtype:?}: choose another type or backend")]
+    KvType {
+        /// Name of the backend.
+        backend: &'static str,
+        /// The type.
+        dtype: crate::op::KvType,
+    },
     /// Weights that a type cannot hold.
     #[error("cannot encode as {dtype}: {found}, expected {expected}")]
     Encode {

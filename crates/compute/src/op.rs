@@ -288,4 +288,23 @@ pub enum KvType {
     BF16,
     /// 1 byte a number and one f32 scale a token and head.
     Q8,
+    /// 4 bits a number and an f32 scale for each [`Q4_GROUP`] numbers of a token's head, as GGUF's `Q4_0` rounds.
+    Q4,
+}
+
+/// Numbers that share a scale in [`KvType::Q4`].
+pub const Q4_GROUP: usize = 32;
+
+/// The scale of a group stored as [`KvType::Q4`]: the number of largest magnitude, the first of them, becomes -8.
+#[must_use]
+pub fn q4_scale(group: &[f32]) -> f32 {
+    let largest = group.iter().fold(0f32, |m, &x| if x.abs() > m.abs() { x } else { m });
+    largest / -8.0
+}
+
+/// A number of a group of this scale as [`KvType::Q4`] stores it, -8 to 7: `round(x / scale)`, halves to even.
+#[must_use]
+pub fn q4_round(x: f32, scale: f32) -> f32 {
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    (x * inverse).round_ties_even().clamp(-8.0, 7.0)
 }

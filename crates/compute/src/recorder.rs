@@ -445,6 +445,14 @@ impl<B: Backend> Backend for Recorder<B> {
         self.inner.copy_slot(kv, from, to);
     }
 
+    fn export_slot(&self, kv: &B::Kv, slot: usize, out: &mut Vec<u8>) {
+        self.inner.export_slot(kv, slot, out);
+    }
+
+    fn import_slot(&mut self, kv: &mut B::Kv, slot: usize, bytes: &[u8]) -> Result<(), Error> {
+        self.inner.import_slot(kv, slot, bytes)
+    }
+
     fn start(&mut self, kv: &B::Kv) -> Result<(), Error> {
         self.inner.start(kv)
     }

@@ -1,36 +1,16 @@
 //! What a serving engine relies on: steps that repeat allocate nothing, and a token's results depend neither on the
 //! threads nor on the rest of its batch.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mlxr_compute::conformance::{Random, random_matrix};
 use mlxr_compute::cpu::{Cpu, Isa, Pool, kv::Kv, tensor::Tensor};
 use mlxr_compute::op::*;
 use mlxr_compute::{Backend, DType, Encoding, MatrixData};
-
-/// The system's allocator, counting what it gives.
-struct Counting;
-
-static GIVEN: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: everything is the system allocator's.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        GIVEN.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
+use mlxr_testing::Counting;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting::new();
 
 const D_MODEL: usize = 256;
 const D_FF: usize = 512;
@@ -240,9 +220,9 @@ fn allocations(model: &mut Model, isa: Isa) {
             model.step(&tokens[..positions.len()], &seqs);
         }
         let given = (0..10).map(|_| {
-            let before = GIVEN.load(Ordering::Relaxed);
+            let before = ALLOCATOR.given();
             model.step(&tokens[..positions.len()], &seqs);
-            GIVEN.load(Ordering::Relaxed) - before
+            ALLOCATOR.given() - before
         });
         assert_eq!(given.min(), Some(0), "{isa}: a step over {} tokens allocates", positions.len());
     }

@@ -125,9 +125,13 @@ fn a_sink_takes_weight_and_alibi_prefers_the_near() {
 
 #[test]
 fn pages_travel_and_keep_what_the_type_keeps() {
-    for (dtype, want) in
-        [(KvType::F32, 0.1), (KvType::F16, 0.099_975_586), (KvType::BF16, 0.100_097_656), (KvType::Q8, 0.1)]
-    {
+    for (dtype, want) in [
+        (KvType::F32, 0.1),
+        (KvType::F16, 0.099_975_586),
+        (KvType::BF16, 0.100_097_656),
+        (KvType::Q8, 0.1),
+        (KvType::Q4, 0.1),
+    ] {
         let layer = LayerState::Kv { n_kv_head: 1, d_k: 1, d_v: 0, d_latent: 1 };
         let mut kv = Scalar.kv(&spec(vec![layer], dtype)).expect("small");
         let seqs = Seqs { rows: &[row(1, 0)], pages: &[3, 1], positions: &[0], parents: &[] };

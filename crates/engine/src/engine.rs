@@ -114,6 +114,8 @@ pub struct Parts {
     pub draft: Option<Box<dyn Runner>>,
     /// Where pages are kept beyond the arena, and what tells them apart from those of other models.
     pub disk: Option<(Disk, Maker)>,
+    /// Dropped when the models are freed: what accounts for their memory.
+    pub held: Option<Box<dyn Send>>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -129,7 +131,7 @@ impl std::fmt::Debug for Parts {
 
 impl From<Box<dyn Runner>> for Parts {
     fn from(runner: Box<dyn Runner>) -> Parts {
-        Parts { runner, draft: None, disk: None }
+        Parts { runner, draft: None, disk: None, held: None }
     }
 }
 

@@ -2,19 +2,20 @@
 //!
 //! Pages of sequences that ended are written while there is nothing better to do, a few in each step otherwise; pages that
 //! are evicted before are written then. A sequence that arrives waits for the pages of its prompt that lie on the disk, if
-//! reading them is faster than computing them, by measure; they come into the arena as cached pages.
+//! reading them is faster than computing them, by measure; they come into the arena as cached pages. A prefix of a model
+//! with recurrent states is worth nothing but up to a state: states lie in files of their own beside the pages.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use crate::disk::ModelDisk;
+use crate::disk::{Disk, Maker, ModelDisk};
 use crate::engine::Event;
 use crate::prefix::{Evicted, PrefixHash};
 use crate::runner::PAGE_TOKENS;
 use crate::schedule::Schedule;
 use crate::sequence::Arrival;
-use crate::{PageId, SeqId};
+use crate::{PageId, Runner, SeqId, StateId};
 
 /// Pages that are to be written, at most; the oldest are forgotten.
 const MAX_PENDING: usize = 1 << 16;
@@ -29,6 +30,8 @@ const PROBE_PERIOD: u32 = 16;
 pub(crate) struct Offload {
     disk: ModelDisk,
     page_bytes: usize,
+    /// Recurrent states, and the bytes of one.
+    states: Option<(ModelDisk, usize)>,
     pending: VecDeque<Pending>,
     fetches: Vec<Fetch>,
     /// Bytes a second.
@@ -55,13 +58,25 @@ struct Fetch {
     asked: usize,
     since: Duration,
     first: usize,
+    /// Whether the state after the last of them is read too.
+    wants_state: bool,
     events: Sender<Event>,
 }
 
 impl Offload {
-    pub fn new(disk: ModelDisk, page_bytes: usize) -> Offload {
-        let (pending, fetches) = (VecDeque::new(), Vec::new());
-        Offload { disk, page_bytes, pending, fetches, rate: None, n_skipped: 0, n_restored: 0 }
+    /// For pages of `page_bytes`, and the states of `runner`; `None` for a model without pages.
+    pub fn new((disk, maker): (Disk, Maker), page_bytes: usize, runner: &dyn Runner) -> Option<Offload> {
+        let info = runner.info();
+        if page_bytes == 0 || (info.recurrent && info.n_saved == 0) {
+            return None;
+        }
+        let states = info.recurrent.then(|| {
+            let mut state = Vec::new();
+            runner.export_state(StateId(0), &mut state);
+            (disk.of(Maker::new(&[&maker.0, b"state"]), state.len()), state.len())
+        });
+        let (disk, pending, fetches) = (disk.of(maker, page_bytes), VecDeque::new(), Vec::new());
+        Some(Offload { disk, page_bytes, states, pending, fetches, rate: None, n_skipped: 0, n_restored: 0 })
     }
 
     /// Sequences that wait for their pages.
@@ -92,13 +107,21 @@ impl Offload {
 
     /// Writes pending pages, at most `max_bytes` of them and as many as the disk takes.
     pub fn write(&mut self, schedule: &Schedule, runner: &dyn Pages, max_bytes: usize) {
-        let mut left = max_bytes;
+        // At least one, however large it is.
+        let mut left = max_bytes.max(self.page_bytes);
         while left >= self.page_bytes && !self.pending.is_empty() && self.disk.takes() {
             let Some(Pending { hash, depth, used }) = self.pending.pop_front() else { return };
             let Some(page) = schedule.pages().find(&hash) else { continue };
             if !self.disk.contains(&hash) {
                 self.disk.write(hash, (depth, used), |out| runner.export(page, out));
                 left -= self.page_bytes;
+            }
+            if let Some((states, bytes)) = &self.states
+                && let Some(state) = schedule.pages().state(&hash)
+                && !states.contains(&hash)
+            {
+                states.write(hash, (depth, used), |out| runner.export_state(state, out));
+                left = left.saturating_sub(*bytes);
             }
         }
     }
@@ -122,22 +145,34 @@ impl Offload {
     ) -> Option<Arrival> {
         let mut hashes = arrival.hashes();
         let n_known = hashes.iter().take_while(|hash| schedule.pages().find(hash).is_some()).count();
-        let n_more = self.disk.find(&hashes[n_known..]);
-        if n_more == 0 || !self.is_worth_it(n_more, seconds_token) {
+        hashes.truncate(n_known + self.disk.find(&hashes[n_known..]));
+        let (mut n_reused, mut wants_state) = (n_known, false);
+        if let Some((states, _)) = &self.states {
+            let is_kept = |hash: &PrefixHash| schedule.pages().state(hash).is_some();
+            let last = hashes.iter().rposition(|hash| is_kept(hash) || states.contains(hash));
+            hashes.truncate(last.map_or(0, |last| last + 1));
+            n_reused = hashes.iter().take(n_known).rposition(is_kept).map_or(0, |last| last + 1);
+            wants_state = hashes.last().is_some_and(|hash| !is_kept(hash));
+        }
+        let n_more = hashes.len().saturating_sub(n_known);
+        let bytes =
+            n_more * self.page_bytes + if wants_state { self.states.as_ref().map_or(0, |(_, n)| *n) } else { 0 };
+        let n_saved = hashes.len().saturating_sub(n_reused) * PAGE_TOKENS;
+        if bytes == 0 || !self.is_worth_it(bytes, n_saved, seconds_token) {
             return Some(arrival);
         }
-        hashes.truncate(n_known + n_more);
-        let (next, asked, first, since) = (n_known, n_known, n_known, now);
-        let mut fetch = Fetch { arrival, hashes, next, asked, since, first, events };
+        let next = n_known.min(hashes.len());
+        let (asked, first, since) = (next, next, now);
+        let mut fetch = Fetch { arrival, hashes, next, asked, since, first, wants_state, events };
         self.ask(&mut fetch, now);
         self.fetches.push(fetch);
         None
     }
 
-    fn is_worth_it(&mut self, n_page: usize, seconds_token: Option<f64>) -> bool {
+    /// Whether reading `bytes` is faster than computing `n_tok` tokens.
+    fn is_worth_it(&mut self, bytes: usize, n_tok: usize, seconds_token: Option<f64>) -> bool {
         let (Some(rate), Some(seconds_token)) = (self.rate, seconds_token) else { return true };
-        let read = (n_page * self.page_bytes) as f64 / rate;
-        let is_faster = read < (n_page * PAGE_TOKENS) as f64 * seconds_token;
+        let is_faster = bytes as f64 / rate < n_tok as f64 * seconds_token;
         self.n_skipped = if is_faster { 0 } else { self.n_skipped + 1 };
         is_faster || self.n_skipped.is_multiple_of(PROBE_PERIOD)
     }
@@ -147,9 +182,14 @@ impl Offload {
         (fetch.first, fetch.since) = (fetch.next, now);
         fetch.asked = (fetch.next + n).min(fetch.hashes.len());
         let (id, events) = (fetch.arrival.id, fetch.events.clone());
-        let hashes = fetch.hashes[fetch.next..fetch.asked].to_vec();
         // When the engine has ended, nothing more is to be read.
-        self.disk.read(hashes, move |page| events.send(Event::Page(id, page)).is_ok());
+        let reply = move |page| events.send(Event::Page(id, page)).is_ok();
+        match &self.states {
+            Some((states, _)) if fetch.next == fetch.hashes.len() => {
+                states.read(fetch.hashes[fetch.next - 1..].to_vec(), reply)
+            }
+            _ => self.disk.read(fetch.hashes[fetch.next..fetch.asked].to_vec(), reply),
+        }
     }
 
     /// Takes a page that was read into the arena. Returns the sequence when it need not wait any more.
@@ -162,6 +202,14 @@ impl Offload {
     ) -> Option<Arrival> {
         let at = self.fetches.iter().position(|fetch| fetch.arrival.id == id)?;
         let depth = self.fetches[at].next;
+        if depth == self.fetches[at].hashes.len() {
+            let Fetch { arrival, hashes, .. } = self.fetches.swap_remove(at);
+            let last = hashes.last().expect("a state comes after a page");
+            if let Some(bytes) = page {
+                schedule.adopt_state(last, |state| runner.import_state(state, &bytes));
+            }
+            return Some(arrival);
+        }
         let hash = self.fetches[at].hashes[depth];
         let is_kept = page.is_some_and(|bytes| {
             let is_kept = schedule.adopt(hash, depth, |evicted, page| {
@@ -183,7 +231,7 @@ impl Offload {
             let rate = ((fetch.next - fetch.first) * self.page_bytes) as f64 / seconds;
             self.rate = Some(self.rate.map_or(rate, |mean| mean + WEIGHT * (rate - mean)));
         }
-        if is_kept && fetch.next < fetch.hashes.len() {
+        if is_kept && (fetch.next < fetch.hashes.len() || fetch.wants_state) {
             let mut fetch = self.fetches.swap_remove(at);
             self.ask(&mut fetch, now);
             self.fetches.push(fetch);
@@ -214,4 +262,8 @@ pub(crate) trait Pages {
     fn export(&self, page: PageId, out: &mut Vec<u8>);
     /// Overwrites a page; returns whether the bytes were one.
     fn import(&mut self, page: PageId, bytes: &[u8]) -> bool;
+    /// Appends a saved state's bytes.
+    fn export_state(&self, state: StateId, out: &mut Vec<u8>);
+    /// Overwrites a saved state; returns whether the bytes were one.
+    fn import_state(&mut self, state: StateId, bytes: &[u8]) -> bool;
 }

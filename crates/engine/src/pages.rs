@@ -171,6 +171,12 @@ impl Pages {
         self.prefixes.page(hash)
     }
 
+    /// The saved state after a prefix.
+    #[must_use]
+    pub fn state(&self, hash: &PrefixHash) -> Option<StateId> {
+        self.prefixes.state(hash)
+    }
+
     /// A place to save the state after a known prefix; see [`Prefixes::place_state`].
     pub fn place_state(&mut self, hash: &PrefixHash) -> Option<StateId> {
         self.prefixes.place_state(hash)

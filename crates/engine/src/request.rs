@@ -200,4 +200,6 @@ pub struct Stats {
     pub n_preempted: u64,
     /// Time spent in steps.
     pub busy: Duration,
+    /// Of that, time in which the model, and what drafts for it, computed: the rest is the engine's own.
+    pub computing: Duration,
 }

@@ -164,8 +164,28 @@ pub trait Runner: Send {
     fn import_page(&mut self, page: PageId, bytes: &[u8]) -> Result<(), RunError>;
 
     /// Saves the recurrent state in `slot` at the place `state`, below [`RunnerInfo::n_saved`].
-    fn save_state(&mut self, slot: usize, state: StateId);
+    ///
+    /// # Panics
+    /// As it stands here, and so do the next three: a model without recurrent states is never asked for one.
+    fn save_state(&mut self, slot: usize, state: StateId) {
+        panic!("slot {slot} has no state to save at {state:?}");
+    }
 
     /// Overwrites the recurrent state in `slot` with a saved one.
-    fn restore_state(&mut self, slot: usize, state: StateId);
+    fn restore_state(&mut self, slot: usize, state: StateId) {
+        panic!("slot {slot} has no state to restore from {state:?}");
+    }
+
+    /// Appends the bytes of a saved recurrent state to `out`: as many for each.
+    fn export_state(&self, state: StateId, _out: &mut Vec<u8>) {
+        panic!("no state is saved at {state:?}");
+    }
+
+    /// Overwrites a saved recurrent state with bytes of [`Runner::export_state`].
+    ///
+    /// # Errors
+    /// If the bytes are not a state of this model.
+    fn import_state(&mut self, state: StateId, _bytes: &[u8]) -> Result<(), RunError> {
+        panic!("no state can be saved at {state:?}");
+    }
 }

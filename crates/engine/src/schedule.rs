@@ -16,6 +16,8 @@
 //! Sources: vLLM V1, `vllm/v1/core/sched/scheduler.py`; where states are worth saving: Pan et al., "Marconi: prefix caching
 //! for the era of hybrid LLMs", MLSys 2025.
 
+mod states;
+
 pub use crate::limits::{Limits, Op, Past};
 use crate::pages::{Pages, n_unseen};
 use crate::prefix::{Evicted, PrefixHash};
@@ -52,7 +54,7 @@ impl Schedule {
         assert!(limits.n_running > 0 && limits.n_page > 0, "a schedule needs sequences and pages: {limits:?}");
         assert!(limits.n_running_client > 0, "each client needs a sequence: {limits:?}");
         assert!(limits.step_tokens >= limits.n_running, "a step must hold a token of each sequence: {limits:?}");
-        let n_saved = if let Past::Recurrent { n_saved } = limits.past { n_saved } else { 0 };
+        let n_saved = if let Past::Recurrent { n_saved, .. } = limits.past { n_saved } else { 0 };
         Schedule {
             limits,
             pages: Pages::new(limits.n_page, n_saved),
@@ -215,6 +217,7 @@ impl Schedule {
                 if self.grow(at) {
                     self.fit_draft(at, drafts.min(budget.saturating_sub(n_decode)));
                     drafts -= self.running[at].draft.len();
+                    self.keep_state(at);
                     budget -= self.running[at].push_row(batch, 1);
                 }
                 n_decode -= 1;
@@ -313,6 +316,7 @@ impl Schedule {
     /// Cuts the draft of the running sequence `at` down to `budget` and to the pages that can be spared.
     fn fit_draft(&mut self, at: usize, budget: usize) {
         let spare = self.pages.n_available().saturating_sub(self.running.len());
+        let budget = budget.min(self.draft_room(&self.running[at]));
         let sequence = &mut self.running[at];
         let stored = (sequence.n_page() + spare) * PAGE_TOKENS;
         let fits = stored.saturating_sub(sequence.n_computed + 1).min(budget);
@@ -400,7 +404,11 @@ impl Schedule {
             if sequence.n_computed == sequence.tokens.len() {
                 self.shares.serve(sequence.client, GENERATED_WEIGHT * (n_kept - n_kept.min(&n_known) + 1) as u64);
             }
-            self.keep(at);
+            if *n_kept < row.tokens.1 - row.tokens.0 && self.rewind(at) {
+                self.running[at].n_computed = row.start;
+            } else {
+                self.keep(at);
+            }
         }
     }
 
@@ -424,26 +432,6 @@ impl Schedule {
                 sequence.n_unseen += n_more;
             }
             Past::Recurrent { .. } => self.save(at),
-        }
-    }
-
-    /// Saves the recurrent state of the running sequence `at`, if it stands at a page border.
-    fn save(&mut self, at: usize) {
-        let sequence = &mut self.running[at];
-        let n_page = sequence.n_computed / PAGE_TOKENS;
-        if n_page == 0 || !sequence.n_computed.is_multiple_of(PAGE_TOKENS) {
-            return;
-        }
-        let hash = sequence.hashes()[n_page - 1];
-        if sequence.n_left() == 0 {
-            // While it generates, only the last border is worth a place.
-            if let Some(before) = sequence.n_rolled.replace(n_page) {
-                let before = sequence.hashes()[before - 1];
-                self.pages.drop_state(&before);
-            }
-        }
-        if let Some(state) = self.pages.place_state(&hash) {
-            self.ops.push(Op::SaveState { slot: sequence.slot, state });
         }
     }
 

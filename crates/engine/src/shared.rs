@@ -71,15 +71,15 @@ impl Shared {
     /// Counts `n` requests that are to wait, unless there are more than the limits of the queue and of a client.
     pub fn queue(&self, client: ClientId, n: usize, (queue, of_client): (usize, usize)) -> Result<(), SubmitError> {
         let mut counts = lock(&self.of_client);
-        let count = counts.entry(client).or_default();
-        if *count + n > of_client {
-            return Err(SubmitError::ClientFull { limit: of_client, retry_s: self.retry_s(*count) });
+        let count = counts.get(&client).copied().unwrap_or(0);
+        if count + n > of_client {
+            return Err(SubmitError::ClientFull { limit: of_client, retry_s: self.retry_s(count) });
         }
         let take = |queued: usize| (queued + n <= queue).then_some(queued + n);
         if let Err(queued) = self.n_queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) {
             return Err(SubmitError::QueueFull { limit: queue, retry_s: self.retry_s(queued) });
         }
-        *count += n;
+        counts.insert(client, count + n);
         Ok(())
     }
 

@@ -60,6 +60,8 @@ pub(crate) struct Costs<'a> {
     pub n_tok: usize,
     /// Seconds for drafting a token.
     pub each: f64,
+    /// Whether after a rejected token a step goes to computing those before it again, and gives one more.
+    pub rewinds: bool,
 }
 
 impl Speculator {
@@ -115,8 +117,14 @@ fn best(accept: f64, costs: &Costs<'_>, max: usize) -> usize {
     for k in 1..=max {
         power *= accept;
         tokens += power;
-        let Some(seconds) = costs.times.seconds(costs.n_tok + k) else { break };
-        let rate = tokens / (seconds + costs.each * k as f64);
+        let Some(mut seconds) = costs.times.seconds(costs.n_tok + k) else { break };
+        let mut got = tokens;
+        if costs.rewinds {
+            let rejected = 1.0 - power;
+            got += rejected * n_decode;
+            seconds += rejected * costs.times.seconds(costs.n_tok + k.div_ceil(2)).unwrap_or(seconds);
+        }
+        let rate = got / (seconds + costs.each * k as f64);
         if rate > most {
             (best, most) = (k, rate);
         }
@@ -152,13 +160,19 @@ mod tests {
             (&dear, 0.9, 0.0, 0..1),
         ];
         for (times, accept, each, want) in rows {
-            let costs = Costs { times, n_decode: 1, n_tok: 1, each: each / 1e3 };
+            let costs = Costs { times, n_decode: 1, n_tok: 1, each: each / 1e3, rewinds: false };
             let found = best(accept, &costs, 16);
             assert!(want.contains(&found), "acceptance {accept}, {each} ms: {found} and not {want:?}");
         }
+        // Where a state must be taken back, drafts pay that are mostly right.
+        for (accept, want) in [(0.95, 8..17), (0.5, 2..6), (0.01, 0..1)] {
+            let costs = Costs { times: &cheap, n_decode: 1, n_tok: 1, each: 0.0, rewinds: true };
+            let found = best(accept, &costs, 16);
+            assert!(want.contains(&found), "acceptance {accept}: {found} and not {want:?}");
+        }
         // Eight sequences share the cost of the weights already.
         let full = times(&[(8, 100), (16, 150), (32, 250)]);
-        let costs = Costs { times: &full, n_decode: 8, n_tok: 8, each: 0.0 };
+        let costs = Costs { times: &full, n_decode: 8, n_tok: 8, each: 0.0, rewinds: false };
         assert_eq!(best(0.4, &costs, 16), 0);
     }
 
@@ -166,7 +180,7 @@ mod tests {
     fn drafts_that_fail_stop_and_are_tried_again() {
         let source = Source::Model;
         let times = times(&[(1, 100), (17, 400)]);
-        let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0 };
+        let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
         let mut speculator = Speculator::new(0);
         let mut lengths = Vec::new();
         for _ in 0..200 {
@@ -186,7 +200,7 @@ mod tests {
     #[test]
     fn unknown_costs_are_measured() {
         for (times, want) in [(times(&[]), 0), (times(&[(1, 9)]), PROBE)] {
-            let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0 };
+            let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
             assert_eq!(Speculator::new(0).length(Source::Lookup, &costs, 16), want);
         }
     }

@@ -18,10 +18,10 @@ use crate::schedule::{Limits, Op, Past, Schedule};
 use crate::sequence::Arrival;
 use crate::speculate::{Costs, MAX_LOOKUP, MAX_MODEL, Source};
 use crate::times::StepTimes;
-use crate::{Batch, PageId, RunError, Runner, SeqId, Want};
+use crate::{Batch, PageId, RunError, Runner, SeqId, StateId, Want};
 
 /// Bytes of pages that are written to disk after a step while others wait for tokens.
-const WRITE_BYTES: usize = 4 << 20;
+const WRITE_BYTES: usize = 1 << 20;
 /// Bytes of pages that are written to disk before events are looked at again, while nothing is to be computed.
 const WRITE_BYTES_IDLE: usize = 32 << 20;
 
@@ -40,6 +40,8 @@ pub(crate) struct Steps {
     clock: Clock,
     n_ctx: usize,
     max_draft: usize,
+    /// Whether a rejected draft costs the tokens before it too.
+    rewinds: bool,
     stats: Stats,
     pace: Pace,
     /// Of all steps, and of those that only generate.
@@ -56,6 +58,8 @@ struct Models {
     runner: Box<dyn Runner>,
     draft: Option<DraftModel>,
     page_bytes: usize,
+    /// Dropped after them.
+    _held: Option<Box<dyn Send>>,
 }
 
 /// Whether the loop goes on.
@@ -67,13 +71,9 @@ enum Next {
 
 impl Steps {
     pub fn new(parts: Parts, config: &Config, n_ctx: usize, shared: Arc<Shared>, clock: Clock) -> Steps {
-        let Parts { runner, draft, disk } = parts;
+        let Parts { runner, draft, disk, held } = parts;
         let info = runner.info();
-        let past = match (info.recurrent, info.window) {
-            (true, _) => Past::Recurrent { n_saved: info.n_saved },
-            (false, Some(window)) => Past::Window(window),
-            (false, None) => Past::Pages,
-        };
+        let past = Past::of(&info, config);
         let limits = Limits {
             step_tokens: config.step_tokens,
             n_running: config.max_running,
@@ -89,18 +89,18 @@ impl Steps {
         };
         let own_bytes = exported(runner.as_ref());
         let page_bytes = own_bytes + draft.as_ref().map_or(0, |draft| exported(draft.as_ref()));
-        // A recurrent state is not part of any page, and no prefix is worth anything without.
-        let disk = disk.filter(|_| !info.recurrent && page_bytes > 0);
+        let offload = disk.and_then(|disk| Offload::new(disk, page_bytes, runner.as_ref()));
         let draft = draft.map(|draft| DraftModel::new(draft, info.n_vocab));
         Steps {
-            models: Models { runner, draft, page_bytes: own_bytes },
+            models: Models { runner, draft, page_bytes: own_bytes, _held: held },
             schedule: Schedule::new(limits),
             clients: HashMap::new(),
-            offload: disk.map(|(disk, maker)| Offload::new(disk.of(maker, page_bytes), page_bytes)),
+            offload,
             shared,
             clock,
             n_ctx,
-            max_draft: if info.recurrent { 0 } else { config.max_draft },
+            max_draft: if past.can_rewind() { config.max_draft } else { 0 },
+            rewinds: info.recurrent,
             stats: Stats::default(),
             pace: Pace::new(Targets { token: config.token_time, step: config.step_time }, config.step_tokens),
             times: StepTimes::new(),
@@ -216,6 +216,7 @@ impl Steps {
         self.note_starts(start);
         let is_decode = self.batch.rows.iter().all(|row| row.want != Want::Nothing && row.start > 0)
             && self.batch.rows.len() <= n_decode;
+        let drafts = (self.clock)();
         if let Some(draft) = &mut self.models.draft {
             let clients = &self.clients;
             let is_drafted = |id| clients.get(&id).is_some_and(|client| client.source == Some(Source::Model));
@@ -224,10 +225,14 @@ impl Steps {
         let computes = (self.clock)();
         self.models.runner.submit(&self.batch)?;
         let outputs = self.models.runner.wait()?;
-        let took = (self.clock)().saturating_sub(computes);
+        let computed = (self.clock)();
+        let took = computed.saturating_sub(computes);
+        self.stats.computing += computed.saturating_sub(drafts);
         self.sampling.sample(&self.batch, outputs, &self.schedule, &mut self.clients)?;
         if let Some(draft) = &mut self.models.draft {
+            let since = (self.clock)();
             draft.follow(&self.batch, &self.schedule)?;
+            self.stats.computing += (self.clock)().saturating_sub(since);
         }
         self.learn_drafts();
         self.schedule.commit(&self.batch, &self.sampling.n_kept);
@@ -239,6 +244,7 @@ impl Steps {
         outcomes.drain(..).for_each(|outcome| self.take(outcome, now));
         self.sampling.outcomes = outcomes;
         self.write_pages(WRITE_BYTES);
+        self.stats.busy += (self.clock)().saturating_sub(start);
         self.publish();
         Ok(())
     }
@@ -246,7 +252,6 @@ impl Steps {
     fn learn(&mut self, (n_decode, is_decode): (usize, bool), computed: Duration, took: Duration) {
         let n_tok = self.batch.tokens.len();
         self.stats.n_step += 1;
-        self.stats.busy += took;
         self.shared.metrics.iteration_tokens_total.observe(n_tok as f64);
         self.times.learn(n_tok, took);
         if is_decode {
@@ -273,7 +278,8 @@ impl Steps {
             if room == 0 {
                 continue;
             }
-            let costs = |each| Costs { times: &self.decode_times, n_decode, n_tok, each };
+            let (times, rewinds) = (&self.decode_times, self.rewinds);
+            let costs = |each| Costs { times, n_decode, n_tok, each, rewinds };
             let speculator = client.speculator(sequence.tokens.len());
             let tokens = &mut self.sampling.draft;
             speculator.lookup.find(&sequence.tokens, MAX_LOOKUP.min(room), tokens);
@@ -466,6 +472,14 @@ impl Pages for Models {
         let Some((own, rest)) = bytes.split_at_checked(self.page_bytes) else { return false };
         let is_own = self.runner.import_page(page, own).is_ok();
         is_own && self.draft.as_mut().is_none_or(|draft| draft.runner.import_page(page, rest).is_ok())
+    }
+
+    fn export_state(&self, state: StateId, out: &mut Vec<u8>) {
+        self.runner.export_state(state, out);
+    }
+
+    fn import_state(&mut self, state: StateId, bytes: &[u8]) -> bool {
+        self.runner.import_state(state, bytes).is_ok()
     }
 }
 

@@ -101,6 +101,34 @@ fn a_conversation_goes_on_after_a_restart() {
 }
 
 #[test]
+fn a_recurrent_model_goes_on_at_a_state() {
+    let folder = Folder::new("recurrent");
+    let prompt: Vec<TokenId> = (0..45).collect();
+    let engine = |disk: &Disk| {
+        let parts = Parts { disk: Some((disk.clone(), MAKER)), ..Fake::recurrent(64, 8).parts() };
+        let config = Config { max_draft: 0, ..Config::default() };
+        Engine::spawn_with_clock(parts, config, Arc::new(|| Duration::ZERO)).expect("valid limits")
+    };
+    {
+        let engine = engine(&open(config(&folder)));
+        assert_eq!(cached(&engine, &prompt), 0);
+        engine.shutdown();
+    }
+    // Three pages, and the states at the last border of the prompt and of the reply.
+    assert_eq!(pages(&folder.0).len(), 5);
+    let disk = open(config(&folder));
+    let engine = engine(&disk);
+    let mut longer = prompt.clone();
+    longer.extend(continuation(&prompt, 9));
+    assert_eq!(cached(&engine, &longer), 48);
+    assert_eq!(engine.stats().n_restored, 48);
+    let mut other = prompt[..40].to_vec();
+    other.extend([7; 20]);
+    assert_eq!(cached(&engine, &other), 32, "the state at the prompt's last border is read though its pages are there");
+    assert_eq!(disk.stats().n_broken, 0);
+}
+
+#[test]
 fn pages_that_the_arena_had_no_room_for_come_back() {
     let folder = Folder::new("pressure");
     let disk = open(config(&folder));

@@ -1,37 +1,17 @@
 //! A step allocates nothing after warm-up: allocators take locks and time, and buffers that come and go break up memory.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use mlxr_engine::sampler::Params;
 use mlxr_engine::{
-    Batch, Config, Engine, Outputs, PageId, Parts, Request, RunError, Runner, RunnerInfo, StateId, TokenEvent, TokenId,
-    Want,
+    Batch, Config, Engine, Outputs, PageId, Parts, Request, RunError, Runner, RunnerInfo, TokenEvent, TokenId, Want,
 };
-
-/// The system's allocator, counting what it gives.
-struct Counting;
-
-static GIVEN: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: everything is the system allocator's.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        GIVEN.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
+use mlxr_testing::Counting;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting::new();
 
 const N_VOCAB: usize = 1000;
 const N_SEQ: usize = 32;
@@ -60,7 +40,7 @@ impl Runner for Cheap {
     }
 
     fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
-        self.given[self.n_step].store(GIVEN.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.given[self.n_step].store(ALLOCATOR.given(), Ordering::SeqCst);
         self.n_step += 1;
         self.logits.clear();
         for row in &batch.rows {
@@ -88,8 +68,6 @@ impl Runner for Cheap {
     fn import_page(&mut self, _: PageId, _: &[u8]) -> Result<(), RunError> {
         Ok(())
     }
-    fn save_state(&mut self, _: usize, _: StateId) {}
-    fn restore_state(&mut self, _: usize, _: StateId) {}
 }
 
 #[test]

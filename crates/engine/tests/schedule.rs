@@ -247,7 +247,7 @@ fn a_recurrent_prompt_is_cut_where_its_state_is_worth_saving() {
     // b finds a's pages up to 32, but a state only after 16 of them has been saved: at a's last border, which is 32. c parts
     // from both after 16: it computes all, and stops where it parts, so that d begins there.
     check(
-        Limits { past: Past::Recurrent { n_saved: 4 }, ..LIMITS },
+        Limits { past: Past::Recurrent { n_saved: 4, n_rewind: 0 }, ..LIMITS },
         "a@0 40+1 =s\nb@3 36+1 =s\nc@6 20+1 =s\nd@9 20+1 =s",
         "0: a:32p
          1: a:8p
@@ -301,7 +301,7 @@ fn invariants_hold_over_random_scripts() {
             n_page: 6 + below(20),
             n_running_client: 1 + below(6),
             past: match below(4) {
-                0 => Past::Recurrent { n_saved: below(4) },
+                0 => Past::Recurrent { n_saved: below(4), n_rewind: 0 },
                 1 => Past::Window(1 + below(50)),
                 _ => Past::Pages,
             },

@@ -22,6 +22,8 @@ struct World {
     arena: Vec<[TokenId; PAGE_TOKENS]>,
     slots: Vec<Vec<TokenId>>,
     saved: Vec<Vec<TokenId>>,
+    /// Those of prefixes; the others are from before drafts.
+    n_saved: usize,
     /// Tokens that each sequence should have, and how many it shall still get.
     alive: HashMap<SeqId, (Vec<TokenId>, usize)>,
     next_id: u64,
@@ -38,6 +40,7 @@ struct Counts {
     copied: usize,
     evicted: usize,
     restored: usize,
+    rewound: usize,
     accepted: usize,
     rejected: usize,
 }
@@ -53,7 +56,7 @@ impl World {
             n_running_client: 1 + below(6),
             n_page: 6 + below(20),
             past: match below(4) {
-                0 => Past::Recurrent { n_saved },
+                0 => Past::Recurrent { n_saved, n_rewind: [0, n_running][below(2)] },
                 1 => Past::Window(1 + below(50)),
                 _ => Past::Pages,
             },
@@ -62,7 +65,8 @@ impl World {
             schedule: Schedule::new(limits),
             arena: vec![[TokenId::MAX; PAGE_TOKENS]; limits.n_page],
             slots: vec![Vec::new(); n_running],
-            saved: vec![Vec::new(); n_saved],
+            saved: vec![Vec::new(); n_saved + n_running],
+            n_saved,
             alive: HashMap::new(),
             next_id: 0,
             batch: Batch::default(),
@@ -101,9 +105,6 @@ impl World {
 
     /// Drafts that agree with what comes, by chance, and others.
     fn draft(&mut self) {
-        if matches!(self.limits.past, Past::Recurrent { .. }) {
-            return;
-        }
         let ids: Vec<SeqId> = self.schedule.all_running().iter().map(|sequence| sequence.id).collect();
         for id in ids {
             let n = self.below(5);
@@ -129,7 +130,8 @@ impl World {
                 Op::SaveState { slot, state } => self.saved[state.0 as usize].clone_from(&self.slots[slot]),
                 Op::RestoreState { slot, state } => {
                     self.slots[slot].clone_from(&self.saved[state.0 as usize]);
-                    self.counts.restored += 1;
+                    let is_rewound = state.0 as usize >= self.n_saved;
+                    *if is_rewound { &mut self.counts.rewound } else { &mut self.counts.restored } += 1;
                 }
             }
         }
@@ -194,18 +196,19 @@ impl World {
             self.counts.accepted += n - n_sure;
             self.counts.rejected += tokens.len() - n;
             self.n_kept.push(n);
-            sampled.push(row.seq);
+            sampled.push((row.seq, row.want));
         }
         self.schedule.commit(&self.batch, &self.n_kept);
         self.do_ops();
-        sampled.into_iter().for_each(|id| self.finish(id));
+        sampled.into_iter().for_each(|(id, want)| self.finish(id, want));
         self.schedule.check();
     }
 
     /// Forks, ends or continues a sequence that got tokens.
-    fn finish(&mut self, id: SeqId) {
+    fn finish(&mut self, id: SeqId, want: Want) {
         let (tokens, left) = self.alive[&id].clone();
-        if self.below(20) == 0 {
+        // Forks are made of prompts, which have no drafts.
+        if self.below(20) == 0 && want == Want::Last {
             let fork = SeqId(self.next_id);
             self.next_id += 1;
             self.schedule.fork(id, fork);
@@ -264,6 +267,7 @@ fn a_million_random_steps_keep_every_invariant() {
         ("copied", |c| c.copied),
         ("evicted", |c| c.evicted),
         ("restored", |c| c.restored),
+        ("rewound", |c| c.rewound),
         ("accepted", |c| c.accepted),
         ("rejected", |c| c.rejected),
     ];

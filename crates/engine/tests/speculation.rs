@@ -25,7 +25,16 @@ struct Markov {
     n_step: Arc<AtomicU64>,
     /// How much this model's logits differ from the other one's.
     noise: f32,
+    /// Recurrent states by slot, and saved ones: all tokens so far. `None`: the model has none.
+    states: Option<(Slots, Vec<Vec<TokenId>>)>,
 }
+
+/// What each slot's state has seen.
+type Slots = HashMap<usize, Vec<TokenId>>;
+
+/// Slots of a recurrent model, and places for its states.
+const N_SLOT: usize = 8;
+const N_SAVED: usize = 12;
 
 const N_TOKEN: usize = 12;
 
@@ -43,10 +52,10 @@ impl Runner for Markov {
             d_model: 1,
             n_ctx: 4096,
             n_page: self.arena.len(),
-            n_slot: usize::MAX,
+            n_slot: if self.states.is_some() { N_SLOT } else { usize::MAX },
             page_bytes: 4 * PAGE_TOKENS,
-            recurrent: false,
-            n_saved: 0,
+            recurrent: self.states.is_some(),
+            n_saved: if self.states.is_some() { N_SAVED } else { 0 },
             window: None,
         }
     }
@@ -64,6 +73,12 @@ impl Runner for Markov {
             let n = row.start + new.len();
             let stored: Vec<TokenId> =
                 (0..n).map(|at| self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS]).collect();
+            if let Some((slots, _)) = &mut self.states {
+                let state = slots.entry(row.slot).or_default();
+                state.truncate(if row.start == 0 { 0 } else { usize::MAX });
+                assert_eq!(state[..], stored[..row.start], "the slot holds another state");
+                state.extend(new);
+            }
             let first = match row.want {
                 Want::Last => n - 1,
                 Want::All => row.start,
@@ -86,8 +101,14 @@ impl Runner for Markov {
     fn import_page(&mut self, _: PageId, _: &[u8]) -> Result<(), RunError> {
         Ok(())
     }
-    fn save_state(&mut self, _: usize, _: StateId) {}
-    fn restore_state(&mut self, _: usize, _: StateId) {}
+    fn save_state(&mut self, slot: usize, state: StateId) {
+        let (slots, saved) = self.states.as_mut().expect("it is recurrent");
+        saved[state.0 as usize].clone_from(&slots[&slot]);
+    }
+    fn restore_state(&mut self, slot: usize, state: StateId) {
+        let (slots, saved) = self.states.as_mut().expect("it is recurrent");
+        slots.insert(slot, saved[state.0 as usize].clone());
+    }
 }
 
 /// Engines on the same model, and what they did.
@@ -101,6 +122,8 @@ struct Bench {
 enum Drafts {
     None,
     Lookup,
+    /// The same on a recurrent model.
+    Recurrent,
     Model,
 }
 
@@ -108,10 +131,11 @@ fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
     let (now, n_step) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let model = |noise, costs, n_step: &Arc<AtomicU64>| -> Box<dyn Runner> {
         let (now, n_step) = (now.clone(), n_step.clone());
-        Box::new(Markov { arena: vec![[0; PAGE_TOKENS]; 64], logits: vec![], now, costs, n_step, noise })
+        let states = (drafts == Drafts::Recurrent).then(|| (HashMap::new(), vec![vec![]; N_SAVED]));
+        Box::new(Markov { arena: vec![[0; PAGE_TOKENS]; 64], logits: vec![], now, costs, n_step, noise, states })
     };
     let draft = (drafts == Drafts::Model).then(|| model(0.8, (costs.0 / 20, costs.1 / 20), &Arc::default()));
-    let parts = Parts { runner: model(0.0, costs, &n_step), draft, disk: None };
+    let parts = Parts { runner: model(0.0, costs, &n_step), draft, disk: None, held: None };
     let config = Config { max_draft: if drafts == Drafts::None { 0 } else { 16 }, ..Config::default() };
     let clock = {
         let now = now.clone();
@@ -151,7 +175,7 @@ fn the_same_seed_gives_the_same_text_with_drafts_and_without() {
     for temperature in [0.0, 0.5, 1.5] {
         let requests = requests(5, temperature);
         let (want, _) = bench(Drafts::None, (1000, 10)).texts(&requests);
-        for drafts in [Drafts::Lookup, Drafts::Model] {
+        for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model] {
             let bench = bench(drafts, (1000, 10));
             assert_eq!(bench.texts(&requests).0, want, "{drafts:?} at temperature {temperature}");
             let metrics = bench.engine.metrics();
@@ -181,7 +205,7 @@ fn the_distribution_of_tokens_is_the_models() {
         counts
     };
     let plain = counts(Drafts::None, 0..1500);
-    for drafts in [Drafts::Lookup, Drafts::Model] {
+    for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model] {
         let drafted = counts(drafts, 10_000..11_500);
         let keys = plain.iter().filter(|(_, n)| **n >= 50.0).map(|(key, _)| key);
         let terms: Vec<f64> = keys
@@ -205,7 +229,9 @@ fn drafts_pay_where_weights_are_dear_and_cost_nothing_elsewhere() {
     let rows = [
         (1000, 10, Drafts::Lookup, 0.5),
         (1000, 10, Drafts::Model, 0.7),
+        (1000, 10, Drafts::Recurrent, 0.6),
         (0, 1000, Drafts::Lookup, 1.03),
+        (0, 1000, Drafts::Recurrent, 1.03),
         (0, 1000, Drafts::Model, 1.05),
     ];
     for (step, token, drafts, limit) in rows {

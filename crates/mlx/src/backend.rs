@@ -297,6 +297,14 @@ impl Backend for Mlx {
         kv.copy_slot(&self.device, from, to);
     }
 
+    fn export_slot(&self, kv: &Kv, slot: usize, out: &mut Vec<u8>) {
+        kv.export_slot(&self.device, slot, out);
+    }
+
+    fn import_slot(&mut self, kv: &mut Kv, slot: usize, bytes: &[u8]) -> Result<(), Error> {
+        kv.import_slot(&self.device, slot, bytes)
+    }
+
     fn start(&mut self, kv: &Kv) -> Result<(), Error> {
         self.device.start(&kv.arrays())
     }

@@ -10,7 +10,7 @@
 //! handle, so a step that repeats takes no new memory for it.
 
 use mlxr_compute::Error;
-use mlxr_compute::check::{KvHeads, check_page};
+use mlxr_compute::check::{KvHeads, check_page, check_slot};
 use mlxr_compute::op::{KvSpec, KvType, LayerState, Seqs};
 
 use crate::backend::Tensor;
@@ -48,6 +48,9 @@ impl Kv {
     /// If it does not fit in MLX's memory.
     pub(crate) fn new(device: &Device, spec: &KvSpec) -> Result<Kv, Error> {
         assert!(spec.page_tokens > 0, "kv: pages of no tokens");
+        if spec.dtype == KvType::Q4 {
+            return Err(Error::KvType { backend: "mlx", dtype: spec.dtype });
+        }
         let place = spec.n_page.checked_mul(spec.page_tokens);
         let sizes = spec.layers.iter().map(|l| layer_bytes(l, place.unwrap_or(usize::MAX), spec));
         let bytes = sizes.fold(0u64, u64::saturating_add);
@@ -60,7 +63,7 @@ impl Kv {
                 KvType::F32 => (Dtype::F32, false),
                 KvType::F16 => (Dtype::F16, false),
                 KvType::BF16 => (Dtype::BF16, false),
-                KvType::Q8 => (Dtype::I8, true),
+                KvType::Q8 | KvType::Q4 => (Dtype::I8, true),
             };
             let zeros = |d: usize, dtype| device.zeros(&[n_place, n_kv_head, d], dtype);
             Stored { data: zeros(d, data), scales: scales.then(|| zeros(1, Dtype::F32)), heads: [n_kv_head, d] }
@@ -163,6 +166,42 @@ impl Kv {
         }
     }
 
+    /// Appends the states of a slot. Where the device fails they stay short, and `import_slot` refuses them.
+    pub(crate) fn export_slot(&self, device: &Device, slot: usize, out: &mut Vec<u8>) {
+        assert!(slot < self.spec.n_slot, "export_slot: {slot} of {}", self.spec.n_slot);
+        for layer in &self.layers {
+            let Layer::Recurrent { conv, ssm } = layer else { continue };
+            for array in [conv, ssm].into_iter().filter(|array| array_bytes(array) > 0) {
+                let rows = row_slice(device, array, slot, 1);
+                if device.read(&rows, |bytes| out.extend_from_slice(bytes)).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Overwrites the states of a slot.
+    pub(crate) fn import_slot(&mut self, device: &Device, slot: usize, bytes: &[u8]) -> Result<(), Error> {
+        let n_slot = self.spec.n_slot;
+        assert!(slot < n_slot, "import_slot: {slot} of {n_slot}");
+        let states = self.layers.iter_mut().filter_map(|layer| match layer {
+            Layer::Recurrent { conv, ssm } => Some([conv, ssm]),
+            _ => None,
+        });
+        let states: Vec<&mut Array> = states.flatten().filter(|array| array_bytes(array) > 0).collect();
+        check_slot(bytes.len(), states.iter().map(|array| array_bytes(array) / n_slot).sum())?;
+        let mut rest = bytes;
+        for array in states {
+            let (mine, next) = rest.split_at(array_bytes(array) / n_slot);
+            let mut shape = array.shape();
+            shape[0] = 1;
+            let rows = device.from_slice(mine, &shape, array.dtype());
+            update_rows(device, array, &rows, slot, 1);
+            rest = next;
+        }
+        device.check()
+    }
+
     /// Appends a page: of each layer, keys, their scales, values, their scales. Where the device fails the page stays
     /// short, and `import_page` refuses it.
     pub(crate) fn export_page(&self, device: &Device, page: u32, out: &mut Vec<u8>) {
@@ -257,7 +296,7 @@ fn layer_bytes(layer: &LayerState, n_place: usize, spec: &KvSpec) -> u64 {
     let number = match spec.dtype {
         KvType::F32 => 4,
         KvType::F16 | KvType::BF16 => 2,
-        KvType::Q8 => 1,
+        KvType::Q8 | KvType::Q4 => 1,
     };
     let scale = if spec.dtype == KvType::Q8 { 4 } else { 0 };
     let width = |n: usize, d: usize| if d == 0 { 0 } else { n as u64 * (d as u64 * number + scale) };

@@ -1,7 +1,7 @@
 //! A loaded model as the engine sees it: batches in, logits out.
 
 use mlxr_compute::Backend;
-use mlxr_compute::op::{KvSpec, KvType, LayerState, SeqRow, Seqs, Ssm, Window};
+use mlxr_compute::op::{KvSpec, KvType, LayerState, Q4_GROUP, SeqRow, Seqs, Ssm, Window};
 use mlxr_engine::runner::{Batch, Outputs, PAGE_TOKENS, PageId, RunError, Runner, RunnerInfo, StateId, Want};
 
 use crate::LoadError;
@@ -13,6 +13,8 @@ use crate::recurrent::Mamba2;
 
 /// Saved recurrent states for each sequence that may run, at most: its prompt's end and last page border, for a few turns.
 const MAX_SAVED_PER_SLOT: usize = 8;
+/// At least one for a prefix, and one from before a draft.
+const LEAST_SAVED_PER_SLOT: usize = 2;
 /// The part of an arena's bytes that goes to saved recurrent states.
 const SAVED_PART: usize = 8;
 
@@ -55,9 +57,10 @@ impl<B: Backend> Model<B> {
         let n_slot = if recurrent { options.n_slot } else { 0 };
         let n_saved = match options.arena {
             Arena::Bytes(n) if recurrent => {
-                (n / SAVED_PART / state_bytes(&layers)).clamp(n_slot, MAX_SAVED_PER_SLOT * n_slot)
+                let n = n / SAVED_PART / state_bytes(&layers);
+                n.clamp(LEAST_SAVED_PER_SLOT * n_slot, MAX_SAVED_PER_SLOT * n_slot)
             }
-            _ => n_slot,
+            _ => LEAST_SAVED_PER_SLOT * n_slot,
         };
         let dtype = options.kv_type;
         let mut spec = KvSpec { layers, page_tokens: PAGE_TOKENS, n_page: 1, n_slot: n_slot + n_saved, dtype };
@@ -202,6 +205,7 @@ pub fn page_bytes(spec: &KvSpec) -> usize {
         KvType::F16 | KvType::BF16 => n_kv_head * d * 2,
         KvType::Q8 if d == 0 => 0,
         KvType::Q8 => n_kv_head * (d + 4),
+        KvType::Q4 => n_kv_head * (d.div_ceil(2) + 4 * d.div_ceil(Q4_GROUP)),
     };
     let layer = |l: &LayerState| match *l {
         LayerState::Kv { n_kv_head, d_k, d_v, .. } => width(n_kv_head, d_k) + width(n_kv_head, d_v),
@@ -248,6 +252,15 @@ where
 
     fn restore_state(&mut self, slot: usize, state: StateId) {
         self.backend.copy_slot(&mut self.kv, self.n_slot + state.0 as usize, slot);
+    }
+
+    fn export_state(&self, state: StateId, out: &mut Vec<u8>) {
+        self.backend.export_slot(&self.kv, self.n_slot + state.0 as usize, out);
+    }
+
+    fn import_state(&mut self, state: StateId, bytes: &[u8]) -> Result<(), RunError> {
+        let slot = self.n_slot + state.0 as usize;
+        self.backend.import_slot(&mut self.kv, slot, bytes).map_err(|e| RunError::Backend(e.to_string()))
     }
 }
 

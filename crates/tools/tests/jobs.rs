@@ -1,7 +1,7 @@
 //! Both jobs on a model that checks what it is asked.
 
 use mlxr_engine::runner::PAGE_TOKENS;
-use mlxr_engine::{Batch, Outputs, PageId, RunError, Runner, RunnerInfo, StateId, Want};
+use mlxr_engine::{Batch, Outputs, PageId, RunError, Runner, RunnerInfo, Want};
 use mlxr_tools::bench::{self, Test};
 use mlxr_tools::logits;
 
@@ -65,8 +65,6 @@ impl Runner for Fake {
     fn import_page(&mut self, _: PageId, _: &[u8]) -> Result<(), RunError> {
         Ok(())
     }
-    fn save_state(&mut self, _: usize, _: StateId) {}
-    fn restore_state(&mut self, _: usize, _: StateId) {}
 }
 
 #[test]

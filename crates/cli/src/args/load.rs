@@ -29,6 +29,9 @@ pub enum KvTypeName {
     /// 1 byte a number
     #[value(alias = "q8_0")]
     Q8,
+    /// 5 bits a number: loses more than the others
+    #[value(alias = "q4_0")]
+    Q4,
 }
 
 /// How a model is loaded.

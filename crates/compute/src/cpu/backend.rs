@@ -415,6 +415,14 @@ impl Backend for Cpu {
         kv.copy_slot(from, to);
     }
 
+    fn export_slot(&self, kv: &Kv, slot: usize, out: &mut Vec<u8>) {
+        kv.export_slot(slot, out);
+    }
+
+    fn import_slot(&mut self, kv: &mut Kv, slot: usize, bytes: &[u8]) -> Result<(), Error> {
+        kv.import_slot(slot, bytes)
+    }
+
     fn read(&mut self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), Error> {
         match self.error.take() {
             Some(error) => Err(error),

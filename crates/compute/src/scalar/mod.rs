@@ -244,6 +244,14 @@ impl Backend for Scalar {
         kv.copy_slot(from, to);
     }
 
+    fn export_slot(&self, kv: &Store, slot: usize, out: &mut Vec<u8>) {
+        kv.export_slot(slot, out);
+    }
+
+    fn import_slot(&mut self, kv: &mut Store, slot: usize, bytes: &[u8]) -> Result<(), Error> {
+        kv.import_slot(slot, bytes)
+    }
+
     fn read(&mut self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), Error> {
         out.extend_from_slice(&x.data);
         Ok(())

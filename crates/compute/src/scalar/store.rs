@@ -2,8 +2,8 @@
 
 use super::Tensor;
 use crate::Error;
-use crate::check::{KvHeads, check_page};
-use crate::op::{KvSpec, KvType, LayerState, SeqRow, Seqs};
+use crate::check::{KvHeads, check_page, check_slot};
+use crate::op::{KvSpec, KvType, LayerState, Q4_GROUP, SeqRow, Seqs, q4_round, q4_scale};
 
 /// Pages of keys and values, and recurrent slots, of every layer.
 ///
@@ -114,6 +114,30 @@ impl Store {
         }
     }
 
+    /// Appends the states of a slot.
+    pub(super) fn export_slot(&self, slot: usize, out: &mut Vec<u8>) {
+        let n_slot = self.spec.n_slot;
+        assert!(slot < n_slot, "export_slot: {slot} of {n_slot}");
+        for part in self.layers.iter().flat_map(|l| [&l.conv, &l.ssm]) {
+            let size = part.len() / n_slot;
+            out.extend(part[slot * size..][..size].iter().flat_map(|x| x.to_le_bytes()));
+        }
+    }
+
+    /// Overwrites the states of a slot.
+    pub(super) fn import_slot(&mut self, slot: usize, bytes: &[u8]) -> Result<(), Error> {
+        let n_slot = self.spec.n_slot;
+        assert!(slot < n_slot, "import_slot: {slot} of {n_slot}");
+        let expected = self.layers.iter().map(|l| (l.conv.len() + l.ssm.len()) / n_slot * size_of::<f32>()).sum();
+        check_slot(bytes.len(), expected)?;
+        let mut numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        for part in self.layers.iter_mut().flat_map(|l| [&mut l.conv, &mut l.ssm]) {
+            let size = part.len() / n_slot;
+            part[slot * size..][..size].iter_mut().zip(&mut numbers).for_each(|(x, n)| *x = n);
+        }
+        Ok(())
+    }
+
     /// Appends a page: of each layer, keys then values, f32 little endian.
     pub(super) fn export_page(&self, page: u32, out: &mut Vec<u8>) {
         assert!((page as usize) < self.spec.n_page, "export_page: {page} of {}", self.spec.n_page);
@@ -162,13 +186,17 @@ fn write(dtype: KvType, d_head: usize, row: &[f32], out: &mut [f32]) {
         // Q8 stores `round(x / scale)`, halves to even, with `scale = max |x| / 127`.
         let scale = from.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        for (&x, to) in from.iter().zip(to) {
-            *to = match dtype {
-                KvType::F32 => x,
-                KvType::F16 => half::f16::from_f32(x).to_f32(),
-                KvType::BF16 => half::bf16::from_f32(x).to_f32(),
-                KvType::Q8 => (x * inverse).round_ties_even() * scale,
-            };
+        for (from, to) in from.chunks(Q4_GROUP).zip(to.chunks_mut(Q4_GROUP)) {
+            let scale_q4 = q4_scale(from);
+            for (&x, to) in from.iter().zip(to) {
+                *to = match dtype {
+                    KvType::F32 => x,
+                    KvType::F16 => half::f16::from_f32(x).to_f32(),
+                    KvType::BF16 => half::bf16::from_f32(x).to_f32(),
+                    KvType::Q8 => (x * inverse).round_ties_even() * scale,
+                    KvType::Q4 => q4_round(x, scale_q4) * scale_q4,
+                };
+            }
         }
     }
 }

@@ -14,6 +14,8 @@ use mlxr_engine::{
 };
 
 pub const N_VOCAB: usize = 50;
+/// Tokens that an exported state has room for.
+const MAX_STATE: usize = 512;
 
 /// What the fake does wrong, and in which step.
 #[derive(Clone, Copy, PartialEq)]
@@ -170,6 +172,20 @@ impl Runner for Fake {
 
     fn restore_state(&mut self, slot: usize, state: StateId) {
         self.slots.insert(slot, self.saved[state.0 as usize].clone());
+    }
+
+    fn export_state(&self, state: StateId, out: &mut Vec<u8>) {
+        let saved = &self.saved[state.0 as usize];
+        out.extend((saved.len() as u32).to_le_bytes());
+        let padded = saved.iter().copied().chain(std::iter::repeat(0)).take(MAX_STATE);
+        out.extend(padded.flat_map(TokenId::to_le_bytes));
+    }
+
+    fn import_state(&mut self, state: StateId, bytes: &[u8]) -> Result<(), RunError> {
+        let mut words = bytes.chunks(4).map(|b| TokenId::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let n = words.next().expect("a length") as usize;
+        self.saved[state.0 as usize] = words.take(n).collect();
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 //! ```text
 //! keys     [d_k, lanes]          a vector holds 16 tokens, so that scores need no sums across a vector
 //! values   [page_tokens, width]  width: d_v rounded up to 16; a row a token
-//! scales   [lanes] f32           after keys and after values, only for KvType::Q8
+//! scales   [n_group, lanes] f32  after keys and after values, for KvType::Q8 (one group) and KvType::Q4
 //! ```
 
 mod strips;
@@ -16,7 +16,7 @@ use super::tensor::Tensor;
 use super::vector::{Kernels, LANES};
 use super::{Pool, pool::Worker};
 use crate::Error;
-use crate::check::{KvHeads, check_page};
+use crate::check::{KvHeads, check_page, check_slot};
 use crate::op::{KvSpec, LayerState, SeqRow, Seqs};
 
 /// What memory is asked for.
@@ -58,9 +58,9 @@ impl Kv {
                 LayerState::Kv { .. } => {
                     let heads = KvHeads::of(spec, i);
                     let n_strip = product(spec.n_page, heads.n_kv_head)?;
-                    let keys = Strips::new(spec.dtype, n_strip, [heads.d_k, lanes], lanes)?;
+                    let keys = Strips::new(spec.dtype, n_strip, [heads.d_k, lanes], [lanes, heads.d_k])?;
                     let width = heads.d_v.next_multiple_of(LANES);
-                    let values = Strips::new(spec.dtype, n_strip, [spec.page_tokens, width], lanes)?;
+                    let values = Strips::new(spec.dtype, n_strip, [spec.page_tokens, width], [lanes, heads.d_v])?;
                     Layer::Kv { heads, keys, values }
                 }
                 LayerState::Recurrent { conv, ssm } => Layer::Recurrent {
@@ -160,6 +160,40 @@ impl Kv {
                 }
             }
         }
+    }
+
+    /// Appends the states of a slot.
+    pub(super) fn export_slot(&self, slot: usize, out: &mut Vec<u8>) {
+        let n_slot = self.spec.n_slot;
+        assert!(slot < n_slot, "export_slot: {slot} of {n_slot}");
+        for layer in &self.layers {
+            let Layer::Recurrent { conv, ssm } = layer else { continue };
+            for part in [conv, ssm] {
+                let size = part.len() / n_slot;
+                out.extend(part[slot * size..][..size].iter().flat_map(|x| x.to_le_bytes()));
+            }
+        }
+    }
+
+    /// Overwrites the states of a slot.
+    ///
+    /// # Errors
+    /// If `bytes` are not states of this store.
+    pub(super) fn import_slot(&mut self, slot: usize, bytes: &[u8]) -> Result<(), Error> {
+        let n_slot = self.spec.n_slot;
+        assert!(slot < n_slot, "import_slot: {slot} of {n_slot}");
+        let states = self.layers.iter_mut().filter_map(|layer| match layer {
+            Layer::Recurrent { conv, ssm } => Some([conv, ssm]),
+            _ => None,
+        });
+        let states: Vec<&mut Box<[f32]>> = states.flatten().collect();
+        check_slot(bytes.len(), states.iter().map(|part| part.len() / n_slot * size_of::<f32>()).sum())?;
+        let mut numbers = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        for part in states {
+            let size = part.len() / n_slot;
+            part[slot * size..][..size].iter_mut().zip(&mut numbers).for_each(|(x, n)| *x = n);
+        }
+        Ok(())
     }
 
     /// Appends a page: of each layer, the strips of keys, then those of values.

@@ -8,39 +8,52 @@ use super::super::shared::Shared;
 use super::super::vector::{Kernel, Kernels, LANES, Lanes, Vector};
 use super::{STORE, product};
 use crate::Error;
-use crate::op::KvType;
+use crate::op::{KvType, Q4_GROUP, q4_round, q4_scale};
 
-/// All strips of a layer's keys or values: `[n_strip, n_row, n_col]`, each followed by scales for [`KvType::Q8`].
+/// All strips of a layer's keys or values: `[n_strip, n_row, n_col]`, each followed by scales for [`KvType::Q8`] and
+/// [`KvType::Q4`]: `[n_group, n_token]`, a group being numbers of a token that share one.
 pub(in super::super) struct Strips {
     dtype: KvType,
     n_row: usize,
     n_col: usize,
+    n_token: usize,
     /// Bytes of a strip: a multiple of 64, so that numbers are aligned.
     strip: usize,
     data: Arena,
 }
 
-/// Bytes of a stored number.
-fn size(dtype: KvType) -> usize {
+/// Bytes of `n` stored numbers, a multiple of sixteen of them.
+fn size(dtype: KvType, n: usize) -> Result<usize, Error> {
     match dtype {
-        KvType::F32 => 4,
-        KvType::F16 | KvType::BF16 => 2,
+        KvType::F32 => product(n, 4),
+        KvType::F16 | KvType::BF16 => product(n, 2),
+        KvType::Q8 => Ok(n),
+        KvType::Q4 => Ok(n / 2),
+    }
+}
+
+/// Scales of a token of `d` numbers.
+fn n_group(dtype: KvType, d: usize) -> usize {
+    match dtype {
+        KvType::F32 | KvType::F16 | KvType::BF16 => 0,
         KvType::Q8 => 1,
+        KvType::Q4 => d.div_ceil(Q4_GROUP),
     }
 }
 
 impl Strips {
+    /// Strips of `n_token` tokens of `d` numbers.
     pub(super) fn new(
         dtype: KvType,
         n_strip: usize,
         [n_row, n_col]: [usize; 2],
-        n_scale: usize,
+        [n_token, d]: [usize; 2],
     ) -> Result<Strips, Error> {
         let n = product(n_row, n_col)?;
-        let scales = if dtype == KvType::Q8 && n > 0 { n_scale * size_of::<f32>() } else { 0 };
+        let scales = if n > 0 { product(n_token * size_of::<f32>(), n_group(dtype, d))? } else { 0 };
         let line = size_of::<Cacheline>();
-        let strip = (product(n, size(dtype))?.next_multiple_of(size_of::<f32>()) + scales).next_multiple_of(line);
-        Ok(Strips { dtype, n_row, n_col, strip, data: Arena::new(product(n_strip, strip)?, STORE)? })
+        let strip = (size(dtype, n)?.next_multiple_of(size_of::<f32>()) + scales).next_multiple_of(line);
+        Ok(Strips { dtype, n_row, n_col, n_token, strip, data: Arena::new(product(n_strip, strip)?, STORE)? })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -52,19 +65,18 @@ impl Strips {
     }
 
     pub(super) fn writer(&mut self) -> Writer<'_> {
-        let Strips { dtype, n_row, n_col, strip, .. } = *self;
-        Writer { dtype, n_row, n_col, strip, bytes: Shared::new(self.bytes_mut()) }
+        let Strips { dtype, n_row, n_col, n_token, strip, .. } = *self;
+        Writer { dtype, n_row, n_col, n_token, strip, bytes: Shared::new(self.bytes_mut()) }
     }
 
     /// Numbers, sixteen at a time, and scales of a strip.
     #[inline(always)]
-    fn parts<T: Stored>(&self, strip: usize) -> (&[Lanes<T>], &[f32]) {
-        let n = self.n_row * self.n_col;
+    fn parts<T: Stored>(&self, strip: usize) -> (&[T::Lanes], &[f32]) {
+        let n = self.n_row * self.n_col / LANES * size_of::<T::Lanes>();
         let bytes = &self.bytes()[strip * self.strip..][..self.strip];
-        let (numbers, scales) = bytes.split_at((n * size_of::<T>()).next_multiple_of(size_of::<f32>()));
-        let n_scale = if self.dtype == KvType::Q8 { scales.len() / size_of::<f32>() } else { 0 };
-        let numbers = bytemuck::cast_slice(&numbers[..n * size_of::<T>()]);
-        (numbers, bytemuck::cast_slice(&scales[..n_scale * size_of::<f32>()]))
+        let (numbers, scales) = bytes.split_at(n.next_multiple_of(size_of::<f32>()));
+        let n_scale = if T::GROUP == 0 { 0 } else { scales.len() / size_of::<f32>() };
+        (bytemuck::cast_slice(&numbers[..n]), bytemuck::cast_slice(&scales[..n_scale * size_of::<f32>()]))
     }
 
     /// Sixteen columns (tokens) from `col` of every row, scaled, to `out[row * BLOCK..][..16]`.
@@ -75,6 +87,7 @@ impl Strips {
             KvType::F16 => self.columns_of::<V, F16>(v, from, col, out),
             KvType::BF16 => self.columns_of::<V, BF16>(v, from, col, out),
             KvType::Q8 => self.columns_of::<V, i8>(v, from, col, out),
+            KvType::Q4 => self.columns_of::<V, Nibbles>(v, from, col, out),
         }
     }
 
@@ -82,11 +95,14 @@ impl Strips {
     fn columns_of<V: Vector, T: Stored>(&self, v: V, from: Source, col: usize, out: &mut [f32]) {
         let ((numbers, scales), ahead) = (self.parts::<T>(from.strip), self.parts::<T>(from.ahead).0);
         let (at, step) = (col / LANES, self.n_col / LANES);
-        let scale = if scales.is_empty() { v.splat(1.0) } else { some(v, &scales[col..][..LANES]) };
+        let mut scale = v.splat(1.0);
         for (row, out) in out.chunks_mut(BLOCK).take(self.n_row).enumerate() {
             v.prefetch(&ahead[at + row * step]);
+            if T::GROUP != 0 && row.is_multiple_of(T::GROUP) {
+                scale = some(v, &scales[row / T::GROUP.max(1) * self.n_token + col..][..LANES]);
+            }
             let x = T::load(v, &numbers[at + row * step]);
-            let x = if scales.is_empty() { x } else { v.mul(x, scale) };
+            let x = if T::GROUP == 0 { x } else { v.mul(x, scale) };
             super::super::elementwise::store(v, &mut out[..LANES], x);
         }
     }
@@ -99,6 +115,7 @@ impl Strips {
             KvType::F16 => self.rows_of::<V, F16>(v, from, row, out),
             KvType::BF16 => self.rows_of::<V, BF16>(v, from, row, out),
             KvType::Q8 => self.rows_of::<V, i8>(v, from, row, out),
+            KvType::Q4 => self.rows_of::<V, Nibbles>(v, from, row, out),
         }
     }
 
@@ -107,13 +124,16 @@ impl Strips {
         let ((numbers, scales), ahead) = (self.parts::<T>(from.strip), self.parts::<T>(from.ahead).0);
         let step = self.n_col / LANES;
         for (i, out) in out.chunks_exact_mut(self.n_col).enumerate() {
-            let scale = if scales.is_empty() { v.splat(1.0) } else { v.splat(scales[row + i]) };
+            let mut scale = v.splat(1.0);
             let range = (row + i) * step..(row + i + 1) * step;
             let lanes = numbers[range.clone()].iter().zip(&ahead[range]);
-            for ((x, ahead), out) in lanes.zip(out.as_chunks_mut::<LANES>().0) {
+            for (part, ((x, ahead), out)) in lanes.zip(out.as_chunks_mut::<LANES>().0).enumerate() {
                 v.prefetch(ahead);
+                if T::GROUP != 0 && (part * LANES).is_multiple_of(T::GROUP) {
+                    scale = v.splat(scales[part * LANES / T::GROUP.max(1) * self.n_token + row + i]);
+                }
                 let x = T::load(v, x);
-                v.store(out, if scales.is_empty() { x } else { v.mul(x, scale) });
+                v.store(out, if T::GROUP == 0 { x } else { v.mul(x, scale) });
             }
         }
     }
@@ -131,6 +151,7 @@ pub(super) struct Writer<'a> {
     dtype: KvType,
     n_row: usize,
     n_col: usize,
+    n_token: usize,
     strip: usize,
     bytes: Shared<'a, u8>,
 }
@@ -157,9 +178,12 @@ impl Writer<'_> {
     unsafe fn write(&self, kernels: Kernels, strip: usize, place: Place, x: &[f32]) {
         // SAFETY: the caller's.
         let bytes = unsafe { self.bytes.part(strip * self.strip, self.strip) };
-        let n = self.n_row * self.n_col * size(self.dtype);
+        let n = size(self.dtype, self.n_row * self.n_col).expect("it was computed when the store was made");
         let (numbers, scales) = bytes.split_at_mut(n.next_multiple_of(size_of::<f32>()));
         let numbers = &mut numbers[..n];
+        let mut note = |group: usize, scale: f32| {
+            scales[(group * self.n_token + place.scale) * 4..][..4].copy_from_slice(&scale.to_ne_bytes());
+        };
         match self.dtype {
             KvType::F32 => {
                 kernels.run(Write { x, out: bytemuck::cast_slice_mut::<u8, f32>(numbers), place, scale: 1.0 })
@@ -172,9 +196,19 @@ impl Writer<'_> {
             }
             KvType::Q8 => {
                 let scale = x.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
-                scales[place.scale * 4..][..4].copy_from_slice(&scale.to_ne_bytes());
+                note(0, scale);
                 let scale = if scale > 0.0 { 1.0 / scale } else { 0.0 };
                 kernels.run(Write { x, out: bytemuck::cast_slice_mut::<u8, i8>(numbers), place, scale });
+            }
+            KvType::Q4 => {
+                for (group, x) in x.chunks(Q4_GROUP).enumerate() {
+                    let scale = q4_scale(x);
+                    note(group, scale);
+                    for (i, x) in x.iter().enumerate() {
+                        let at = place.first + (group * Q4_GROUP + i) * place.step;
+                        Nibbles::put(numbers, at, q4_round(*x, scale));
+                    }
+                }
             }
         }
     }
@@ -196,18 +230,46 @@ struct F16(u16);
 #[repr(transparent)]
 struct BF16(u16);
 
+/// Sixteen numbers of four bits and an offset of 8: byte `i` holds number `i`, and above it number `i + 8`.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+struct Nibbles([u8; LANES / 2]);
+
+impl Nibbles {
+    /// Overwrites the number at `at`, counted in numbers; `x` is -8 to 7.
+    fn put(numbers: &mut [u8], at: usize, x: f32) {
+        const HALF: usize = LANES / 2;
+        let byte = &mut numbers[at / LANES * HALF + at % HALF];
+        let nibble = (x + 8.0) as u8;
+        *byte = if at % LANES < HALF { (*byte & 0xf0) | nibble } else { (*byte & 0x0f) | (nibble << 4) };
+    }
+}
+
 /// A type that numbers are stored in.
-trait Stored: bytemuck::Pod {
-    fn load<V: Vector>(v: V, x: &Lanes<Self>) -> V::F;
+trait Stored {
+    /// Sixteen numbers.
+    type Lanes: bytemuck::Pod;
+    /// Numbers of a token that share a scale; 0 without scales.
+    const GROUP: usize;
+    fn load<V: Vector>(v: V, x: &Self::Lanes) -> V::F;
+}
+
+/// A type whose numbers are written one by one.
+trait Single: bytemuck::Pod {
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<Self>;
 }
 
 impl Stored for f32 {
+    type Lanes = Lanes<f32>;
+    const GROUP: usize = 0;
+
     #[inline(always)]
     fn load<V: Vector>(v: V, x: &Lanes<f32>) -> V::F {
         v.load(x)
     }
+}
 
+impl Single for f32 {
     #[inline(always)]
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<f32> {
         let mut lanes = [0.0; LANES];
@@ -217,11 +279,16 @@ impl Stored for f32 {
 }
 
 impl Stored for F16 {
+    type Lanes = Lanes<F16>;
+    const GROUP: usize = 0;
+
     #[inline(always)]
     fn load<V: Vector>(v: V, x: &Lanes<F16>) -> V::F {
         v.load_f16(bytemuck::cast_ref(x))
     }
+}
 
+impl Single for F16 {
     #[inline(always)]
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<F16> {
         let mut lanes = [0; LANES];
@@ -231,11 +298,16 @@ impl Stored for F16 {
 }
 
 impl Stored for BF16 {
+    type Lanes = Lanes<BF16>;
+    const GROUP: usize = 0;
+
     #[inline(always)]
     fn load<V: Vector>(v: V, x: &Lanes<BF16>) -> V::F {
         v.load_bf16(bytemuck::cast_ref(x))
     }
+}
 
+impl Single for BF16 {
     #[inline(always)]
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<BF16> {
         let mut lanes = [0; LANES];
@@ -245,16 +317,35 @@ impl Stored for BF16 {
 }
 
 impl Stored for i8 {
+    type Lanes = Lanes<i8>;
+    /// More than any head has: one scale.
+    const GROUP: usize = 1 << 30;
+
     #[inline(always)]
     fn load<V: Vector>(v: V, x: &Lanes<i8>) -> V::F {
         v.load_i8(x)
     }
+}
 
+impl Single for i8 {
     #[inline(always)]
     fn store<V: Vector>(v: V, x: V::F) -> Lanes<i8> {
         let mut lanes = [0; LANES];
         v.store_i8(&mut lanes, x);
         lanes
+    }
+}
+
+impl Stored for Nibbles {
+    type Lanes = Nibbles;
+    const GROUP: usize = Q4_GROUP;
+
+    #[inline(always)]
+    fn load<V: Vector>(v: V, x: &Nibbles) -> V::F {
+        const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+        let word = u64::from_ne_bytes(x.0);
+        let lanes: Lanes<i8> = bytemuck::cast([word & LOW, (word >> 4) & LOW]);
+        v.sub(v.load_i8(&lanes), v.splat(8.0))
     }
 }
 
@@ -266,7 +357,7 @@ struct Write<'a, T> {
     scale: f32,
 }
 
-impl<T: Stored> Kernel for Write<'_, T> {
+impl<T: Single> Kernel for Write<'_, T> {
     type Output = ();
 
     #[inline(always)]
