@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 pub use crate::convert_args::{ConvertArgs, ConvertType, FolderForm, MixedRecipe, MlxMode};
 pub use load::{BackendName, KvTypeName, LoadArgs};
 
+use crate::limits::ModelLimits;
 use crate::memory::parse_size;
 use crate::setting::SettingArgs;
 
@@ -148,8 +149,17 @@ pub struct ServeArgs {
     #[arg(long, default_value = "32GiB", value_name = "SIZE", value_parser = parse_size, help_heading = "Disk")]
     pub disk_writes: u64,
     /// Most models loaded at once
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", help_heading = "Models")]
     pub max_models: usize,
+    /// Memory of all loaded models, weights and conversations [default: nine tenths of what is left at the start]
+    #[arg(long, env = "MLXR_MEMORY", value_name = "SIZE", value_parser = parse_size, help_heading = "Models")]
+    pub memory: Option<u64>,
+    /// A model that is loaded at the start and never unloaded; may be given again
+    #[arg(long, value_name = "NAME", help_heading = "Models")]
+    pub pin: Vec<String>,
+    /// Limits of one model: parallel, queue, client, ctx, kv-memory, draft; may be given again
+    #[arg(long, value_name = "NAME:KEY=VALUE,..", help_heading = "Models")]
+    pub limit: Vec<ModelLimits>,
     /// Seconds that a model stays loaded after its last use; -1 for ever
     #[arg(long, env = "MLXR_KEEP_ALIVE", default_value_t = 300.0, value_name = "S", allow_negative_numbers = true)]
     pub keep_alive: f64,
@@ -159,6 +169,9 @@ pub struct ServeArgs {
     /// Names under which the server may be reached besides local ones
     #[arg(long, env = "MLXR_HOSTS", value_delimiter = ',', value_name = "NAME,..")]
     pub hosts: Vec<String>,
+    /// JSON of who may use the server, by which keys and how much; see docs/server.md [default: everyone]
+    #[arg(long, env = "MLXR_TENANTS", value_name = "FILE")]
+    pub tenants: Option<PathBuf>,
     /// Chat template: a file, or the name of a built-in one
     #[arg(long, value_name = "FILE|NAME")]
     pub template: Option<String>,

@@ -3,15 +3,17 @@
 use std::time::UNIX_EPOCH;
 
 use mlxr_engine::disk::Disk;
+use mlxr_engine::{Config as EngineConfig, Runner};
 use mlxr_models::architecture;
 use mlxr_models::config::{self, Config};
 use mlxr_registry::{Folder, Model, RegistryError};
-use mlxr_server::{LoadError, LoadedModel, ModelCard, ModelDetails, ModelLoader};
+use mlxr_server::{LoadError, LoadedModel, ModelCard, ModelDetails, ModelLoader, Need};
 use mlxr_weights::{Checkpoint, Kind};
 use serde_json::{Map, Value};
 
 use crate::args::LoadArgs;
 use crate::command::show::count_text;
+use crate::limits::ModelLimits;
 use crate::setting::{self, Settings};
 use crate::{CliError, defaults, load, template, vocab};
 
@@ -24,10 +26,12 @@ pub struct Catalog {
     pub extra: Option<Model>,
     /// How models are loaded.
     pub load: LoadArgs,
+    /// What their engines keep to.
+    pub engine: EngineConfig,
+    /// What single models keep to instead.
+    pub limits: Vec<ModelLimits>,
     /// A chat template for all, instead of their own.
     pub template: Option<String>,
-    /// Sequences at once.
-    pub n_running: usize,
     /// Where computed pages are kept.
     pub disk: Option<Disk>,
 }
@@ -43,6 +47,23 @@ impl Catalog {
             RegistryError::NotFound { .. } => LoadError::NotFound { name: name.to_owned() },
             other => LoadError::Failed { name: name.to_owned(), message: other.to_string() },
         })
+    }
+}
+
+impl Catalog {
+    /// How a model is loaded and what its engine keeps to.
+    fn own(&self, model: &Model) -> (LoadArgs, EngineConfig) {
+        let (mut load, mut engine) = (self.load.clone(), self.engine);
+        for limits in self.limits.iter().filter(|limits| limits.name.eq_ignore_ascii_case(&model.name)) {
+            limits.apply(&mut engine, &mut load);
+        }
+        (load, engine)
+    }
+
+    /// Bytes of the weights of a model and of what drafts for it.
+    fn weights_bytes(&self, model: &Model, load: &LoadArgs) -> u64 {
+        let draft = load.draft.as_deref().and_then(|name| self.folder.find(name).ok());
+        model.size_bytes + draft.map_or(0, |draft| draft.size_bytes)
     }
 }
 
@@ -65,20 +86,30 @@ impl ModelLoader for Catalog {
         details(&model, self.template.as_deref()).map_err(failed(name))
     }
 
-    fn load(&self, name: &str) -> Result<LoadedModel, LoadError> {
+    fn need(&self, name: &str) -> Result<Need, LoadError> {
         let model = self.find(name)?;
+        let (load, _) = self.own(&model);
+        Ok(Need { weights_bytes: self.weights_bytes(&model, &load), arena_bytes: load.kv_memory })
+    }
+
+    fn load(&self, name: &str, arena_bytes: u64) -> Result<LoadedModel, LoadError> {
+        let model = self.find(name)?;
+        let (mut args, engine) = self.own(&model);
+        if args.kv_tokens.is_none() {
+            args.kv_memory = Some(arena_bytes);
+        }
         let load = || -> Result<LoadedModel, CliError> {
             let checkpoint = load::checkpoint(&model)?;
             let card = card(&model, &checkpoint);
-            let parts = load::parts(
-                &model,
-                &checkpoint,
-                (&self.folder, &self.load),
-                (self.template.as_deref(), self.n_running),
-            )?;
+            let asked = (self.template.as_deref(), engine.max_running);
+            let parts = load::parts(&model, &checkpoint, (&self.folder, &args), asked)?;
             let load::Parts { runner, draft, maker, tokenizer, template, settings } = parts;
             let disk = self.disk.clone().map(|disk| (disk, maker));
-            Ok(LoadedModel { runner, draft, disk, tokenizer, template, defaults: settings.params, card })
+            let arena = |runner: &dyn Runner| (runner.info().n_page * runner.info().page_bytes) as u64;
+            let arenas = arena(runner.as_ref()) + draft.as_deref().map_or(0, arena);
+            let memory_bytes = self.weights_bytes(&model, &args) + arenas;
+            let (defaults, limits) = (settings.params, Some(engine));
+            Ok(LoadedModel { runner, draft, disk, tokenizer, template, defaults, card, limits, memory_bytes })
         };
         load().map_err(failed(name))
     }

@@ -11,6 +11,7 @@
 //! | `template`   | where a checkpoint keeps its chat template                               |
 //! | `defaults`   | what a checkpoint says about sampling                                    |
 //! | `catalog`    | the models of the model folder, for the server                          |
+//! | `limits`     | limits of one model of a server                                          |
 //! | `carry`      | tokenizer, template and defaults of a checkpoint for another's files     |
 //! | `backend`    | which backend runs a model                                               |
 //! | `setting`    | everything that can be set for a reply, a row each                       |
@@ -30,6 +31,7 @@ mod defaults;
 mod error;
 mod generate;
 mod interrupt;
+mod limits;
 mod load;
 mod memory;
 mod setting;

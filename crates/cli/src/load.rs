@@ -209,7 +209,7 @@ pub fn start(
         parts(&model, &checkpoint, (folder, args), (asked_template, config.max_running))?;
     config.max_draft = args.draft_max;
     config.seed = random_seed();
-    let engine = Engine::spawn(mlxr_engine::Parts { runner, draft, disk: None }, config)?;
+    let engine = Engine::spawn(mlxr_engine::Parts { runner, draft, disk: None, held: None }, config)?;
     Ok(Loaded { name: model.name, engine, tokenizer, template, settings })
 }
 

@@ -38,6 +38,12 @@ pub fn arena_bytes(model_bytes: u64) -> u64 {
     available().map_or(UNKNOWN_BYTES, |bytes| (bytes.saturating_sub(model_bytes) / 2).max(LEAST_BYTES))
 }
 
+/// Memory that all models of a server may take together: nine tenths of what is left, as much as it likes where nothing is
+/// known.
+pub fn budget_bytes() -> u64 {
+    available().map_or(u64::MAX, |bytes| bytes / 10 * 9)
+}
+
 /// Bytes that this process may still take: of the machine, or of the group that it is confined to.
 fn available() -> Option<u64> {
     let machine = if cfg!(target_os = "macos") { macos() } else { linux(Path::new("/proc/meminfo")) };

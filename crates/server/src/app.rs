@@ -1,152 +1,21 @@
 //! The models that exist and those that are loaded.
 //!
 //! A model is loaded when a request names it, stays while requests use it, and is unloaded when it was idle for its
-//! keep-alive time, or earlier when another model needs its place.
+//! keep-alive time, or earlier when another model needs its place or its memory: the one that was used longest ago goes
+//! first, pinned ones never. Different models load at the same time, and those that run are not kept waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mlxr_engine::disk::{Disk, Maker};
-use mlxr_engine::sampler::Params;
-use mlxr_engine::{Engine, Parts, Runner};
-use mlxr_text::chat::ChatTemplate;
-use mlxr_text::token::Tokenizer;
-use serde_json::{Map, Value};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
+use crate::memory::{Hold, Memory};
+pub use crate::model::{LoadError, LoadedModel, Model, ModelCard, ModelDetails, ModelLoader, Need};
 use crate::{Config, Error};
 
-/// What is known of a model without loading it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ModelCard {
-    /// The name that requests give.
-    pub name: String,
-    /// Bytes of its files.
-    pub size_bytes: u64,
-    /// When its files changed, in seconds since 1970.
-    pub modified_s: i64,
-    /// Hash of its content, as hex digits; empty when unknown.
-    pub digest: String,
-    /// `gguf`, `safetensors` or `mlx`.
-    pub format: String,
-    /// Architecture, such as `llama`.
-    pub family: String,
-    /// Parameters in words, such as `8.0B`.
-    pub parameter_size: String,
-    /// Type of most weights, such as `Q4_K_M`.
-    pub quantization: String,
-    /// Tokens of the context that the model was trained on.
-    pub context_length: usize,
-    /// Width of its hidden state.
-    pub embedding_length: usize,
-}
-
-/// More of a model, for those who look at it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ModelDetails {
-    /// Its card.
-    pub card: ModelCard,
-    /// Source of its chat template; empty when it has none.
-    pub template: String,
-    /// System message that it ships with.
-    pub system: String,
-    /// Sampling defaults, a line each: name and value.
-    pub parameters: String,
-    /// Text of its licence.
-    pub license: String,
-    /// Metadata by name, such as `llama.block_count`.
-    pub info: Map<String, Value>,
-    /// What it can do: `completion`, `tools`, `thinking`, `insert`.
-    pub capabilities: Vec<String>,
-}
-
-/// All that running a model takes.
-pub struct LoadedModel {
-    /// Computes.
-    pub runner: Box<dyn Runner>,
-    /// A small model that drafts for it.
-    pub draft: Option<Box<dyn Runner>>,
-    /// Where its pages are kept beyond memory.
-    pub disk: Option<(Disk, Maker)>,
-    /// Its tokenizer.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Its chat template, own or built in; `None` for one that only continues text.
-    pub template: Option<ChatTemplate>,
-    /// How it samples when a request does not say.
-    pub defaults: Params,
-    /// What is known of it.
-    pub card: ModelCard,
-}
-
-/// Why a model cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LoadError {
-    /// There is none of this name.
-    #[error("model '{name}' not found")]
-    NotFound {
-        /// The name.
-        name: String,
-    },
-    /// It does not load.
-    #[error("model '{name}' does not load: {message}")]
-    Failed {
-        /// The name.
-        name: String,
-        /// Why.
-        message: String,
-    },
-}
-
-/// Where models come from. Its methods may block.
-pub trait ModelLoader: Send + Sync + 'static {
-    /// All models.
-    ///
-    /// # Errors
-    /// If the place where they are kept cannot be read.
-    fn list(&self) -> Result<Vec<ModelCard>, LoadError>;
-
-    /// One model, without loading its weights.
-    ///
-    /// # Errors
-    /// If there is none of this name or its files are broken.
-    fn show(&self, name: &str) -> Result<ModelDetails, LoadError>;
-
-    /// Loads a model.
-    ///
-    /// # Errors
-    /// If there is none of this name or it does not load.
-    fn load(&self, name: &str) -> Result<LoadedModel, LoadError>;
-}
-
-/// A model that runs.
-pub struct Model {
-    /// The engine that owns it.
-    pub engine: Engine,
-    /// Its tokenizer.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Its chat template.
-    pub template: Option<ChatTemplate>,
-    /// Its sampling defaults.
-    pub defaults: Params,
-    /// What is known of it.
-    pub card: ModelCard,
-    /// How long loading took.
-    pub load_time: Duration,
-}
-
-impl Model {
-    /// Starts an engine for a loaded model.
-    ///
-    /// # Errors
-    /// If the engine does not start.
-    pub fn start(loaded: LoadedModel, config: mlxr_engine::Config, since: Instant) -> Result<Model, LoadError> {
-        let LoadedModel { runner, draft, disk, tokenizer, template, defaults, card } = loaded;
-        let engine = Engine::spawn(Parts { runner, draft, disk }, config)
-            .map_err(|error| LoadError::Failed { name: card.name.clone(), message: error.to_string() })?;
-        Ok(Model { engine, tokenizer, template, defaults, card, load_time: since.elapsed() })
-    }
-}
+/// How long a model that is to be loaded waits for one that is being freed.
+const FREEING: Duration = Duration::from_secs(30);
 
 /// A loaded model and when it may go.
 #[derive(Clone)]
@@ -155,6 +24,8 @@ pub struct Resident {
     pub model: Arc<Model>,
     /// When it is unloaded if nothing uses it; `None`: never.
     pub expires: Option<Instant>,
+    /// Whether it stays, whatever is asked.
+    pub is_pinned: bool,
     used: Instant,
     keep_alive: Option<Duration>,
 }
@@ -163,6 +34,12 @@ impl Resident {
     /// Whether a request uses it: requests hold the model, and the table holds it once.
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.model) <= 1
+    }
+
+    /// Notes that it is used.
+    fn touch(&mut self, now: Instant) {
+        self.used = now;
+        self.expires = self.keep_alive.filter(|_| !self.is_pinned).map(|time| now + time);
     }
 }
 
@@ -183,16 +60,25 @@ pub struct App {
 struct Inner {
     config: Config,
     loader: Arc<dyn ModelLoader>,
-    resident: Mutex<HashMap<String, Resident>>,
-    /// Held while a model loads, so that no two load at once.
-    loading: AsyncMutex<()>,
+    memory: Arc<Memory>,
+    table: Mutex<Table>,
+    /// By name: held while the model loads, so that it is loaded once.
+    loading: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+}
+
+/// The models that are loaded, and how many are being loaded.
+#[derive(Default)]
+struct Table {
+    resident: HashMap<String, Resident>,
+    n_loading: usize,
 }
 
 impl App {
     /// An app without loaded models.
     pub fn new(config: Config, loader: Arc<dyn ModelLoader>) -> App {
-        let inner = Inner { config, loader, resident: Mutex::new(HashMap::new()), loading: AsyncMutex::new(()) };
-        App { inner: Arc::new(inner) }
+        let memory = Memory::new(config.memory_bytes, config.max_models);
+        let (table, loading) = (Mutex::default(), Mutex::default());
+        App { inner: Arc::new(Inner { config, loader, memory, table, loading }) }
     }
 
     /// Its limits.
@@ -219,9 +105,14 @@ impl App {
 
     /// The loaded models.
     pub fn resident(&self) -> Vec<Resident> {
-        let mut resident: Vec<Resident> = self.table().values().cloned().collect();
+        let mut resident: Vec<Resident> = self.table().resident.values().cloned().collect();
         resident.sort_by(|a, b| a.model.card.name.cmp(&b.model.card.name));
         resident
+    }
+
+    /// Bytes of memory that loaded models may come to take, and their limit.
+    pub fn memory_bytes(&self) -> (u64, u64) {
+        (self.inner.memory.taken().bytes, self.inner.memory.limit_bytes())
     }
 
     /// The model `name`, loaded if it was not. `keep_alive`: how long it stays after its last use, where the request
@@ -235,40 +126,120 @@ impl App {
             return Ok(Lease { model, load_time: Duration::ZERO });
         }
         let start = Instant::now();
-        let _loading = self.inner.loading.lock().await;
+        let guard = self.loading(&name).await;
         if let Some(model) = self.touch(&name, keep_alive) {
             return Ok(Lease { model, load_time: start.elapsed() });
         }
-        self.make_room()?;
-        let engine = self.inner.config.engine;
-        let loader = self.inner.loader.clone();
-        let asked = name.clone();
-        let load = move || loader.load(&asked).and_then(|loaded| Model::start(loaded, engine, start));
-        let model = match tokio::task::spawn_blocking(load).await {
-            Ok(model) => Arc::new(model?),
+        // A client that leaves meanwhile does not stop it: the next one finds it loaded.
+        let load = self.clone().load(name.clone(), keep_alive, guard);
+        let model = match tokio::spawn(load).await {
+            Ok(model) => model?,
             Err(panic) => return Err(LoadError::Failed { name, message: panic.to_string() }.into()),
         };
-        tracing::info!(model = %name, seconds = start.elapsed().as_secs_f32(), "loaded");
-        let keep_alive = keep_alive.unwrap_or(self.inner.config.keep_alive);
-        let now = Instant::now();
-        let resident =
-            Resident { model: model.clone(), expires: keep_alive.map(|time| now + time), used: now, keep_alive };
-        self.table().insert(name, resident);
         Ok(Lease { model, load_time: start.elapsed() })
     }
 
+    /// Waits until no one else loads `name`.
+    async fn loading(&self, name: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut loading = self.inner.loading.lock().unwrap_or_else(PoisonError::into_inner);
+            loading.retain(|_, lock| Arc::strong_count(lock) > 1);
+            loading.entry(name.to_owned()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+
+    async fn load(
+        self,
+        name: String,
+        keep_alive: Option<Option<Duration>>,
+        _guard: OwnedMutexGuard<()>,
+    ) -> Result<Arc<Model>, Error> {
+        let asked = name.clone();
+        let need = self.blocking(move |loader| loader.need(&asked)).await?;
+        let hold = self.place(&name, &need).await?;
+        let loaded = self.start(name.clone(), hold).await;
+        let mut table = self.table();
+        table.n_loading -= 1;
+        let model = Arc::new(loaded?);
+        let keep_alive = keep_alive.unwrap_or(self.inner.config.keep_alive);
+        let used = Instant::now();
+        let is_pinned = self.inner.config.pinned.iter().any(|pinned| without_tag(pinned) == without_tag(&name));
+        let expires = keep_alive.filter(|_| !is_pinned).map(|time| used + time);
+        let resident = Resident { model: model.clone(), expires, is_pinned, used, keep_alive };
+        table.resident.insert(name, resident);
+        Ok(model)
+    }
+
+    async fn start(&self, name: String, mut hold: Hold) -> Result<Model, Error> {
+        let start = Instant::now();
+        let (engine, loader, asked) = (self.inner.config.engine, self.inner.loader.clone(), name.clone());
+        let load = move || {
+            let loaded = loader.load(&asked, hold.arena_bytes)?;
+            hold.settle(loaded.memory_bytes);
+            Model::start(loaded, engine, Some(Box::new(hold)), start)
+        };
+        let model = match tokio::task::spawn_blocking(load).await {
+            Ok(model) => model?,
+            Err(panic) => return Err(LoadError::Failed { name, message: panic.to_string() }.into()),
+        };
+        tracing::info!(model = %name, seconds = start.elapsed().as_secs_f32(), bytes = model.memory_bytes, "loaded");
+        Ok(model)
+    }
+
+    /// Makes room for a model, by unloading those that are idle if need be, and counts it as loading.
+    async fn place(&self, name: &str, need: &Need) -> Result<Hold, Error> {
+        let memory = &self.inner.memory;
+        let (least, limit) = (need.least_bytes(), memory.limit_bytes());
+        if least > limit {
+            let message = format!(
+                "it takes {} MiB and all models together may take {} MiB (memory): raise that, or give it a smaller \
+                 arena (kv_memory)",
+                least >> 20,
+                limit >> 20
+            );
+            return Err(LoadError::Failed { name: name.to_owned(), message }.into());
+        }
+        let end = Instant::now() + FREEING;
+        loop {
+            let freed = memory.freed();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            let is_freeing = {
+                let mut table = self.table();
+                if let Some(hold) = memory.take(need) {
+                    table.n_loading += 1;
+                    return Ok(hold);
+                }
+                let is_freeing = memory.taken().models > table.resident.len() + table.n_loading;
+                is_freeing || table.evict()
+            };
+            if !is_freeing || tokio::time::timeout_at(end.into(), freed).await.is_err() {
+                let taken = memory.taken();
+                return Err(Error::NoRoom { n_model: taken.models, bytes: taken.bytes, least, limit });
+            }
+        }
+    }
+
     /// Forgets the model `name`; it is freed when the last request that uses it ends.
-    pub fn unload(&self, name: &str) {
+    ///
+    /// # Errors
+    /// If it is pinned.
+    pub fn unload(&self, name: &str) -> Result<(), Error> {
         let mut table = self.table();
         let names = [name.to_owned(), without_tag(name).to_owned(), format!("{name}:latest")];
         for name in names {
-            free(table.remove(&name));
+            if table.resident.get(&name).is_some_and(|resident| resident.is_pinned) {
+                return Err(Error::invalid("keep_alive", format!("model '{name}' is pinned: it stays loaded")));
+            }
+            free(table.resident.remove(&name));
         }
+        Ok(())
     }
 
     /// Ends all models, and waits until what they keep on disk is on its way.
     pub async fn shutdown(&self) {
-        let models: Vec<Resident> = self.table().drain().map(|(_, resident)| resident).collect();
+        let models: Vec<Resident> = self.table().resident.drain().map(|(_, resident)| resident).collect();
         let ends =
             models.into_iter().map(|resident| tokio::task::spawn_blocking(move || resident.model.engine.shutdown()));
         for end in ends.collect::<Vec<_>>() {
@@ -280,21 +251,22 @@ impl App {
     /// Unloads models whose time is over; returns how long until the next may go.
     pub fn sweep(&self, now: Instant) -> Option<Duration> {
         let mut table = self.table();
-        for resident in table.values_mut().filter(|resident| !resident.is_idle()) {
-            resident.used = now;
-            resident.expires = resident.keep_alive.map(|time| now + time);
+        for resident in table.resident.values_mut().filter(|resident| !resident.is_idle()) {
+            resident.touch(now);
         }
         let over = |resident: &Resident| resident.expires.is_some_and(|at| at <= now) || dead(resident);
-        let names: Vec<String> = table.iter().filter(|(_, r)| r.is_idle() && over(r)).map(|(n, _)| n.clone()).collect();
+        let idle = table.resident.iter().filter(|(_, resident)| resident.is_idle() && over(resident));
+        let names: Vec<String> = idle.map(|(name, _)| name.clone()).collect();
         for name in names {
             tracing::info!(model = %name, "unloaded after its keep-alive time");
-            free(table.remove(&name));
+            free(table.resident.remove(&name));
         }
-        table.values().filter_map(|resident| resident.expires).min().map(|at| at.saturating_duration_since(now))
+        let ends = table.resident.values().filter_map(|resident| resident.expires);
+        ends.min().map(|at| at.saturating_duration_since(now))
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<String, Resident>> {
-        self.inner.resident.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -311,21 +283,20 @@ impl App {
     /// The loaded model, marked as used. A model whose engine died is forgotten, so that it loads anew.
     fn touch(&self, name: &str, keep_alive: Option<Option<Duration>>) -> Option<Arc<Model>> {
         let mut table = self.table();
-        if table.get(name).is_some_and(dead) {
-            free(table.remove(name));
+        if table.resident.get(name).is_some_and(dead) {
+            free(table.resident.remove(name));
         }
-        let resident = table.get_mut(name)?;
+        let resident = table.resident.get_mut(name)?;
         if let Some(keep_alive) = keep_alive {
             resident.keep_alive = keep_alive;
         }
-        resident.used = Instant::now();
-        resident.expires = resident.keep_alive.map(|time| resident.used + time);
+        resident.touch(Instant::now());
         Some(resident.model.clone())
     }
 
     /// The name as the loader has it: with `:latest` where only that exists, and the only model for an empty name.
     async fn full_name(&self, name: &str) -> Result<String, Error> {
-        if self.table().contains_key(name) {
+        if self.table().resident.contains_key(name) {
             return Ok(name.to_owned());
         }
         let cards = self.list().await?;
@@ -344,17 +315,18 @@ impl App {
             None => Ok(name.to_owned()),
         }
     }
+}
 
-    fn make_room(&self) -> Result<(), Error> {
-        let mut table = self.table();
-        let limit = self.inner.config.max_models;
-        while table.len() >= limit {
-            let oldest = table.iter().filter(|(_, r)| r.is_idle()).min_by_key(|(_, r)| r.used).map(|(n, _)| n.clone());
-            let Some(name) = oldest else { return Err(Error::TooManyModels { limit }) };
+impl Table {
+    /// Unloads the model that was used longest ago of those that are idle and not pinned; returns whether there is one.
+    fn evict(&mut self) -> bool {
+        let idle = self.resident.iter().filter(|(_, resident)| resident.is_idle() && !resident.is_pinned);
+        let oldest = idle.min_by_key(|(_, resident)| resident.used).map(|(name, _)| name.clone());
+        if let Some(name) = &oldest {
             tracing::info!(model = %name, "unloaded to make room");
-            free(table.remove(&name));
+            free(self.resident.remove(name));
         }
-        Ok(())
+        oldest.is_some()
     }
 }
 

@@ -41,6 +41,17 @@ pub enum Error {
     /// The request came under a name that this server does not have, or from a page that may not use it.
     #[error("{0}")]
     Forbidden(String),
+    /// The request shows no key that is known.
+    #[error("this server answers only those who show a key: send `Authorization: Bearer KEY`")]
+    Unauthorized,
+    /// The tenant has used what it may.
+    #[error("{message}: try again in {retry_s} s")]
+    Quota {
+        /// What is used up.
+        message: String,
+        /// When there may be more, in seconds from now.
+        retry_s: u64,
+    },
     /// The model cannot be had.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -56,11 +67,21 @@ pub enum Error {
     /// The model failed while it answered.
     #[error("the model failed: {0}")]
     Model(String),
-    /// Too many models are in use.
-    #[error("{limit} models are loaded and in use (max_models): try again when one is idle")]
-    TooManyModels {
-        /// The limit.
-        limit: usize,
+    /// Models that are in use leave no room for another.
+    #[error(
+        "{n_model} models in use take {} MiB, and this one {} MiB of {} MiB (memory, max_models): try again when one is \
+         idle",
+        .bytes >> 20, .least >> 20, .limit >> 20
+    )]
+    NoRoom {
+        /// Models loaded.
+        n_model: usize,
+        /// Bytes that they may take.
+        bytes: u64,
+        /// Bytes that this one takes at least.
+        least: u64,
+        /// Bytes that all may take.
+        limit: u64,
     },
 }
 
@@ -87,7 +108,8 @@ impl Error {
             Error::Submit(SubmitError::ClientFull { retry_s, .. } | SubmitError::QueueFull { retry_s, .. }) => {
                 Some(*retry_s)
             }
-            Error::TooManyModels { .. } => Some(RETRY_MODEL_S),
+            Error::Quota { retry_s, .. } => Some(*retry_s),
+            Error::NoRoom { .. } => Some(RETRY_MODEL_S),
             _ => None,
         }
     }
@@ -100,10 +122,9 @@ impl Error {
             Error::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Error::NoRoute(_) | Error::Load(LoadError::NotFound { .. }) => StatusCode::NOT_FOUND,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
-            Error::Submit(SubmitError::ClientFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
-            Error::Submit(SubmitError::QueueFull { .. }) | Error::TooManyModels { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Error::Unauthorized => StatusCode::UNAUTHORIZED,
+            Error::Submit(SubmitError::ClientFull { .. }) | Error::Quota { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Error::Submit(SubmitError::QueueFull { .. }) | Error::NoRoom { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Error::Submit(SubmitError::Dead(_)) | Error::Load(LoadError::Failed { .. }) | Error::Model(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }

@@ -8,6 +8,7 @@
 //! Dropping a [`Generation`] frees its sequences.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use mlxr_engine::{Request, Sink, Ticket, TokenEvent, TokenId, Usage};
 use mlxr_text::chat::Delta;
@@ -18,6 +19,7 @@ use crate::app::Model;
 use crate::choice::Choice;
 use crate::job::Job;
 use crate::prompt;
+use crate::tenant::Permit;
 
 /// A token of an answer and how likely it was.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +77,7 @@ pub struct Generation {
     ready: std::collections::VecDeque<Event>,
     prompts: Vec<Vec<TokenId>>,
     n: usize,
+    permit: Option<Permit>,
 }
 
 impl Generation {
@@ -85,6 +88,7 @@ impl Generation {
     /// # Errors
     /// If a prompt cannot be made, or the engine refuses a sequence. Then none is left running.
     pub fn start(model: &Arc<Model>, job: &Job) -> Result<Generation, Error> {
+        let permit = job.tenant.as_ref().map(|tenant| tenant.admit(Instant::now())).transpose()?;
         let params = job.sampling.params(&model.defaults, &model.tokenizer)?;
         // The channel is bounded by the context: a sequence cannot make more tokens than that.
         let (sender, receiver) = unbounded_channel();
@@ -95,6 +99,7 @@ impl Generation {
             ready: std::collections::VecDeque::new(),
             prompts: Vec::new(),
             n: job.n,
+            permit,
         };
         for prompt in &job.prompts {
             let ready = prompt::prepare(model, job, prompt)?;
@@ -184,8 +189,17 @@ impl Generation {
 
     /// Ends all choices; what they hold back is lost.
     pub fn cancel(&mut self) {
+        (0..self.choices.len()).filter(|choice| self.tickets[*choice].is_some()).for_each(|choice| self.pay(choice));
         self.tickets.fill_with(|| None);
         self.ready.clear();
+    }
+
+    /// Charges an ended choice; a prompt's tokens go with its first choice.
+    fn pay(&self, choice: usize) {
+        if let Some(permit) = &self.permit {
+            let n_prompt = if choice.is_multiple_of(self.n) { self.prompt(choice).len() } else { 0 };
+            permit.pay(n_prompt + self.tokens(choice).len());
+        }
     }
 
     fn take(&mut self, received: Option<(usize, TokenEvent)>) -> Result<(), Error> {
@@ -198,7 +212,10 @@ impl Generation {
             return Ok(());
         }
         match self.choices[index].take(index, event, &mut self.ready) {
-            Ok(true) => self.tickets[index] = None,
+            Ok(true) => {
+                self.tickets[index] = None;
+                self.pay(index);
+            }
             Ok(false) => {}
             Err(error) => {
                 self.cancel();
@@ -206,5 +223,11 @@ impl Generation {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.cancel();
     }
 }

@@ -1,5 +1,7 @@
 //! What every protocol asks for, once its request is checked.
 
+use std::sync::Arc;
+
 use mlxr_engine::sampler::{MirostatVersion, Params, Stage};
 use mlxr_engine::{ClientId, TokenId};
 use mlxr_text::chat::Conversation;
@@ -8,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::tenant::Tenant;
 
 /// Most choices of a prompt.
 pub const MAX_CHOICES: usize = 16;
@@ -89,6 +92,8 @@ pub struct Job {
     pub priority: i32,
     /// Requests with different salts share no cached prefix.
     pub salt: String,
+    /// On whose account it goes.
+    pub tenant: Option<Arc<Tenant>>,
 }
 
 impl Job {
@@ -107,7 +112,19 @@ impl Job {
             client: ClientId::default(),
             priority: 0,
             salt: String::new(),
+            tenant: None,
         }
+    }
+
+    /// The job on a tenant's account: tenants share models fairly, and each has its limits.
+    ///
+    /// # Errors
+    /// If the tenant may not use the model.
+    pub fn of(self, tenant: Option<Arc<Tenant>>) -> Result<Job, Error> {
+        let Some(owner) = &tenant else { return Ok(self) };
+        owner.check_model(&self.model)?;
+        let (client, priority) = (client_id(owner.name()), owner.priority(self.priority));
+        Ok(Job { client, priority, tenant, ..self })
     }
 
     /// Checks what all protocols limit alike.

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::app::{App, ModelLoader};
 use crate::routes;
+use crate::tenant::Tenants;
 
 /// What the server keeps to.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,12 +26,20 @@ pub struct Config {
     pub header_bytes: usize,
     /// Models loaded at once.
     pub max_models: usize,
+    /// Bytes of memory that all loaded models may take: weights and arenas.
+    pub memory_bytes: u64,
+    /// Models that are loaded at the start and stay, by the names that the loader knows.
+    pub pinned: Vec<String>,
+    /// A model that is loaded at the start and may go as any other.
+    pub preload: Option<String>,
     /// How long a model stays loaded after its last use; `None`: for ever.
     pub keep_alive: Option<Duration>,
     /// Limits of each model's engine.
     pub engine: mlxr_engine::Config,
     /// Where pages of all models are kept beyond memory, to be told of.
     pub disk: Option<Disk>,
+    /// Who may ask; `None`: everyone.
+    pub tenants: Option<Tenants>,
     /// A model is stuck if a step takes longer than this.
     pub stuck_after: Duration,
 }
@@ -44,9 +53,13 @@ impl Default for Config {
             body_bytes: 64 << 20,
             header_bytes: 64 << 10,
             max_models: 3,
+            memory_bytes: u64::MAX,
+            pinned: Vec::new(),
+            preload: None,
             keep_alive: Some(Duration::from_secs(300)),
             engine: mlxr_engine::Config::default(),
             disk: None,
+            tenants: None,
             stuck_after: Duration::from_secs(60),
         }
     }
@@ -83,11 +96,19 @@ pub async fn serve(
     let address = listener.local_addr()?;
     let app = App::new(Config { address, ..config }, loader);
     let sweeper = tokio::spawn(sweep(app.clone()));
+    let first = app.config().pinned.iter().chain(&app.config().preload);
+    first.cloned().for_each(|name| drop(tokio::spawn(preload(app.clone(), name))));
     ready(address);
     let served = axum::serve(listener, routes::router(app.clone())).with_graceful_shutdown(shutdown).await;
     sweeper.abort();
     app.shutdown().await;
     Ok(served?)
+}
+
+async fn preload(app: App, name: String) {
+    if let Err(error) = app.lease(&name, None).await {
+        tracing::error!(model = %name, %error, "not loaded at the start");
+    }
 }
 
 /// Unloads idle models when their time is over.

@@ -245,8 +245,8 @@ fn a_model_that_fails_is_loaded_anew() {
 #[test]
 fn a_job_runs_without_a_server_too() {
     use mlxr_server::{Event, Generation, Model, ModelLoader};
-    let loaded = fake::Loader::default().load("fake").expect("the fake model");
-    let model = Model::start(loaded, mlxr_engine::Config::default(), Instant::now()).expect("an engine");
+    let loaded = fake::Loader::default().load("fake", 0).expect("the fake model");
+    let model = Model::start(loaded, mlxr_engine::Config::default(), None, Instant::now()).expect("an engine");
     let job = Job::new("fake", Prompt::Text("@[héllo]@".into()));
     let mut generation = Generation::start(&std::sync::Arc::new(model), &job).expect("a generation");
     let mut text = String::new();

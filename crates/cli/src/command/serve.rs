@@ -1,19 +1,22 @@
 //! `mlx-run serve` and `mlxrd`.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mlxr_engine::Config as EngineConfig;
 use mlxr_engine::disk::{Disk, DiskConfig};
 use mlxr_server::Config;
+use mlxr_server::tenant::{MAX_FILE_BYTES, Tenants};
 use tracing_subscriber::EnvFilter;
 
 use crate::CliError;
 use crate::args::ServeArgs;
 use crate::catalog::Catalog;
-use crate::load;
+use crate::{load, memory};
 
 /// Serves models until it is told to stop, by Ctrl-C or SIGTERM.
 ///
@@ -41,17 +44,22 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
         origins: args.origins.clone(),
         hosts: args.hosts.clone(),
         max_models: args.max_models,
+        memory_bytes: args.memory.unwrap_or_else(memory::budget_bytes),
+        pinned: args.pin.clone(),
+        preload: extra.as_ref().map(|model| model.name.clone()),
         keep_alive: keep_alive(args.keep_alive)?,
         engine,
         disk: disk.clone(),
+        tenants: args.tenants.as_deref().map(tenants).transpose()?,
         ..Config::default()
     };
     let loader = Arc::new(Catalog {
         folder,
         extra,
         load: args.load.clone(),
+        engine,
+        limits: args.limit.clone(),
         template: args.template.clone(),
-        n_running: args.parallel,
         disk,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -59,6 +67,18 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
     let ready = |address: SocketAddr| eprintln!("listening on http://{address}");
     runtime.block_on(mlxr_server::serve(config, loader, ready, asked_to_stop()))?;
     Ok(())
+}
+
+/// The file that says who may ask.
+fn tenants(path: &Path) -> Result<Tenants, CliError> {
+    let error = |text: String| CliError::Usage(format!("--tenants {}: {text}", path.display()));
+    let file = File::open(path).map_err(|e| error(e.to_string()))?;
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|e| error(e.to_string()))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(error(format!("it has more than {MAX_FILE_BYTES} bytes")));
+    }
+    Tenants::parse(&text).map_err(error)
 }
 
 /// The folder of computed pages. Where it cannot be had the server runs without, and says so.

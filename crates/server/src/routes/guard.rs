@@ -5,6 +5,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -15,26 +16,49 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 use tracing::Instrument;
 
 use super::respond_error;
+use crate::tenant::Tenant;
 use crate::{App, Config, Error};
 
 /// Schemes of pages that run as local programs.
 const LOCAL_SCHEMES: [&str; 5] = ["app", "file", "tauri", "vscode-webview", "vscode-file"];
 
 /// Refuses requests with too many headers, or to a name that is not this server's.
-pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let id = request_id(request.headers().get(&REQUEST_ID));
     let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default());
     let start = Instant::now();
-    let (method, checked) = (request.method().clone(), check_headers(app.config(), &request));
+    let method = request.method().clone();
+    let checked = check_headers(app.config(), &request).and_then(|()| tenant(app.config(), &request));
     let mut response = match checked {
-        Ok(()) => next.run(request).instrument(span.clone()).await,
+        Ok(tenant) => {
+            request.extensions_mut().insert(Asker(tenant));
+            next.run(request).instrument(span.clone()).await
+        }
         Err(error) => respond_error(&path, &error),
     };
     let (status, ms) = (response.status().as_u16(), start.elapsed().as_millis());
     span.in_scope(|| tracing::info!(%method, path, status, ms, "answered"));
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// On whose account a request goes; `None` where everyone may ask.
+#[derive(Clone)]
+pub(super) struct Asker(pub Option<Arc<Tenant>>);
+
+impl Asker {
+    /// Checks that the asker may use a model.
+    pub(super) fn check(&self, model: &str) -> Result<(), Error> {
+        self.0.as_ref().map_or(Ok(()), |tenant| tenant.check_model(model))
+    }
+}
+
+/// Whose request it is. Whether the server is well may be asked without a key.
+fn tenant(config: &Config, request: &Request) -> Result<Option<Arc<Tenant>>, Error> {
+    let is_open = ["/", "/health", "/v1/health"].contains(&request.uri().path());
+    let tenants = config.tenants.as_ref().filter(|_| !is_open);
+    tenants.map(|tenants| tenants.find(request.headers())).transpose()
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

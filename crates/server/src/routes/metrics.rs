@@ -25,7 +25,16 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let resident = app.resident();
     let models: Vec<&Model> = resident.iter().map(|resident| resident.model.as_ref()).collect();
     let disk = app.config().disk.as_ref().map(Disk::stats);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text(&models, disk))
+    let mut out = text(&models, disk);
+    let (taken, limit) = app.memory_bytes();
+    for (name, help, number) in [
+        ("mlxr:memory_bytes", "Bytes that loaded models may come to take, those that are being freed included.", taken),
+        ("mlxr:memory_limit_bytes", "Bytes that all loaded models may take.", limit),
+    ] {
+        head(&mut out, name, "gauge", help);
+        writeln!(out, "{name} {number}").expect("a string takes all");
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out)
 }
 
 /// A number of each model: name, type, what it is, and where it comes from.
@@ -61,6 +70,9 @@ const NUMBERS: &[Number] = &[
     ("mlxr:kv_page_bytes", "gauge", "Bytes of a page.", |m, _| m.engine.info().page_bytes as f64),
     ("mlxr:steps_total", "counter", "Steps computed.", |_, s| s.n_step as f64),
     ("mlxr:busy_seconds_total", "counter", "Time spent in steps.", |_, s| s.busy.as_secs_f64()),
+    ("mlxr:computing_seconds_total", "counter", "Of that, time in which models computed.", |_, s| {
+        s.computing.as_secs_f64()
+    }),
 ];
 
 /// A histogram of each model.

@@ -9,14 +9,17 @@ use std::sync::{Arc, Condvar};
 
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_engine::sampler::Params;
-use mlxr_engine::{Batch, Outputs, PageId, RunError, Runner, RunnerInfo, StateId, TokenId, Want};
-use mlxr_server::{LoadError, LoadedModel, ModelCard, ModelDetails, ModelLoader};
+use mlxr_engine::{Batch, Outputs, PageId, RunError, Runner, RunnerInfo, TokenId, Want};
+use mlxr_server::{LoadError, LoadedModel, ModelCard, ModelDetails, ModelLoader, Need};
 use mlxr_text::chat::{ChatTemplate, Specials};
 use mlxr_text::token::{GgufIds, GgufVocab, Source, Tokenizer};
 
 pub const N_VOCAB: usize = 264;
 const EOS: TokenId = 257;
 pub const N_CTX: usize = 2048;
+/// What each model takes.
+pub const WEIGHTS_BYTES: u64 = 300;
+pub const ARENA_BYTES: u64 = 100;
 
 /// Tokens above the 256 bytes. The last is two zero bytes, for the one merge that a vocabulary must have.
 const CONTROLS: [&str; 8] = ["<|im_start|>", "<|im_end|>", "<s>", "<pad>", "<fp>", "<fs>", "<fm>", "ĀĀ"];
@@ -108,6 +111,8 @@ pub struct Gate {
     allowed: Mutex<Option<usize>>,
     changed: Condvar,
     pub steps: AtomicUsize,
+    /// Those that wait to be let through.
+    pub waiting: AtomicUsize,
 }
 
 impl Gate {
@@ -129,9 +134,11 @@ impl Gate {
 
     fn pass(&self) {
         let mut allowed = self.allowed.lock().expect("a gate");
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         while *allowed == Some(0) {
             allowed = self.changed.wait(allowed).expect("a gate");
         }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
         if let Some(n) = allowed.as_mut() {
             *n -= 1;
         }
@@ -213,16 +220,14 @@ impl Runner for Fake {
         }
         Ok(())
     }
-
-    fn save_state(&mut self, _slot: usize, _state: StateId) {}
-
-    fn restore_state(&mut self, _slot: usize, _state: StateId) {}
 }
 
 /// A loader of the models `fake`, `bare` (without template) and `broken` (which does not load).
 #[derive(Default)]
 pub struct Loader {
     pub gate: Arc<Gate>,
+    /// Lets loads through.
+    pub loads: Gate,
     pub n_load: AtomicUsize,
 }
 
@@ -262,7 +267,15 @@ impl ModelLoader for Loader {
         })
     }
 
-    fn load(&self, name: &str) -> Result<LoadedModel, LoadError> {
+    fn need(&self, name: &str) -> Result<Need, LoadError> {
+        match name {
+            "fake" | "bare" | "broken" => Ok(Need { weights_bytes: WEIGHTS_BYTES, arena_bytes: Some(ARENA_BYTES) }),
+            _ => Err(LoadError::NotFound { name: name.into() }),
+        }
+    }
+
+    fn load(&self, name: &str, _: u64) -> Result<LoadedModel, LoadError> {
+        self.loads.pass();
         let template = match name {
             "fake" => Some(ChatTemplate::new(TEMPLATE, Specials::default()).expect("a template")),
             "bare" => None,
@@ -278,6 +291,8 @@ impl ModelLoader for Loader {
             template,
             defaults: Params::greedy(),
             card: card(name),
+            limits: None,
+            memory_bytes: WEIGHTS_BYTES + ARENA_BYTES,
         })
     }
 }

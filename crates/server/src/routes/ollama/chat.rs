@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use mlxr_text::chat::{Conversation, Message, ToolCall};
 use serde::Deserialize;
@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::Answer;
 use super::answer::{Part, Reply};
 use super::options::Common;
+use crate::routes::guard::Asker;
 use crate::routes::wire;
 use crate::{App, Chat, Error, Job, Prompt};
 
@@ -93,12 +94,17 @@ fn message(index: usize, wire: WireMessage) -> Result<Message, Error> {
     })
 }
 
-pub(super) async fn create(State(app): State<App>, body: Body) -> Result<Response, Answer> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Extension(asker): Extension<Asker>,
+    body: Body,
+) -> Result<Response, Answer> {
     let start = Instant::now();
     let wire: Request = wire::read(&app, body).await?;
+    asker.check(&wire.common.model)?;
     let (streams, think) = (wire.common.stream.unwrap_or(true), wire.common.think()?);
     if wire.messages.as_ref().is_none_or(Vec::is_empty) && wire.common.unloads()? {
-        app.unload(&wire.common.model);
+        app.unload(&wire.common.model)?;
         return Ok(Reply::idle(&wire.common.model, show, "unload"));
     }
     let lease = wire.common.lease(&app).await?;
@@ -106,7 +112,7 @@ pub(super) async fn create(State(app): State<App>, body: Body) -> Result<Respons
     let Some(job) = wire.into_job()? else {
         return Ok(Reply::idle(&lease.model.card.name, show, "load"));
     };
-    let generation = wire::start(&lease.model, job).await?;
+    let generation = wire::start(&lease.model, job.of(asker.0)?).await?;
     Reply { lease, start, show, with_context: false }.send(generation, streams).await
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use mlxr_text::chat::{Conversation, Message};
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use super::Answer;
 use super::answer::{Part, Reply};
 use super::options::Common;
 use crate::app::Lease;
+use crate::routes::guard::Asker;
 use crate::routes::wire;
 use crate::{App, Chat, Error, Job, Prompt};
 
@@ -74,13 +75,18 @@ fn jinja(template: String) -> Result<Option<String>, Error> {
     Ok(Some(template).filter(|template| !template.is_empty()))
 }
 
-pub(super) async fn create(State(app): State<App>, body: Body) -> Result<Response, Answer> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Extension(asker): Extension<Asker>,
+    body: Body,
+) -> Result<Response, Answer> {
     let start = Instant::now();
     let wire: Request = wire::read(&app, body).await?;
+    asker.check(&wire.common.model)?;
     let (streams, think) = (wire.common.stream.unwrap_or(true), wire.common.think()?);
     let is_empty = wire.prompt.is_empty() && wire.suffix.is_empty() && !wire.raw;
     if is_empty && wire.common.unloads()? {
-        app.unload(&wire.common.model);
+        app.unload(&wire.common.model)?;
         return Ok(Reply::idle(&wire.common.model, show, "unload"));
     }
     let lease = wire.common.lease(&app).await?;
@@ -89,7 +95,7 @@ pub(super) async fn create(State(app): State<App>, body: Body) -> Result<Respons
         return Ok(Reply::idle(&lease.model.card.name, show, "load"));
     }
     let with_context = !wire.raw;
-    let job = wire.into_job(&lease)?;
+    let job = wire.into_job(&lease)?.of(asker.0)?;
     let generation = wire::start(&lease.model, job).await?;
     Reply { lease, start, show, with_context }.send(generation, streams).await
 }

@@ -5,23 +5,28 @@ mod request;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::{Answer, StreamOptions, Total, error_body};
 use crate::app::Lease;
 use crate::generate::Event;
+use crate::routes::guard::Asker;
 use crate::routes::wire::{self, Gone, Pieces};
 use crate::{App, Generation};
 use reply::{Head, Reply};
 use request::Request;
 pub(super) use request::max_tokens;
 
-pub(super) async fn create(State(app): State<App>, body: Body) -> Result<Response, Answer> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Extension(asker): Extension<Asker>,
+    body: Body,
+) -> Result<Response, Answer> {
     let mut wire: Request = wire::read(&app, body).await?;
     let (streams, options) = (wire.stream.unwrap_or(false), wire.stream_options.take().unwrap_or_default());
-    let job = wire.into_job()?;
+    let job = wire.into_job()?.of(asker.0)?;
     let with_logprobs = job.logprobs.is_some();
     let lease = app.lease(&job.model, None).await?;
     let head = Head::new(&lease.model.card.name, with_logprobs);

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use mlxr_text::chat::Delta;
 use serde::Deserialize;
@@ -12,6 +12,7 @@ use super::chat::max_tokens;
 use super::{Answer, OneOrMany, StreamOptions, Total, check_format, error_body, finish_text, logprobs};
 use crate::app::Lease;
 use crate::generate::Event;
+use crate::routes::guard::Asker;
 use crate::routes::wire::{self, Gone, Pieces};
 use crate::{App, Error, Finish, Generation, Job, Prompt, Sampling, Standing, TokenLogprob};
 
@@ -119,11 +120,15 @@ impl Head {
     }
 }
 
-pub(super) async fn create(State(app): State<App>, body: Body) -> Result<Response, Answer> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Extension(asker): Extension<Asker>,
+    body: Body,
+) -> Result<Response, Answer> {
     let mut wire: Request = wire::read(&app, body).await?;
     let (streams, options, echo) =
         (wire.stream.unwrap_or(false), wire.stream_options.take().unwrap_or_default(), wire.echo);
-    let job = wire.into_job()?;
+    let job = wire.into_job()?.of(asker.0)?;
     let lease = app.lease(&job.model, None).await?;
     let with_logprobs = job.logprobs.is_some();
     let generation = wire::start(&lease.model, job).await?;

@@ -35,6 +35,7 @@ pub(super) fn error_response(error: &Error) -> Response {
 fn error_body(error: &Error) -> Value {
     let status = error.status().as_u16();
     let kind = match status {
+        401 => "authentication_error",
         404 => "not_found_error",
         403 => "permission_error",
         429 => "rate_limit_error",
