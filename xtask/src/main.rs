@@ -37,6 +37,9 @@ enum Task {
         /// Type of the matrices, or q4_k_m or q5_k_m.
         #[arg(long, default_value = "q4_k_m")]
         types: String,
+        /// A GGUF file whose tokenizer the model gets, of as many tokens; without one it takes no text.
+        #[arg(long)]
+        vocab: Option<PathBuf>,
         /// The file to write.
         #[arg(long)]
         out: PathBuf,
@@ -78,7 +81,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Tidy => tidy::run(root),
         Task::Kernels { binary } => kernels::run(&binary).map(|text| println!("{text}")),
-        Task::RandomModel { shape, types, out } => random_model::run(&shape, &types, &out),
+        Task::RandomModel { shape, types, vocab, out } => random_model::run(&shape, &types, vocab.as_deref(), &out),
         Task::Mlx { package } => mlx::run(root, package.as_deref()),
         Task::GpuKernels { folder, judge, large, seed } => gpu_kernels::run(&folder, judge, large, seed),
         Task::Golden { recipe, python, args } => golden(root, recipe.as_deref(), &python, &args),

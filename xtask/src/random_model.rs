@@ -7,6 +7,7 @@ use std::path::Path;
 
 use mlxr_compute::{DType, quant};
 use mlxr_weights::gguf::{Entry, Metadata, Value, Writer};
+use mlxr_weights::{Checkpoint, open};
 
 /// A model's shape. `d_head` is of q, k and v.
 struct Shape {
@@ -97,12 +98,22 @@ pub fn names() -> String {
     SHAPES.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
 }
 
-/// Writes the model `shape` with matrices of type `types` (a type's name, or `q4_k_m`, `q5_k_m`) to `out`.
-pub fn run(shape: &str, types: &str, out: &Path) -> Result<(), String> {
+/// A template for models that get a vocabulary: servers are asked by chat.
+const TEMPLATE: &str = "{% for message in messages %}{{ '[' + message['role'] + ']\n' + message['content'] + '\n' }}\
+{% endfor %}{% if add_generation_prompt %}{{ '[assistant]\n' }}{% endif %}";
+
+/// Writes the model `shape` with matrices of type `types` (a type's name, or `q4_k_m`, `q5_k_m`) to `out`. With the
+/// tokenizer of the GGUF file `vocab` it takes text; without one, ids only.
+pub fn run(shape: &str, types: &str, vocab: Option<&Path>, out: &Path) -> Result<(), String> {
     let shape =
         SHAPES.iter().find(|s| s.name == shape).ok_or_else(|| format!("no shape `{shape}`; there are {}", names()))?;
     let entries = entries(shape, types)?;
-    let mut writer = Writer::create(out, &metadata(shape, out), &entries).map_err(|e| e.to_string())?;
+    let mut metadata = metadata(shape, out);
+    if let Some(vocab) = vocab {
+        let checkpoint = open(vocab).map_err(|e| e.to_string())?;
+        add_tokenizer(&mut metadata, &checkpoint, shape.n_vocab)?;
+    }
+    let mut writer = Writer::create(out, &metadata, &entries).map_err(|e| e.to_string())?;
     let mut seed = 1;
     for entry in &entries {
         write(&mut writer, entry, &mut seed).map_err(|e| format!("{}: {e}", entry.name))?;
@@ -206,6 +217,18 @@ fn metadata(shape: &Shape, out: &Path) -> Metadata {
     meta.set(&format!("{}.attention.layer_norm_rms_epsilon", shape.arch), Value::F32(1e-5));
     meta.set(&format!("{}.rope.freq_base", shape.arch), Value::F32(shape.rope_base));
     meta
+}
+
+fn add_tokenizer(metadata: &mut Metadata, vocab: &Checkpoint, n_vocab: usize) -> Result<(), String> {
+    let rows = vocab.meta().iter().filter(|(key, _)| key.starts_with("tokenizer."));
+    rows.for_each(|(key, value)| drop(metadata.set(key, value.clone())));
+    let found =
+        vocab.meta().list::<&[u8]>("tokenizer.ggml.tokens").map_err(|e| e.to_string())?.unwrap_or_default().len();
+    if found != n_vocab {
+        return Err(format!("{} has {found} tokens and the shape {n_vocab}", vocab.path().display()));
+    }
+    metadata.set("tokenizer.chat_template", Value::Str(TEMPLATE.to_owned()));
+    Ok(())
 }
 
 /// Writes a tensor: norms are 1, matrices normal with a deviation that keeps activations of the order of 1.

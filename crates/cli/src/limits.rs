@@ -99,7 +99,7 @@ mod tests {
         for (text, says) in [
             ("a", "is no limit: write NAME:KEY=VALUE"),
             ("a=1", "is no limit: write NAME:KEY=VALUE"),
-            ("a:b", "is no limit: write NAME:KEY=VALUE"),
+            ("a:b", "`b` is no limit of a model"),
             ("a:size=3", "`size` is no limit of a model: there are parallel, queue"),
             ("a:parallel=0", "`parallel=0`: expected a number, at least 1"),
             ("a:queue=1,queue=2", "`queue=2`: expected a number, at least 1, once"),
