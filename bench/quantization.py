@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Writes docs/quantization.md: for each recipe size, loss and encode speed, beside llama.cpp's quantizer on the same file.
+"""Writes docs/quantization.md: size, loss and encode speed of every recipe and type, beside llama.cpp's quantizer on the
+same file, and what calibration gains.
 
-    bench/quantization.py MODEL-bf16.gguf --text HELD_OUT.txt --importance-text TRAINING.txt --peer FOLDER_OF_LLAMA_CPP \\
-        --speed-model LARGE-f16.gguf [--only Q4_K_M,...] [--pairs 3] [-t 2]
+    bench/quantization.py MODEL-bf16.gguf --data DATA --peer FOLDER_OF_LLAMA_CPP [--results FILE.json] [--pairs 3]
 
-Loss: perplexity over the held-out text and the KL divergence from the unquantized model, both by `mlx-run perplexity`
-for either file, and our file's perplexity once more by llama-perplexity, which shows that llama.cpp reads it. Speed:
-weights a second of whole processes on the speed model (`cargo xtask random-model --types f16` makes one), by turns,
-median of the pairs; `--pure`, so that a row is about one type. Recipes that want an importance matrix get one, made of
-the importance text by `mlx-run imatrix`; the same file goes to both programs.
+MODEL is the embedded model before it was quantized and DATA what it was trained on: what assets/embedded/export.py and
+build.py make. The loss is measured on the first row (2048 tokens) of every pool of held-out text, importance and
+calibration come from training rows of text. Losses of both programs' files are by `mlx-run perplexity`; llama-perplexity
+reads ours once more, which shows that llama.cpp loads them. Times are CPU seconds (user and system) and wall seconds of
+whole processes on the same file, by turns, medians of the pairs. What was measured is kept in the results' file, so that
+a run goes on where the last one stopped; --write makes the page of what is there. Needs numpy, tokenizers and gguf.
 """
 
 import argparse
@@ -21,7 +22,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+from gguf import GGUFReader, GGUFWriter
+from tokenizers import Tokenizer
+
 ROOT = Path(__file__).resolve().parents[1]
+CTX, CALIBRATION_ROWS = 512, 64
 # Recipe, and whether it gets the importance matrix.
 RECIPES = [
     ("F16", False), ("Q8_0", False), ("Q6_K", False), ("Q5_K_M", False), ("Q5_K_S", False), ("Q5_1", False),
@@ -31,152 +37,269 @@ RECIPES = [
     ("Q2_K", True), ("Q2_K_S", True), ("IQ2_M", True), ("IQ2_S", True), ("IQ2_XS", True), ("IQ2_XXS", True),
     ("IQ1_M", True), ("IQ1_S", True), ("TQ2_0", False), ("TQ1_0", False), ("Q2_0", False), ("Q1_0", False),
 ]  # fmt: skip
-OURS_ONLY = ["MXFP4", "NVFP4"]  # llama-quantize has no recipe of these for dense models
+# Type, its bits a weight, and the recipe whose main type it is; without one, tensors are named.
+TYPES = [
+    ("f16", 16, "F16"), ("q8_0", 8.5, "Q8_0"), ("q6_K", 6.5625, "Q6_K"), ("q5_K", 5.5, "Q5_K_S"),
+    ("q5_1", 6, "Q5_1"), ("q5_0", 5.5, "Q5_0"), ("q4_K", 4.5, "Q4_K_S"), ("iq4_nl", 4.5, "IQ4_NL"),
+    ("iq4_xs", 4.25, "IQ4_XS"), ("q4_1", 5, "Q4_1"), ("q4_0", 4.5, "Q4_0"), ("mxfp4", 4.25, None),
+    ("nvfp4", 4.5, None), ("q3_K", 3.4375, "Q3_K_S"), ("iq3_s", 3.4375, "IQ3_S"), ("iq3_xxs", 3.0625, "IQ3_XXS"),
+    ("q2_K", 2.625, "Q2_K"), ("iq2_s", 2.5625, "IQ2_M"), ("iq2_xs", 2.3125, "IQ2_XS"),
+    ("iq2_xxs", 2.0625, "IQ2_XXS"), ("iq1_m", 1.75, "IQ1_M"), ("iq1_s", 1.5625, "IQ1_S"), ("tq2_0", 2.0625, "TQ2_0"),
+    ("tq1_0", 1.6875, "TQ1_0"), ("q2_0", 2.25, "Q2_0"), ("q1_0", 1.125, "Q1_0"),
+]  # fmt: skip
+PLAIN = {"f16", "tq1_0", "tq2_0"}  # importance changes nothing
+NEEDS = {"iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"}
+CALIBRATED = ["Q6_K", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ2_XXS"]
+MLX = [["--bits", "8"], ["--bits", "6"], ["--bits", "4"], ["--bits", "4", "--group", "32"], ["--bits", "3"], ["--bits", "2"],
+       ["--recipe", "mixed_3_6"], ["--mode", "mxfp8"], ["--mode", "mxfp4"], ["--mode", "nvfp4"]]  # fmt: skip
 
 
 class Bench:
     def __init__(self, args, folder):
         self.args, self.folder = args, folder
-        self.base = folder / "base.logits"
-        self.imatrix = folder / "imatrix.gguf"
-        self.speed_imatrix = folder / "speed-imatrix.gguf"
+        self.held_out, self.training = folder / "held-out.txt", folder / "training.txt"
+        self.base, self.imatrix, self.full_imatrix = (folder / n for n in ("base.logits", "imatrix.gguf", "full.gguf"))
+        self.results = json.loads(Path(args.results).read_text()) if Path(args.results).exists() else {}
+
+    def kept(self, key, make):
+        """What `make` gives, from the results' file if it is there; None if nothing is to be measured."""
+        if key not in self.results and self.args.write:
+            return None
+        if key not in self.results:
+            self.results[key] = make()
+            Path(self.args.results).write_text(json.dumps(self.results, indent=1))
+            print(key, self.results[key], flush=True)
+        return self.results[key]
 
     def run(self, *command):
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{command}: {done.stderr[-600:]}")
-        return done.stdout + done.stderr
+        """Output, CPU seconds and wall seconds of a process."""
+        command = [str(c) for c in command]
+        with tempfile.TemporaryFile() as out:
+            start = time.perf_counter()
+            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+            _, status, usage = os.wait4(process.pid, 0)
+            wall = time.perf_counter() - start
+            process.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            text = out.read().decode(errors="replace")
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)}: {text[-800:]}")
+        return text, usage.ru_utime + usage.ru_stime, wall
+
+    def prepare(self):
+        """Texts, the unquantized model's logits, importance matrices."""
+        data, tokenizer = Path(self.args.data), Tokenizer.from_file(str(Path(self.args.data) / "tokenizer.json"))
+        text = lambda rows: "".join(tokenizer.decode(row.tolist(), skip_special_tokens=True) + "\n" for row in rows)
+        pools = np.load(data / "valid-text.npz")
+        self.held_out.write_text(text([pools[name][0] for name in pools.files if len(pools[name])]))
+        rows = np.load(data / "text.npy", mmap_mode="r")
+        self.training.write_text(text(rows[:: len(rows) // CALIBRATION_ROWS][:CALIBRATION_ROWS]))
+        ours, model = self.args.mlx_run, self.args.model
+        if not self.base.exists():
+            text = ["-f", self.held_out, "-c", CTX, "--chunks", self.args.chunks]
+            self.run(ours, "perplexity", "-m", model, *text, "--save-all-logits", self.base)
+        if not self.imatrix.exists():
+            self.run(ours, "imatrix", "-m", model, "-f", self.training, "-o", self.imatrix, "--chunks",
+                     self.args.calibration_chunks)  # fmt: skip
+        self.complete()
+
+    def complete(self):
+        """An importance matrix with an entry for every matrix, so that any type can be given to all."""
+        made = {tensor.name: tensor.data for tensor in GGUFReader(self.imatrix).tensors}
+        writer = GGUFWriter(str(self.full_imatrix), "imatrix")
+        writer.add_type("imatrix")
+        writer.add_array("imatrix.datasets", ["training.txt"])
+        writer.add_uint32("imatrix.chunk_count", 64)
+        writer.add_uint32("imatrix.chunk_size", CTX)
+        for tensor in GGUFReader(self.args.model).tensors:
+            if len(tensor.shape) == 2 and f"{tensor.name}.in_sum2" not in made:
+                made[f"{tensor.name}.in_sum2"] = np.ones((1, int(tensor.shape[0])), np.float32)
+                made[f"{tensor.name}.counts"] = np.ones((1, 1), np.float32)
+        for name, numbers in made.items():
+            writer.add_tensor(name, np.array(numbers, np.float32))
+        for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+            step()
 
     def loss(self, model):
-        report = self.run(self.args.mlx_run, "perplexity", "--json", "-m", model, "--kl-divergence-base", self.base)
+        report, _, _ = self.run(self.args.mlx_run, "perplexity", "--json", "-m", model, "--kl-divergence-base", self.base)
         report = json.loads(report[report.index("{") : report.rindex("}") + 1])
-        return report["ppl"]["value"], report["kld"]["value"]
+        return [report["ppl"]["value"], report["kld"]["value"]]
 
     def peers_perplexity(self, model):
-        args = self.args
-        command = [f"{args.peer}/llama-perplexity", "-m", model, "-f", args.text, "-c", args.ctx, "--chunks", args.chunks]
-        return float(re.search(r"PPL = ([\d.]+)", self.run(*command))[1])
+        text, _, _ = self.run(f"{self.args.peer}/llama-perplexity", "-m", model, "-f", self.held_out, "-c", CTX, "--chunks", self.args.chunks)
+        return float(re.search(r"PPL = ([\d.]+)", text)[1])
 
-    def quantize(self, ours, recipe, imatrix, model, out, pure):
-        options = [*(["--imatrix", imatrix] if imatrix else []), *(["--pure"] if pure else [])]
-        program = [self.args.mlx_run, "quant", "-t", self.args.t] if ours else [f"{self.args.peer}/llama-quantize"]
-        start = time.perf_counter()
-        self.run(*program, *options, model, out, recipe, *([] if ours else [self.args.t]))
-        return time.perf_counter() - start
+    def quantize(self, ours, options, recipe, out):
+        model, threads = self.args.model, self.args.t
+        if ours:
+            return self.run(self.args.mlx_run, "quant", "-t", threads, *options, model, out, recipe)[1:]
+        return self.run(f"{self.args.peer}/llama-quantize", *options, model, out, recipe, threads)[1:]
 
-    def speeds(self, recipe, imatrix):
-        """Seconds of each program on the speed model."""
+    def recipe(self, recipe, important):
+        """Loss of both programs' files."""
+        options = ["--imatrix", self.imatrix] if important else []
+        files = [self.folder / name for name in ("ours.gguf", "peer.gguf")]
+        for ours, file in zip((True, False), files):
+            self.quantize(ours, options, recipe, file)
+        losses = [self.loss(file) for file in files]
+        return {"bytes": os.path.getsize(files[0]), "losses": losses, "check": self.peers_perplexity(files[0])}
+
+    def speed(self, dtype, recipe, important):
+        """CPU and wall seconds of both programs, one type for all matrices."""
+        options = ["--imatrix", self.full_imatrix] if important else []
+        options += ["--pure"] if recipe else ["--tensor-type", f".={dtype}"]
         times = {True: [], False: []}
         for _ in range(self.args.pairs):
-            for ours in (True, False) if recipe not in OURS_ONLY else (True,):
-                model, out = self.args.speed_model, self.folder / "speed.gguf"
-                times[ours].append(self.quantize(ours, recipe, imatrix, model, out, True))
-        return [statistics.median(times[ours]) if times[ours] else None for ours in (True, False)]
+            for ours in (True, False):
+                times[ours].append(self.quantize(ours, options, recipe or "Q4_0", self.folder / "speed.gguf"))
+        return [[statistics.median(t[i] for t in times[ours]) for i in (0, 1)] for ours in (True, False)]
 
-    def row(self, recipe, important):
-        imatrix = self.imatrix if important else None
-        files = [self.folder / name for name in ("ours.gguf", "peer.gguf")]
-        found = []
-        for ours, file in zip((True, False), files):
-            if not ours and recipe in OURS_ONLY:
-                found.append((None, None))
+    def gptq(self, recipe):
+        """Loss with calibration."""
+        out = self.folder / "calibrated.gguf"
+        self.quantize(True, ["--calibrate", self.training, "--calibrate-chunks", self.args.calibration_chunks], recipe, out)
+        return self.loss(out)
+
+    def mlx(self, options, calibrated):
+        if not self.args.source.exists():
+            self.run(self.args.mlx_run, "convert", "--to", "mlx", self.args.model, self.args.source)
+        out = self.folder / f"mlx-{len(self.results)}"
+        text = ["--calibrate", self.training, "--calibrate-chunks", self.args.calibration_chunks] if calibrated else []
+        report, _, _ = self.run(self.args.mlx_run, "convert", "--json", *options, *text, self.args.source, out)
+        report = json.loads(report[report.index("{") : report.rindex("}") + 1])
+        return {"bits": report["bytes"] * 8 / report["n_parameter"], "loss": self.loss(out)}
+
+
+PAGE = """# Quantization
+
+What `mlx-run quant` and `mlx-run convert` make of the embedded model ({name}, {weights:.1f} M weights, perplexity
+{ppl:.3f} before), beside llama-quantize on the same file. This page is written by `bench/quantization.py`, whose header
+says how each figure comes about. A small model loses more than a large one; compare within a row.
+
+## Recipes
+
+KL: mean divergence from the unquantized model in nats, over {chunks} windows of {ctx} tokens of held-out text. PPL: perplexity.
+`+i`: with an importance matrix (`mlx-run imatrix`, the same file for both programs). Bits and size of the whole file; both
+programs choose the same types, so it is that of either.
+
+{losses}
+## Speed of each type
+
+One type for all matrices, `+i` with an importance matrix, of which some types cannot do without. CPU and wall seconds of
+the whole process with {threads} threads on {machine}, medians of {pairs} pairs by turns. Files lie in memory (page cache).
+
+{times}
+## Calibration
+
+`mlx-run quant --calibrate TEXT` runs a text through the model and lets later columns of a matrix make up for the rounding of
+earlier ones (GPTQ), block by block, with the text's importance matrix; here {calibration} windows
+of training text. Gain: the smaller of the two KL before it, divided
+by KL with it.
+
+{gguf}
+`mlx-run convert --calibrate TEXT` does so for MLX's formats; affine integers column by column. Gain over rounding to nearest,
+which is what MLX's own converter does (the same bits):
+
+{mlx}"""
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def recipes(bench, weights):
+    rows = []
+    for recipe, important in RECIPES:
+        name = recipe + (" +i" if important else "")
+        made = bench.kept(f"loss {name}", lambda: bench.recipe(recipe, important))
+        if made is None:
+            continue
+        (ppl, kl), (peer_ppl, peer_kl) = made["losses"]
+        rows.append([name, f"{8 * made['bytes'] / weights:.2f}", f"{made['bytes'] / 1e6:.1f}", f"{kl:.5f}", f"{peer_kl:.5f}",
+                     f"{ppl:.3f}", f"{peer_ppl:.3f}", f"{made['check']:.3f}"])  # fmt: skip
+    head = ["recipe", "bits/weight", "MB", "KL", "KL, llama.cpp's", "PPL", "PPL, llama.cpp's", "PPL of ours in llama.cpp"]
+    return table(head, rows)
+
+
+def speeds(bench):
+    rows = []
+    for dtype, bits, recipe in TYPES:
+        for important in (False, True):
+            if (important and dtype in PLAIN) or (not important and dtype in NEEDS):
                 continue
-            self.quantize(ours, recipe, imatrix, self.args.model, file, False)
-            found.append(self.loss(file))
-        size = os.path.getsize(files[0])
-        check = self.peers_perplexity(files[0])
-        speed = self.speeds(recipe, self.speed_imatrix if important else None)
-        return size, found, check, speed
+            name = dtype + (" +i" if important else "")
+            made = bench.kept(f"speed {name}", lambda: bench.speed(dtype, recipe, important))
+            if made is None:
+                continue
+            (cpu, wall), (peer_cpu, peer_wall) = made
+            rows.append([name, f"{bits:.4g}", f"{cpu:.2f}", f"{peer_cpu:.2f}", f"**{peer_cpu / cpu:.1f}**", f"{wall:.2f}",
+                         f"{peer_wall:.2f}", f"{peer_wall / wall:.1f}"])  # fmt: skip
+    head = ["type", "bits/weight", "CPU s", "llama.cpp's", "times", "wall s", "llama.cpp's", "times"]
+    return table(head, rows)
 
 
-def shown(value, digits):
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def n_weight(mlx_run, model):
-    text = subprocess.run([mlx_run, "quant", "--dry-run", model, "COPY"], capture_output=True, text=True).stdout
-    shapes = re.findall(r"^\S+ +(\d+(?: x \d+)*) ", text, re.M)
-    product = lambda shape: eval(shape.replace("x", "*"))  # digits and signs only, by the pattern
-    return sum(product(shape) for shape in shapes)
-
-
-def even_imatrix(bench, model):
-    """For the speed model, whose vocabulary is none: importance of every column, the same."""
-    import numpy as np
-    from gguf import GGUFReader, GGUFWriter
-
-    writer = GGUFWriter(str(bench.speed_imatrix), "imatrix")
-    writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", ["even"])
-    writer.add_uint32("imatrix.chunk_count", 1)
-    writer.add_uint32("imatrix.chunk_size", 512)
-    for tensor in GGUFReader(model).tensors:
-        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
-            rng = np.random.default_rng(1)
-            writer.add_tensor(f"{tensor.name}.in_sum2", rng.gamma(0.5, 1.0, (1, int(tensor.shape[0]))).astype(np.float32))
-            writer.add_tensor(f"{tensor.name}.counts", np.ones((1, 1), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def calibration(bench):
+    rows = []
+    for recipe in CALIBRATED:
+        made = [bench.results.get(f"loss {recipe}{i}") for i in ("", " +i")]
+        kls = [row and row["losses"][0][1] for row in made]
+        made = bench.kept(f"gptq {recipe}", lambda: bench.gptq(recipe))
+        if made is None or not any(kls):
+            continue
+        kl, best = made[1], min(k for k in kls if k is not None)
+        shown = ["" if k is None else f"{k:.5f}" for k in kls]
+        rows.append([recipe, *shown, f"{kl:.5f}", f"{best / kl:.2f}"])
+    gguf = table(["recipe", "KL", "KL +i", "KL --calibrate", "gain"], rows)
+    rows = []
+    for options in MLX:
+        name = " ".join(options)
+        plain, made = (bench.kept(f"mlx {name} {how}", lambda: bench.mlx(options, how)) for how in (False, True))
+        if plain is None or made is None:
+            continue
+        (ppl, kl), (own_ppl, own_kl) = plain["loss"], made["loss"]
+        rows.append([f"`{name}`", f"{plain['bits']:.2f}", f"{kl:.5f}", f"{own_kl:.5f}", f"{kl / own_kl:.2f}",
+                     f"{ppl:.3f}", f"{own_ppl:.3f}"])  # fmt: skip
+    return gguf, table(["`convert --to mlx`", "bits/weight", "KL", "KL --calibrate", "gain", "PPL", "PPL --calibrate"], rows)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--text", required=True)
-    parser.add_argument("--importance-text", required=True)
+    parser.add_argument("--data", required=True, help="what assets/embedded/build.py made")
     parser.add_argument("--peer", required=True, help="folder of llama-quantize and llama-perplexity")
-    parser.add_argument("--speed-model", required=True)
-    parser.add_argument("--mlx-run", default="target/release/mlx-run")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--mlx-run", default=ROOT / "target/release/mlx-run")
+    parser.add_argument("--results", default="quantization.json")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--ctx", default="512")
-    parser.add_argument("--chunks", default="40")
     parser.add_argument("-t", default="2")
-    parser.add_argument("--machine", default="two cores of a shared AMD EPYC")
+    parser.add_argument("--chunks", default="40", help="windows of the held-out text")
+    parser.add_argument("--calibration-chunks", default="64", help="windows of the training text")
+    parser.add_argument("--write", action="store_true", help="measure nothing")
+    parser.add_argument("--folder", help="where files are made and stay [default: a temporary folder]")
+    parser.add_argument("--only", choices=["losses", "speeds", "calibration"], help="measure a part, write no page")
+    parser.add_argument("--machine", default="two cores of an AMD EPYC (Zen 4)")
     parser.add_argument("--out", default=ROOT / "docs/quantization.md")
     args = parser.parse_args()
-    only = [name for name in args.only.split(",") if name]
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(args, Path(folder))
-        text = ["-f", args.text, "-c", args.ctx, "--chunks", args.chunks]
-        bench.run(args.mlx_run, "perplexity", "-m", args.model, *text, "--save-all-logits", bench.base)
-        importance = ["-f", args.importance_text, "-o", bench.imatrix]
-        bench.run(args.mlx_run, "imatrix", "-m", args.model, *importance)
-        even_imatrix(bench, args.speed_model)
-        weights, speed_weights = n_weight(args.mlx_run, args.model), n_weight(args.mlx_run, args.speed_model)
-        base_loss = bench.loss(args.model)
-        lines = []
-        for recipe, important in RECIPES + [(name, False) for name in OURS_ONLY]:
-            if only and recipe not in only:
-                continue
-            size, (ours, peer), check, (fast, slow) = bench.row(recipe, important)
-            ratio = "" if slow is None else f"{slow / fast:.1f}"
-            cells = [
-                recipe + (" +i" if important else ""), f"{8 * size / weights:.2f}", f"{size / 1e6:.1f}",
-                shown(ours[1], 5), shown(peer[1], 5), shown(ours[0], 3), shown(peer[0], 3), shown(check, 3),
-                f"{speed_weights / fast / 1e6:.0f}", "" if slow is None else f"{speed_weights / slow / 1e6:.0f}", ratio,
-            ]  # fmt: skip
-            lines.append("| " + " | ".join(cells) + " |")
-            print(lines[-1], flush=True)
-    name = Path(args.model).name
-    Path(args.out).write_text(
-        f"""# Quantization
-
-What `mlx-run quant` makes of the embedded model ({name}, {weights / 1e6:.1f} M weights, perplexity {base_loss[0]:.3f} before), beside
-llama-quantize on the same file. Made by `bench/quantization.py`, whose header says how each figure comes about.
-`+i`: with an importance matrix (`mlx-run imatrix`). KL: mean divergence from the unquantized model, in nats; PPL:
-perplexity of held-out text; both for the two quantizers' files under `mlx-run perplexity`, then our file's under
-llama-perplexity. Speed: million weights a second of whole processes, {args.machine}, on random weights with one
-type for all matrices ({args.pairs} pairs by turns, medians).
-
-| recipe | bits/weight | MB | KL | KL, llama.cpp's | PPL | PPL, llama.cpp's | PPL of ours in llama.cpp | M weights/s | llama.cpp's | times |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
-"""
-        + "\n".join(lines)
-        + "\n"
-    )
+        bench = Bench(args, Path(args.folder or folder))
+        args.source = bench.folder / "source"
+        if not args.write:
+            bench.prepare()
+        weights = sum(int(np.prod(tensor.shape)) for tensor in GGUFReader(args.model).tensors)
+        base = bench.kept("base", lambda: bench.loss(args.model))
+        parts = {
+            "losses": lambda: recipes(bench, weights),
+            "speeds": lambda: speeds(bench),
+            "calibration": lambda: calibration(bench),
+        }
+        if args.only:
+            return print(parts[args.only]())
+        losses, times, (gguf, mlx) = (make() for make in parts.values())
+    Path(args.out).write_text(PAGE.format(
+        name=Path(args.model).name, weights=weights / 1e6, ppl=base[0], losses=losses, times=times, gguf=gguf, mlx=mlx,
+        machine=args.machine, pairs=args.pairs, threads=args.t, ctx=CTX, chunks=args.chunks,
+        calibration=args.calibration_chunks,
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":

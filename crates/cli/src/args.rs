@@ -1,6 +1,7 @@
 //! The command line.
 
 mod load;
+mod quant;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 pub use crate::convert_args::{ConvertArgs, ConvertType, FolderForm, MixedRecipe, MlxMode};
 pub use load::{BackendName, KvTypeName, LoadArgs};
+pub use quant::QuantArgs;
 
 use crate::limits::ModelLimits;
 use crate::memory::parse_size;
@@ -340,53 +342,6 @@ pub struct ImatrixArgs {
     /// Loading.
     #[command(flatten)]
     pub load: LoadArgs,
-    /// Model folder.
-    #[command(flatten)]
-    pub folder: FolderArgs,
-}
-
-/// `quant`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = crate::command::quant::recipes())]
-pub struct QuantArgs {
-    /// A .gguf file (or one of a split set), or a name in the model folder
-    pub model: String,
-    /// The file to write [default: MODEL-RECIPE.gguf], and the recipe (below)
-    #[arg(value_names = ["OUT", "RECIPE"], num_args = 1..=2, required = true)]
-    pub out_recipe: Vec<String>,
-    /// Importance matrix, from `mlx-run imatrix` or llama-imatrix
-    #[arg(long, value_name = "FILE")]
-    pub imatrix: Option<PathBuf>,
-    /// Run this text through the model first (GPTQ): later columns of a matrix make up for the rounding of earlier ones
-    #[arg(long, value_name = "FILE")]
-    pub calibrate: Option<PathBuf>,
-    /// Most chunks of 512 tokens of that text
-    #[arg(long, value_name = "N", default_value_t = 64, requires = "calibrate")]
-    pub calibrate_chunks: usize,
-    /// One type for tensors whose name matches; may be repeated, the first match counts
-    #[arg(long, value_name = "REGEX=TYPE")]
-    pub tensor_type: Vec<String>,
-    /// Type of the output matrix
-    #[arg(long, value_name = "TYPE")]
-    pub output_tensor_type: Option<String>,
-    /// Type of the token embeddings
-    #[arg(long, value_name = "TYPE")]
-    pub token_embedding_type: Option<String>,
-    /// One type for all matrices, without the recipe's exceptions
-    #[arg(long)]
-    pub pure: bool,
-    /// Leave the output matrix as it is
-    #[arg(long)]
-    pub leave_output_tensor: bool,
-    /// Quantize again what is quantized already, which loses more than from the original
-    #[arg(long)]
-    pub allow_requantize: bool,
-    /// Print types and sizes, write nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Threads [default: the processors of this machine]
-    #[arg(short, long, env = "MLXR_THREADS", value_name = "N")]
-    pub threads: Option<usize>,
     /// Model folder.
     #[command(flatten)]
     pub folder: FolderArgs,

@@ -84,6 +84,13 @@ pub struct ConvertArgs {
     /// Quantize to affine integers of two widths, the wider for what matters most
     #[arg(long, value_enum, value_name = "RECIPE")]
     pub recipe: Option<MixedRecipe>,
+    /// With --bits, --mode or --recipe, run this text through the model first (GPTQ): later columns of a matrix make up for
+    /// the rounding of earlier ones
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: Option<PathBuf>,
+    /// Most chunks of 512 tokens of that text
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "calibrate")]
+    pub calibrate_chunks: usize,
     /// Leave the tokenizer out where the written form has none of its kind, instead of failing
     #[arg(long)]
     pub no_tokenizer: bool,

@@ -3,7 +3,8 @@
 mod quant_common;
 
 use mlxr_compute::matrix::MlxFloat;
-use mlxr_compute::{DType, Encoding, MatrixData, cpu::Isa, dtype::TYPES, quant};
+use mlxr_compute::quant::{self, Encoder};
+use mlxr_compute::{DType, Encoding, MatrixData, cpu::Isa, dtype::TYPES};
 use quant_common::{Case, assert_same, cases};
 
 fn dtype(case: &Case) -> DType {
@@ -49,8 +50,9 @@ fn searching_encoders_miss_by_no_more_than_ggml() {
     for case in cases("encode_ggml").into_iter().chain(cases("encode_ggml_iq")) {
         let (dtype, weights, importance) = (dtype(&case), &case.weights, f32s(&case.parts[2]));
         let (mut plain, mut weighted) = (Vec::new(), Vec::new());
-        quant::encode(dtype, weights, None, &mut plain).expect("finite weights");
-        quant::encode(dtype, weights, Some(&importance), &mut weighted).expect("finite weights");
+        let encoder = Encoder::new(dtype).expect("a type with an encoder");
+        encoder.encode(weights, None, &mut plain).expect("finite weights");
+        encoder.encode(weights, Some(&importance), &mut weighted).expect("finite weights");
         let check = |what: &str, found: &[u8], ggml: &[u8], of_errors: &[f32], factor: f64| {
             let [found, ggml] = [found, ggml].map(|bytes| error(dtype, bytes, weights, of_errors));
             eprintln!("{:7} {what:8} error / ggml's error {:.4}", dtype.name(), found / ggml);
@@ -102,7 +104,8 @@ fn instruction_sets_give_the_same_bytes() {
         let (dtype, importance) = (dtype(&case), f32s(&case.parts[2]));
         let encoded = |isa| {
             let mut out = Vec::new();
-            quant::encode_with(isa, dtype, &case.weights, Some(&importance), &mut out).expect("finite weights");
+            let encoder = Encoder::with_isa(isa, dtype).expect("a type with an encoder");
+            encoder.encode(&case.weights, Some(&importance), &mut out).expect("finite weights");
             out
         };
         let expected = encoded(Isa::Scalar);
@@ -148,11 +151,12 @@ fn extreme_weights_encode_to_finite_values() {
         |i| f32::from_bits(i as u32),
     ];
     for row in TYPES.iter().filter(|row| quant::can_encode(row.dtype)) {
+        let encoder = Encoder::new(row.dtype).expect("it can be encoded");
         for (k, weight) in rows.iter().enumerate() {
             let weights: Vec<f32> = (0..256).map(weight).collect();
             for importance in [None, Some(vec![0.0; 256]), Some(vec![1e30; 256])] {
                 let mut bytes = Vec::new();
-                quant::encode(row.dtype, &weights, importance.as_deref(), &mut bytes).expect("finite weights");
+                encoder.encode(&weights, importance.as_deref(), &mut bytes).expect("finite weights");
                 let mut out = vec![f32::NAN; 256];
                 quant::decode(row.dtype, &bytes, &mut out);
                 assert!(out.iter().all(|w| w.is_finite()), "{} row {k}: {out:?}", row.name);

@@ -98,6 +98,14 @@ pub enum ToolError {
         /// The type.
         dtype: &'static str,
     },
+    /// Layers to leave out that are not there, or all of them.
+    #[error("layer {layer} cannot be left out of {n_layer}: name some of 0 to {}, not all", n_layer.saturating_sub(1))]
+    Prune {
+        /// The last that was named.
+        layer: usize,
+        /// How many there are.
+        n_layer: usize,
+    },
     /// A quantized tensor would be quantized again.
     #[error(
         "tensor `{tensor}` is {from} already, and quantizing it again loses more: start from the unquantized model, or \

@@ -155,7 +155,8 @@ fn to_folder(path: &Path, out: &Path, form: Form, scheme: folder::Scheme) -> Res
     let _ = std::fs::remove_dir_all(out);
     let checkpoint = mlxr_weights::open(path).map_err(|e| e.to_string())?;
     let plan = convert::plan(&checkpoint, form).map_err(|e| e.to_string())?;
-    let report = folder::write(&checkpoint, plan, (out, scheme, 8), &[], &mut |_| ()).map_err(|e| e.to_string())?;
+    let report =
+        folder::write(&checkpoint, plan, (out, scheme, 8), &[], None, &mut |_| ()).map_err(|e| e.to_string())?;
     Ok((nmse(&logits(out)?, &logits(path)?), report.notes))
 }
 

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::OpenError;
 
+/// What is smaller is gathered; what is larger is written without another copy.
+const BUFFER_BYTES: usize = 1 << 16;
+
 /// A file under a temporary name beside its own, renamed when it is complete. Dropped before, it leaves nothing.
 ///
 /// What is written to it directly is flushed and named by [`AtomicFile::finish`].
@@ -26,7 +29,7 @@ impl AtomicFile {
         name.push(format!(".partial-{}", std::process::id()));
         let partial = path.with_file_name(name);
         let file = File::create(&partial).map_err(OpenError::io(&partial, "create"))?;
-        let file = Some(BufWriter::with_capacity(1 << 20, file));
+        let file = Some(BufWriter::with_capacity(BUFFER_BYTES, file));
         Ok(AtomicFile { path: path.to_owned(), partial, file })
     }
 

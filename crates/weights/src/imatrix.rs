@@ -13,11 +13,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mlxr_compute::{DType, quant};
+use mlxr_compute::{Bytes, DType, quant};
 
 use crate::error::printable;
 use crate::gguf::{Array, Entry, Metadata, Strings, Value, Writer};
-use crate::{Checkpoint, OpenError};
+use crate::{Checkpoint, Limits, OpenError};
 
 const KIND: &str = "general.type";
 const DATASETS: &str = "imatrix.datasets";
@@ -67,9 +67,17 @@ impl Imatrix {
     /// # Errors
     /// If it cannot be read, is damaged or no importance matrix, or a number is not finite or negative.
     pub fn read(path: &Path) -> Result<Imatrix, OpenError> {
-        let bytes = std::fs::read(path).map_err(OpenError::io(path, "read"))?;
+        Imatrix::parse(path, std::fs::read(path).map_err(OpenError::io(path, "read"))?)
+    }
+
+    /// Reads the bytes of a file of either format; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Imatrix::read`].
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Imatrix, OpenError> {
         let imatrix = if bytes.starts_with(b"GGUF") {
-            Imatrix::of_gguf(&crate::open(path)?)?
+            let name = path.to_string_lossy();
+            Imatrix::of_gguf(&crate::open_memory_gguf(&name, Bytes::from(bytes), &Limits::default())?)?
         } else {
             Imatrix::of_dat(path, &bytes)?
         };

@@ -11,7 +11,6 @@
 //! | [`safetensors`] | reader and writer of safetensors |
 //! | [`fields`] | typed access to JSON files with errors that name file and field |
 //! | [`imatrix`] | importance matrices, for quantization |
-//! | `reader` | parts of tensors read into a buffer, for jobs that pass over a whole file |
 //! | [`limits`] | how much an untrusted file may ask for |
 //! | [`summary`] | what a checkpoint holds, for people |
 //! | `folder` | `config.json`, index, side files |
@@ -35,7 +34,6 @@ mod join;
 pub mod limits;
 mod map;
 mod quantization;
-mod reader;
 pub mod safetensors;
 mod store;
 pub mod summary;
@@ -51,7 +49,6 @@ pub use error::OpenError;
 pub use fields::Fields;
 pub use gguf::Metadata;
 pub use limits::Limits;
-pub use reader::Reader;
 pub use summary::Summary;
 pub use tensors::TensorInfo;
 

@@ -5,12 +5,15 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mlxr_compute::matrix::MlxFloat;
+use mlxr_compute::recorder::Recording;
 use mlxr_compute::{DType, Encoding};
-use mlxr_models::convert::{self, Form};
+use mlxr_models::convert::{self, Form, Plan};
+use mlxr_models::names::Role;
 use mlxr_tools::convert::folder::Scheme;
-use mlxr_tools::convert::{Progress, Report, folder, gguf};
+use mlxr_tools::convert::{Calibration, Progress, Report, folder, gguf};
 use mlxr_weights::{Checkpoint, Kind};
 
+use super::calibrate::{self, Text};
 use super::size_text;
 use crate::CliError;
 use crate::args::{ConvertArgs, ConvertType, FolderForm, MixedRecipe, MlxMode};
@@ -38,8 +41,9 @@ pub fn run(args: &ConvertArgs) -> Result<(), CliError> {
     if args.out.extension().is_none_or(|e| e != "gguf") {
         return to_folder(args, &checkpoint);
     }
-    if args.bits.is_some() || args.mode.is_some() || args.recipe.is_some() {
-        let text = "--bits, --mode and --recipe are MLX's: name a folder, or use `mlx-run quant` for GGUF's types";
+    if args.bits.is_some() || args.mode.is_some() || args.recipe.is_some() || args.calibrate.is_some() {
+        let text = "--bits, --mode, --recipe and --calibrate are for MLX's formats: name a folder, or use `mlx-run quant` \
+                    for GGUF's types";
         return Err(CliError::Usage(text.into()));
     }
     if checkpoint.kind == Kind::Gguf {
@@ -68,11 +72,35 @@ fn to_folder(args: &ConvertArgs, checkpoint: &Checkpoint) -> Result<(), CliError
     let extras = carry::for_folder(checkpoint, !args.no_tokenizer)?;
     let scheme = scheme(args, checkpoint)?;
     let n_layer = plan.n_layer();
+    let recording = calibrate(args, checkpoint, &plan, scheme)?;
+    let calibration = match &recording {
+        Some(recording) => Some(Calibration { recording, n_thread: backend::n_thread(args.threads)? }),
+        None => None,
+    };
     let how = (args.out.as_path(), scheme, n_layer);
-    let mut report = folder::write(checkpoint, plan, how, &extras.files, &mut |p| show(&bar, p))?;
+    let mut report = folder::write(checkpoint, plan, how, &extras.files, calibration, &mut |p| show(&bar, p))?;
     bar.finish_and_clear();
     report.notes.extend(extras.notes);
     print(args, &report, start)
+}
+
+/// What the calibration text shows of the model, where there is one.
+fn calibrate(
+    args: &ConvertArgs,
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    scheme: Scheme,
+) -> Result<Option<Recording>, CliError> {
+    let Some(file) = &args.calibrate else { return Ok(None) };
+    if !matches!(scheme, Scheme::Mlx { .. }) {
+        let text = "--calibrate guides rounding to MLX's formats: add --bits, --mode or --recipe";
+        return Err(CliError::Usage(text.into()));
+    }
+    let text = Text { file, chunks: args.calibrate_chunks, threads: args.threads };
+    let linear = plan.targets.iter().filter(|t| t.n_matrix() == 1 && t.shape.len() == 2 && t.role != Role::Embed);
+    let columns = linear.map(|t| t.shape[1]);
+    let (_, recording) = calibrate::record(checkpoint, (&args.model, &args.folder), text, columns)?;
+    Ok(Some(recording))
 }
 
 /// What matrices of a folder become.

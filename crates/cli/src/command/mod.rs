@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod bench_compare;
+mod calibrate;
 pub mod convert;
 pub mod doctor;
 pub mod imatrix;
@@ -9,6 +10,7 @@ pub mod list;
 pub mod logits;
 pub mod perplexity;
 pub mod quant;
+mod quant_options;
 pub mod run;
 pub mod serve;
 pub mod show;

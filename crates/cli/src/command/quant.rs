@@ -5,19 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use mlxr_compute::recorder::{Record, Recording};
-use mlxr_compute::{DType, quant};
-use mlxr_tools::quantize::{self, Inputs, Options, Planned, RECIPES, Recipe};
-use mlxr_weights::imatrix::Imatrix;
-use mlxr_weights::{Checkpoint, Kind};
-use regex_automata::meta::Regex;
+use mlxr_compute::DType;
+use mlxr_tools::quantize::{self, Inputs, Output, Planned, RECIPES, Recipe, Source};
+use mlxr_weights::{Checkpoint, Kind, Metadata};
 
-use super::{imatrix, print_table, size_text};
-use crate::args::{BackendName, ImatrixArgs, LoadArgs, QuantArgs};
+use super::calibrate::{self, Text};
+use super::{print_table, quant_options, size_text};
+use crate::args::QuantArgs;
 use crate::{CliError, backend, load};
-
-/// Most memory for the products of inputs.
-const CALIBRATION_BYTES: usize = 8 << 30;
 
 /// The recipes, for `--help`.
 pub fn recipes() -> String {
@@ -35,10 +30,11 @@ pub fn run(args: &QuantArgs) -> Result<(), CliError> {
         let text = format!("{} is no GGUF file: make one by `mlx-run convert` first", model.path.display());
         return Err(CliError::Usage(text));
     }
-    let options = options(args)?;
-    let mut imatrix = args.imatrix.as_deref().map(Imatrix::read).transpose()?;
+    let options = quant_options::options(args)?;
+    let source = Source::new(&checkpoint, &quant_options::edits(args)?)?;
+    let mut imatrix = quant_options::imatrix(args)?;
     let important = imatrix.is_some() || args.calibrate.is_some();
-    let planned = quantize::plan(&checkpoint, &options, important)?;
+    let planned = quantize::plan(&source, &options, important)?;
     if args.dry_run {
         return print_plan(&planned, important);
     }
@@ -47,69 +43,32 @@ pub fn run(args: &QuantArgs) -> Result<(), CliError> {
         _ => default_out(&model.path, options.recipe),
     };
     let n_thread = backend::n_thread(args.threads)?;
-    let calibration = args.calibrate.as_deref().map(|file| calibrate(args, &checkpoint, &planned, file)).transpose()?;
     let mut products = None;
-    if let Some((made, recording)) = calibration {
+    if let Some(file) = &args.calibrate {
+        let text = Text { file, chunks: args.calibrate_chunks, threads: args.threads };
+        let compensated = |t: &&Planned| t.shape.len() == 2 && t.from != t.to && t.name.starts_with("blk.");
+        let columns = planned.iter().filter(compensated).map(Planned::n_in);
+        let (made, recording) = calibrate::record(&checkpoint, (&args.model, &args.folder), text, columns)?;
         imatrix = Some(imatrix.unwrap_or(made));
         products = Some(recording);
     }
-    let source = args.imatrix.as_deref().or(args.calibrate.as_deref());
-    let inputs = Inputs { imatrix: imatrix.as_ref().zip(source), products: products.as_ref() };
-    write(&checkpoint, &planned, options.recipe, (&out, n_thread), inputs)
-}
-
-/// Runs a text through the model and records the products of the inputs of its matrices.
-fn calibrate(
-    args: &QuantArgs,
-    checkpoint: &Checkpoint,
-    planned: &[Planned],
-    file: &Path,
-) -> Result<(Imatrix, Recording), CliError> {
-    let compensated = planned.iter().filter(|t| t.shape.len() == 2 && t.from != t.to && t.name.starts_with("blk."));
-    // Sums and their factors; matrices that share their input share them, so this is more than it will be.
-    let need: usize = compensated.map(|t| 2 * 4 * t.n_in() * t.n_in()).sum();
-    if need > CALIBRATION_BYTES {
-        let (need, limit) = (size_text(need as u64), size_text(CALIBRATION_BYTES as u64));
-        let text = format!(
-            "--calibrate needs up to {need} for the products of inputs, the limit is {limit}: use --imatrix instead"
-        );
-        return Err(CliError::Usage(text));
-    }
-    let load = LoadArgs {
-        backend: BackendName::Cpu,
-        threads: args.threads,
-        isa: None,
-        kv_type: None,
-        ctx: None,
-        kv_memory: None,
-        kv_tokens: None,
-        draft: None,
-        draft_max: 0,
-    };
-    let text = ImatrixArgs {
-        model: args.model.clone(),
-        file: file.to_owned(),
-        out: PathBuf::new(),
-        chunks: Some(args.calibrate_chunks),
-        process_output: false,
-        parse_special: false,
-        load,
-        folder: args.folder.clone(),
-    };
-    imatrix::record(checkpoint, &text, Record::Products)
+    let file = args.imatrix.as_deref().or(args.calibrate.as_deref());
+    let inputs = Inputs { imatrix: imatrix.as_ref().zip(file), products: products.as_ref() };
+    let output = Output { path: &out, keep_split: args.keep_split, n_thread };
+    write(&checkpoint, (&source.meta, &planned), options.recipe, output, inputs)
 }
 
 fn write(
     checkpoint: &Checkpoint,
-    planned: &[Planned],
+    (meta, planned): (&Metadata, &[Planned]),
     recipe: &Recipe,
-    (out, n_thread): (&Path, usize),
+    output: Output<'_>,
     inputs: Inputs<'_>,
 ) -> Result<(), CliError> {
     let start = Instant::now();
     let total: usize = planned.iter().map(Planned::bytes).sum();
     let bar = progress(total);
-    quantize::run(checkpoint, planned, recipe, (out, n_thread), inputs, &mut |tensor, n| {
+    quantize::run(checkpoint, (meta, planned), recipe, output, inputs, &mut |tensor, n| {
         bar.set_message(tensor.name.clone());
         bar.inc(n as u64);
     })?;
@@ -118,7 +77,7 @@ fn write(
     let [before, after] = sizes(planned);
     eprintln!(
         "{}: {} -> {} ({:.2} bits a weight) in {:.1} s",
-        out.display(),
+        output.path.display(),
         size_text(before as u64),
         size_text(after as u64),
         bits(after, planned),
@@ -134,42 +93,6 @@ fn progress(total: usize) -> ProgressBar {
     }
     let text = "{wide_bar} {bytes}/{total_bytes} {eta} {msg}";
     ProgressBar::new(total as u64).with_style(ProgressStyle::with_template(text).expect("a valid template"))
-}
-
-fn options(args: &QuantArgs) -> Result<Options, CliError> {
-    let name = args.out_recipe.last().map_or("", String::as_str);
-    let recipe = Recipe::find(name).ok_or_else(|| {
-        let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
-        CliError::Usage(format!("no recipe `{name}`: there are {}", names.join(", ")))
-    })?;
-    let overrides = args.tensor_type.iter().map(|text| tensor_type(text)).collect::<Result<_, _>>()?;
-    Ok(Options {
-        overrides,
-        output: args.output_tensor_type.as_deref().map(dtype).transpose()?,
-        token_embd: args.token_embedding_type.as_deref().map(dtype).transpose()?,
-        pure: args.pure,
-        leave_output: args.leave_output_tensor,
-        requantize: args.allow_requantize,
-        ..Options::new(recipe)
-    })
-}
-
-/// `REGEX=TYPE`.
-fn tensor_type(text: &str) -> Result<(Regex, DType), CliError> {
-    let Some((pattern, name)) = text.rsplit_once('=') else {
-        return Err(CliError::Usage(format!("--tensor-type `{text}`: expected REGEX=TYPE, such as attn_v=q8_0")));
-    };
-    let regex = Regex::new(pattern)
-        .map_err(|error| CliError::Usage(format!("--tensor-type `{pattern}` is no regular expression: {error}")))?;
-    Ok((regex, dtype(name)?))
-}
-
-fn dtype(name: &str) -> Result<DType, CliError> {
-    DType::from_name(name).filter(|dtype| quant::can_encode(*dtype)).ok_or_else(|| {
-        let types = mlxr_compute::dtype::TYPES.iter().filter(|row| quant::can_encode(row.dtype));
-        let names: Vec<&str> = types.map(|row| row.name).collect();
-        CliError::Usage(format!("no type `{name}` that can be written: there are {}", names.join(", ")))
-    })
 }
 
 /// `model-f16.gguf` as Q4_K_M is `model-Q4_K_M.gguf`, beside it.

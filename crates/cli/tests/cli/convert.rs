@@ -55,6 +55,36 @@ fn stories_stay_the_same_in_folders() {
 }
 
 #[test]
+fn calibration_lowers_the_loss_of_mlx_formats() {
+    let Some(fixtures) = fixtures() else { return };
+    let home = Temp::new("convert-calibrate");
+    let folder = fixtures.join("stories260k");
+    let model = folder.join("hf").to_str().expect("text").to_owned();
+    let story = std::fs::read_to_string(folder.join("greedy-200.txt")).expect("the fixture");
+    let text = home.file("text.txt");
+    std::fs::write(&text, story.repeat(8)).expect("a file");
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/stories260k-64x2.logits");
+    // A row of this model is two groups of floats, of which the second makes up for the first.
+    for (i, (how, most)) in [(["--bits", "3"], 0.8), (["--mode", "mxfp4"], 0.95)].into_iter().enumerate() {
+        let mut losses = Vec::new();
+        for calibrate in [&[][..], &["--calibrate", &text, "--calibrate-chunks", "2"]] {
+            let out = home.file(&format!("folder-{i}-{}", losses.len()));
+            let args = [&["convert", &model, &out, "--group", "32"], &how[..], calibrate].concat();
+            let printed = succeed(&home, &args);
+            assert_eq!(stdout(&printed).contains(", calibrated"), !calibrate.is_empty(), "{}", stdout(&printed));
+            let report = succeed(&home, &["perplexity", "--json", "-m", &out, "--kl-divergence-base", base]);
+            let report: serde_json::Value = serde_json::from_str(stdout(&report)).expect("JSON");
+            losses.push(report.pointer("/kld/value").and_then(serde_json::Value::as_f64).expect("a divergence"));
+        }
+        assert!(losses[1] < most * losses[0], "{how:?}: {losses:?}");
+    }
+    let out = home.file("refused");
+    let output = mlx_run(&home, &["convert", &model, &out, "--calibrate", &text]).output().expect("the binary runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("add --bits, --mode or --recipe"), "{stderr}");
+}
+
+#[test]
 fn what_cannot_be_written_leaves_nothing() {
     let Some(fixtures) = fixtures() else { return };
     let home = Temp::new("convert-refused");

@@ -7,6 +7,7 @@ mod daemon;
 mod embedded;
 mod perplexity;
 mod quant;
+mod quant_options;
 #[cfg(unix)]
 mod serve;
 #[cfg(unix)]

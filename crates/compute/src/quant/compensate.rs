@@ -19,6 +19,9 @@ const LANES: usize = 8;
 /// Encodes a block's columns `[n_row, block]` and writes what they decode to.
 pub type Encode<'a, E> = dyn FnMut(Range<usize>, &[f32], &mut [f32]) -> Result<(), E> + 'a;
 
+/// Chooses how a block's columns `[n_row, block]` are rounded, for each row.
+pub type Prepare<'a, G, E> = dyn FnMut(Range<usize>, &[f32]) -> Result<Vec<G>, E> + 'a;
+
 /// The triangular factor `U` of a matrix's inputs.
 #[derive(Debug)]
 pub struct Factor {
@@ -84,6 +87,41 @@ impl Factor {
                 wanted.iter_mut().zip(found).for_each(|(w, f)| *w -= f);
                 self.spread(&range, wanted, row);
                 row[range.clone()].copy_from_slice(found);
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Factor::run`], but a block's columns are rounded one after another, each of them moved for those before it.
+    /// `prepare` gets a block's columns `[n_row, block]` and chooses for each row what `round` rounds its numbers with.
+    ///
+    /// # Errors
+    /// Of `prepare`.
+    pub fn run_columns<G, E>(
+        &self,
+        weights: &mut [f32],
+        block: usize,
+        prepare: &mut Prepare<'_, G, E>,
+        round: &dyn Fn(&G, f32) -> f32,
+    ) -> Result<(), E> {
+        let (n, n_row) = (self.n, weights.len() / self.n);
+        let mut columns = vec![0.0; n_row * block];
+        for start in (0..n).step_by(block) {
+            let range = start..(start + block).min(n);
+            for (row, out) in weights.chunks_exact(n).zip(columns.chunks_exact_mut(block)) {
+                out[..range.len()].copy_from_slice(&row[range.clone()]);
+            }
+            let grids = prepare(range.clone(), &columns)?;
+            for (row, grid) in weights.chunks_exact_mut(n).zip(&grids) {
+                for column in range.clone() {
+                    let of_column = &self.upper[column * n..][..n];
+                    let found = round(grid, row[column]);
+                    let error = (row[column] - found) / of_column[column];
+                    row[column] = found;
+                    for (w, u) in row[column + 1..].iter_mut().zip(&of_column[column + 1..]) {
+                        *w -= error * u;
+                    }
+                }
             }
         }
         Ok(())

@@ -34,9 +34,22 @@ impl Half {
     }
 
     /// The nearest f16 to `x`, ties to even.
+    #[inline(always)]
     pub fn new(x: f32) -> Half {
-        Half(half::f16::from_f32(x).to_bits().to_le_bytes())
+        Half(to_f16(x).to_le_bytes())
     }
+}
+
+/// The bits of the nearest f16, ties to even. Without a look at what the machine has: a block's scale is one number.
+#[inline(always)]
+fn to_f16(x: f32) -> u16 {
+    let (sign, magnitude) = (x.to_bits() >> 16 & 0x8000, x.to_bits() & 0x7fff_ffff);
+    // Adding half of f32's steps from 0.5 on rounds to whole steps of 2^-24.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let normal = (magnitude + (0xfff + (magnitude >> 13 & 1))).wrapping_sub(112 << 23) >> 13;
+    let value = if magnitude < 0x3880_0000 { subnormal } else { normal.min(0x7c00) };
+    let nan = 0x7e00 | magnitude >> 13 & 0x3ff;
+    (sign | if magnitude > 0x7f80_0000 { nan } else { value }) as u16
 }
 
 /// f16 bits to f32. Without branches and without subnormal arithmetic, so right under flush-to-zero too.
@@ -172,6 +185,22 @@ mod tests {
             let (sign, e, m) = (if code & 8 != 0 { -1.0 } else { 1.0 }, (code >> 1) & 3, f32::from(code & 1));
             let expected = if e == 0 { sign * m / 2.0 } else { sign * (1.0 + m / 2.0) * 2f32.powi(i32::from(e) - 1) };
             assert_eq!(e2m1(code).to_bits(), expected.to_bits(), "{code}");
+        }
+    }
+
+    #[test]
+    fn f32_rounds_to_the_nearest_f16() {
+        let mut all: Vec<f32> = (0..=u16::MAX).map(f16).collect();
+        // Half way to the next number and beside that, where rounding changes.
+        for i in 0..all.len() {
+            let middle = f32::from_bits(all[i].to_bits().wrapping_add(1 << 12));
+            all.extend([-1i32, 0, 1].map(|step| f32::from_bits(middle.to_bits().wrapping_add_signed(step))));
+        }
+        all.extend([65519.9, 65520.0, 1e9, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-30, 2f32.powi(-25)]);
+        for x in all {
+            let expected = half::f16::from_f32(x);
+            let found = half::f16::from_bits(Half::new(x).bits());
+            assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{x:e}: {found:e}");
         }
     }
 }

@@ -49,7 +49,7 @@ use bytemuck::Pod;
 
 use crate::{DType, Encoding, MatrixData};
 
-pub use encode::{can_encode, encode, encode_parts, encode_with};
+pub use encode::{Encoder, can_encode, encode, encode_parts, encode_parts_calibrated};
 pub use iq1::{BlockIQ1_M, BlockIQ1_S};
 pub use iq2::{BlockIQ2_S, BlockIQ2_XS, BlockIQ2_XXS, BlockIQ3_S, BlockIQ3_XXS};
 pub use iq4::{BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4};

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use mlxr_compute::quant::Encoder;
 use mlxr_compute::{DType, Encoding, MatrixData};
 
 use super::Change;
@@ -30,9 +31,10 @@ pub fn to_blocks(matrix: &MatrixData, dtype: DType, n_thread: usize) -> Result<(
             return Ok(matrix.to_blocks(dtype)?);
         }
         let (mut bytes, mut band) = (Vec::new(), vec![0.0; matrix.n_in]);
+        let encoder = Encoder::new(dtype)?;
         for row in range.clone() {
             matrix.decode_rows(row, 1, &mut band);
-            mlxr_compute::quant::encode(dtype, &band, None, &mut bytes)?;
+            encoder.encode(&band, None, &mut bytes)?;
         }
         Ok(MatrixData::blocks(&matrix.name, [range.len(), matrix.n_in], dtype, bytes.into())?)
     };

@@ -10,6 +10,7 @@ use mlxr_weights::Checkpoint;
 use mlxr_weights::safetensors::{Entry, Writer};
 use serde_json::{Map, Value, json};
 
+use super::calibrated::{Calibration, Factors};
 use super::{Change, Progress, Report};
 use crate::ToolError;
 
@@ -42,7 +43,8 @@ struct Job<'a> {
 /// Roles that MLX's own quantizer leaves alone: they are no linear layers or embeddings.
 const PLAIN: [Role; 2] = [Role::SsmConv, Role::PosEmbed];
 
-/// Writes `checkpoint` to the folder `out` by a plan for that form; `files` are side files.
+/// Writes `checkpoint` to the folder `out` by a plan for that form; `files` are side files. MLX's formats are rounded by
+/// the calibration, if there is one.
 ///
 /// # Errors
 /// If the checkpoint is damaged, `out` exists, or a file cannot be written; then there is no folder.
@@ -51,6 +53,7 @@ pub fn write(
     plan: Plan,
     (out, scheme, n_layer): (&Path, Scheme, usize),
     files: &[(String, Vec<u8>)],
+    calibration: Option<Calibration<'_>>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, ToolError> {
     if out.exists() {
@@ -69,7 +72,8 @@ pub fn write(
     let jobs = plan.targets.iter().map(|target| job(checkpoint, target, scheme, n_layer));
     let jobs = jobs.collect::<Result<Vec<Job<'_>>, ToolError>>()?;
     let format = if plan.form == Form::Mlx { "mlx" } else { "pt" };
-    tensors(checkpoint, &jobs, (&partial.0, format), (&mut report, progress))?;
+    let factors = &mut calibration.map(Factors::new);
+    tensors(checkpoint, &jobs, (&partial.0, format), factors, (&mut report, progress))?;
     let mut config = plan.config;
     describe(&mut config, &jobs, scheme);
     let text = serde_json::to_vec_pretty(&config).expect("a configuration is JSON");
@@ -177,6 +181,7 @@ fn tensors(
     checkpoint: &Checkpoint,
     jobs: &[Job<'_>],
     (folder, format): (&Path, &str),
+    factors: &mut Option<Factors<'_>>,
     (report, progress): (&mut Report, &mut dyn FnMut(Progress<'_>)),
 ) -> Result<(), ToolError> {
     let bytes = |entry: &Entry| entry.shape.iter().product::<usize>() as u64 * entry.dtype.block_bytes() as u64;
@@ -204,7 +209,7 @@ fn tensors(
         let mut writer = Writer::create(&folder.join(&name), &[("format", format)], &all)?;
         for job in list {
             progress(Progress { n_done, n_tensor: jobs.len(), name: &job.target.name });
-            for part in parts(checkpoint, job, report)? {
+            for part in parts(checkpoint, job, factors, report)? {
                 writer.push(&part)?;
             }
             n_done += 1;
@@ -221,11 +226,27 @@ fn tensors(
 }
 
 /// The bytes of a target's tensors.
-fn parts(checkpoint: &Checkpoint, job: &Job<'_>, report: &mut Report) -> Result<Vec<Vec<u8>>, ToolError> {
+fn parts(
+    checkpoint: &Checkpoint,
+    job: &Job<'_>,
+    factors: &mut Option<Factors<'_>>,
+    report: &mut Report,
+) -> Result<Vec<Vec<u8>>, ToolError> {
     let mut all: Vec<Vec<u8>> = vec![Vec::new(); entries(job).len()];
     for m in 0..job.target.n_matrix().max(1) {
         let matrix = job.target.matrix(checkpoint, m)?;
-        let (parts, change) = encode(&matrix, job.encoding)?;
+        let quantized = matches!(job.encoding, Encoding::MlxAffine { .. } | Encoding::MlxFloat(_));
+        let calibrated = match factors.as_mut().filter(|_| quantized && matrix.encoding != job.encoding) {
+            Some(factors) => {
+                let factor = factors.of(job.target, matrix.n_in)?;
+                factor.map(|factor| factors.encode(&matrix, job.encoding, &factor)).transpose()?
+            }
+            None => None,
+        };
+        let (parts, change) = match calibrated {
+            Some(parts) => (parts, Change::Calibrated),
+            None => encode(&matrix, job.encoding)?,
+        };
         all.iter_mut().zip(parts).for_each(|(all, part)| all.extend(part));
         if m == 0 {
             report.count(&matrix.encoding.to_string(), &job.encoding.to_string(), change);

@@ -6,12 +6,16 @@
 //! | `gguf` | a GGUF file |
 //! | `folder` | a folder as Hugging Face or mlx-lm write it |
 //! | `encode` | a matrix in another type, on several threads |
+//! | `calibrated` | MLX's formats, rounded so that a text's activations change least |
 
+mod calibrated;
 mod encode;
 pub mod folder;
 pub mod gguf;
 
 use std::collections::BTreeMap;
+
+pub use calibrated::Calibration;
 
 /// How far a conversion is.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +48,8 @@ pub(crate) enum Change {
     Exact,
     /// Weights were rounded to another type.
     Rounded,
+    /// Weights were rounded so that products with a text's activations change least.
+    Calibrated,
 }
 
 impl Report {
@@ -52,6 +58,7 @@ impl Report {
             _ if from == to => to.to_owned(),
             Change::Exact => format!("{from} -> {to}, exact"),
             Change::Rounded => format!("{from} -> {to}, rounded"),
+            Change::Calibrated => format!("{from} -> {to}, calibrated"),
         };
         *self.tensors.entry(text).or_default() += 1;
     }

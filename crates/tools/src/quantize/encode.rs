@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex};
 
-use mlxr_compute::quant;
 use mlxr_compute::quant::compensate::Factor;
-use mlxr_weights::{Checkpoint, Reader};
+use mlxr_compute::quant::{self, Encoder};
+use mlxr_compute::{Bytes, DType};
+use mlxr_weights::Checkpoint;
 
 use super::{Guide, Planned};
 use crate::ToolError;
@@ -19,6 +20,11 @@ use crate::ToolError;
 const PIECE: usize = 1 << 18;
 /// Pieces in the air for each thread.
 const AHEAD: usize = 4;
+/// Weights, about, that are read, decoded and encoded at a time, so that they stay in a core's first cache.
+const CHUNK: usize = 1 << 12;
+
+/// As much as a page of any machine, which is released whole or not at all.
+const BORDER_BYTES: usize = 1 << 16;
 
 /// Rows of a tensor, within one expert.
 struct Piece {
@@ -53,11 +59,12 @@ pub(super) fn all(
     take: &mut Take<'_>,
 ) -> Result<(), ToolError> {
     let pieces = pieces(planned);
+    let encoders = Encoders::new(planned)?;
     let (state, changed) = (Mutex::new(State::default()), Condvar::new());
     let lock = || state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let limit = AHEAD * n_thread;
     let work = || {
-        let mut worker = Worker { reader: checkpoint.reader(), bytes: Vec::new(), weights: Vec::new() };
+        let mut worker = Worker { checkpoint, encoders: &encoders, weights: Vec::new() };
         loop {
             let (i, mut out) = {
                 let mut state = lock();
@@ -71,7 +78,7 @@ pub(super) fn all(
                 (state.next - 1, state.spare.pop().unwrap_or_default())
             };
             let piece = &pieces[i];
-            let result = worker.encode(checkpoint, &planned[piece.tensor], &guides[piece.tensor], piece, &mut out);
+            let result = worker.encode(&planned[piece.tensor], &guides[piece.tensor], piece, &mut out);
             lock().ready.insert(i, result.map(|()| out));
             changed.notify_all();
         }
@@ -121,49 +128,77 @@ fn pieces(planned: &[Planned]) -> Vec<Piece> {
     pieces
 }
 
-/// A thread's buffers.
+/// An encoder of every type that tensors get.
+struct Encoders(Vec<(DType, Encoder)>);
+
+impl Encoders {
+    fn new(planned: &[Planned]) -> Result<Encoders, ToolError> {
+        let mut all: Vec<(DType, Encoder)> = Vec::new();
+        for tensor in planned.iter().filter(|tensor| tensor.from != tensor.to) {
+            if all.iter().all(|(dtype, _)| *dtype != tensor.to) {
+                all.push((tensor.to, Encoder::new(tensor.to)?));
+            }
+        }
+        Ok(Encoders(all))
+    }
+
+    fn of(&self, dtype: DType) -> &Encoder {
+        self.0.iter().find(|(own, _)| *own == dtype).map(|(_, encoder)| encoder).expect("one of every planned type")
+    }
+}
+
+/// What a thread has.
 struct Worker<'a> {
-    reader: Reader<'a>,
-    bytes: Vec<u8>,
+    checkpoint: &'a Checkpoint,
+    encoders: &'a Encoders,
     weights: Vec<f32>,
 }
 
 impl Worker<'_> {
     /// Replaces `out` by the encoded rows of a piece.
-    fn encode(
-        &mut self,
-        checkpoint: &Checkpoint,
-        plan: &Planned,
-        guide: &Guide,
-        piece: &Piece,
-        out: &mut Vec<u8>,
-    ) -> Result<(), ToolError> {
-        let tensor = checkpoint.tensor(&plan.name).expect("the plan is of this checkpoint");
-        let row = plan.from.bytes_of(plan.n_in()).expect("readers admit whole blocks only");
-        let range = piece.rows.start * row..piece.rows.end * row;
+    fn encode(&mut self, plan: &Planned, guide: &Guide, piece: &Piece, out: &mut Vec<u8>) -> Result<(), ToolError> {
+        let (n_in, row) = (plan.n_in(), plan.from.bytes_of(plan.n_in()).expect("readers admit whole blocks only"));
+        let tensor = self.checkpoint.bytes(&plan.source)?;
+        let bytes = &tensor[piece.rows.start * row..piece.rows.end * row];
+        out.clear();
         if plan.from == plan.to {
-            return Ok(self.reader.read(tensor, range, out)?);
+            out.extend_from_slice(bytes);
+            release(&tensor, piece, row);
+            return Ok(());
         }
-        self.reader.read(tensor, range, &mut self.bytes)?;
-        self.weights.resize(piece.rows.len() * plan.n_in(), 0.0);
-        quant::decode(plan.from, &self.bytes, &mut self.weights);
+        let encoder = self.encoders.of(plan.to);
         let importance = guide.importance.as_deref().filter(|_| plan.to.block() > 1).map(|columns| {
             let of_expert = if plan.shape.len() > 2 { plan.shape[plan.shape.len() - 2] } else { usize::MAX };
             let expert = piece.rows.start / of_expert;
-            &columns[expert * plan.n_in()..][..plan.n_in()]
+            &columns[expert * n_in..][..n_in]
         });
-        out.clear();
-        let result = match &guide.factor {
-            Some(factor) => compensated(plan, factor, &mut self.weights, importance, out),
-            None => quant::encode(plan.to, &self.weights, importance, out),
-        };
-        result.map_err(|error| ToolError::Encode { tensor: plan.name.clone(), error })
+        // Compensation goes over all rows of a block of columns at once.
+        let n_row = if guide.factor.is_some() { piece.rows.len() } else { (CHUNK / n_in.max(1)).max(1) };
+        for bytes in bytes.chunks(n_row * row) {
+            self.weights.resize(bytes.len() / row * n_in, 0.0);
+            quant::decode(plan.from, bytes, &mut self.weights);
+            let result = match &guide.factor {
+                Some(factor) => compensated((plan, encoder), factor, &mut self.weights, importance, out),
+                None => encoder.encode(&self.weights, importance, out),
+            };
+            result.map_err(|error| ToolError::Encode { tensor: plan.name.clone(), error })?;
+        }
+        release(&tensor, piece, row);
+        Ok(())
     }
+}
+
+/// Takes the pages of a piece, of rows of so many bytes, out of this process's memory; with those at its borders, which the
+/// next piece reads again where it must.
+fn release(tensor: &Bytes, piece: &Piece, row: usize) {
+    let start = (piece.rows.start * row).saturating_sub(BORDER_BYTES);
+    let end = (piece.rows.end * row + BORDER_BYTES).min(tensor.len());
+    tensor.slice(start..end).expect("a part of the tensor").release();
 }
 
 /// Encodes rows block of columns by block of columns; later ones make up for the rounding of earlier ones.
 fn compensated(
-    plan: &Planned,
+    (plan, encoder): (&Planned, &Encoder),
     factor: &Factor,
     weights: &mut [f32],
     importance: Option<&[f32]>,
@@ -175,7 +210,7 @@ fn compensated(
     let mut bytes = Vec::new();
     factor.run(weights, block, &mut |columns: Range<usize>, weights: &[f32], decoded: &mut [f32]| {
         bytes.clear();
-        quant::encode(plan.to, weights, importance.map(|w| &w[columns.clone()]), &mut bytes)?;
+        encoder.encode(weights, importance.map(|w| &w[columns.clone()]), &mut bytes)?;
         quant::decode(plan.to, &bytes, decoded);
         let at = columns.start / block * size;
         for (row, bytes) in out.chunks_exact_mut(row_size).zip(bytes.chunks_exact(size)) {

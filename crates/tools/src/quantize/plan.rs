@@ -1,10 +1,10 @@
 //! Which type each tensor gets, before anything is computed.
 
 use mlxr_compute::{DType, quant};
-use mlxr_weights::Checkpoint;
 use mlxr_weights::gguf::Metadata;
 use regex_automata::meta::Regex;
 
+use super::edit::{Source, layer_and_rest};
 use super::recipe::{Recipe, Role, Site, choose, fallback, needs_importance};
 use crate::ToolError;
 
@@ -88,8 +88,12 @@ impl Facts {
 /// A tensor and the type that it gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
-    /// Name.
+    /// Name in the result.
     pub name: String,
+    /// Name in the checkpoint.
+    pub source: String,
+    /// Which of the checkpoint's files has it.
+    pub file: usize,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
     /// Its type now.
@@ -208,19 +212,23 @@ pub fn choose_types(
     }
     let planned = tensors.iter().zip(types).map(|(&(name, shape, from), (wanted, to))| {
         let needs_importance = to != from && needs_importance(name, to, options.recipe);
-        Planned { name: name.to_owned(), shape: shape.to_vec(), from, to, wanted, needs_importance }
+        let (name, shape) = (name.to_owned(), shape.to_vec());
+        Planned { source: name.clone(), name, file: 0, shape, from, to, wanted, needs_importance }
     });
     Ok(planned.collect())
 }
 
-/// The types of the tensors of an open GGUF file.
+/// The types of the tensors of a model.
 ///
 /// # Errors
 /// As [`choose_types`], and if the metadata lacks what the recipes ask.
-pub fn plan(checkpoint: &Checkpoint, options: &Options, imatrix: bool) -> Result<Vec<Planned>, ToolError> {
-    let facts = Facts::read(checkpoint.meta())?;
-    let tensors: Vec<_> = checkpoint.tensors().iter().map(|t| (t.name.as_str(), &t.shape[..], t.dtype)).collect();
-    let planned = choose_types(&facts, &tensors, options, imatrix)?;
+pub fn plan(source: &Source, options: &Options, imatrix: bool) -> Result<Vec<Planned>, ToolError> {
+    let facts = Facts::read(&source.meta)?;
+    let tensors: Vec<_> = source.tensors.iter().map(|t| (t.name.as_str(), &t.shape[..], t.dtype)).collect();
+    let mut planned = choose_types(&facts, &tensors, options, imatrix)?;
+    for (planned, tensor) in planned.iter_mut().zip(&source.tensors) {
+        (planned.source, planned.file) = (tensor.source.clone(), tensor.file);
+    }
     let again = |t: &&Planned| t.from != t.to && t.from.block() > 1 && !options.requantize;
     if let Some(tensor) = planned.iter().find(again) {
         return Err(ToolError::Requantize { tensor: tensor.name.clone(), from: tensor.from.name() });
@@ -235,8 +243,7 @@ pub(super) fn is_embedding(name: &str) -> bool {
 
 /// The layer in `blk.N.`, or -1.
 fn layer_of(name: &str) -> i64 {
-    let digits = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(digits, _)| digits);
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(-1)
+    layer_and_rest(name).map_or(-1, |(layer, _)| layer as i64)
 }
 
 /// Chooses, tensor by tensor.

@@ -321,6 +321,29 @@ impl Array {
         (0..self.len()).map(|i| T::from_element(self.element(i)?)).collect()
     }
 
+    /// The elements whose places `keep` holds of.
+    #[must_use]
+    pub fn select(&self, keep: impl Fn(usize) -> bool) -> Array {
+        fn some<T: Clone>(all: &[T], keep: impl Fn(usize) -> bool) -> Vec<T> {
+            all.iter().enumerate().filter(|(i, _)| keep(*i)).map(|(_, x)| x.clone()).collect()
+        }
+        match self {
+            Array::U8(a) => Array::U8(some(a, keep)),
+            Array::I8(a) => Array::I8(some(a, keep)),
+            Array::U16(a) => Array::U16(some(a, keep)),
+            Array::I16(a) => Array::I16(some(a, keep)),
+            Array::U32(a) => Array::U32(some(a, keep)),
+            Array::I32(a) => Array::I32(some(a, keep)),
+            Array::U64(a) => Array::U64(some(a, keep)),
+            Array::I64(a) => Array::I64(some(a, keep)),
+            Array::F32(a) => Array::F32(some(a, keep)),
+            Array::F64(a) => Array::F64(some(a, keep)),
+            Array::Bool(a) => Array::Bool(some(a, keep)),
+            Array::Str(a) => Array::Str(a.iter().enumerate().filter(|(i, _)| keep(*i)).map(|(_, s)| s).collect()),
+            Array::Array(a) => Array::Array(some(a, keep)),
+        }
+    }
+
     /// Type number of the elements in the file.
     pub(crate) fn type_id(&self) -> u32 {
         match self {

@@ -1,10 +1,12 @@
 //! Encoders of types whose codes index a table of values.
 
 use super::super::float::{self, Half};
-use super::super::grids::{FP4_VALUES, IQ4_VALUES};
+use super::super::grids::IQ4_VALUES;
 use super::Encode;
 use super::nested::{super_weights, symmetric_scales};
-use super::search::{Levels, error_weights, extreme, inverse, symmetric, symmetric_error};
+use super::search::{
+    Levels, array, error_weights, inverse, largest, low_byte, mean_square, plain_or_weights, symmetric, symmetric_error,
+};
 use crate::quant::{BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4};
 
 /// The values of IQ4_NL and IQ4_XS.
@@ -15,7 +17,11 @@ impl Iq4 {
     /// The code of the value nearest to `x`.
     #[inline(always)]
     fn code(x: f32) -> u8 {
-        IQ4_VALUES.windows(2).map(|pair| u8::from(2.0 * x > f32::from(pair[0]) + f32::from(pair[1]))).sum()
+        let mut code = 0;
+        for pair in IQ4_VALUES.windows(2) {
+            code += u8::from(2.0 * x > f32::from(pair[0]) + f32::from(pair[1]));
+        }
+        code
     }
 }
 
@@ -32,8 +38,11 @@ impl Levels for Iq4 {
     }
 
     #[inline(always)]
-    fn reaches(&self) -> impl Iterator<Item = f32> {
-        (-7..=7).flat_map(|step| [f32::from(IQ4_VALUES[0]) + step as f32, f32::from(IQ4_VALUES[15]) + step as f32])
+    fn reaches(&self) -> &'static [f32] {
+        &[
+            -134.0, -131.5, -129.0, -127.0, -125.0, -122.5, -119.5, -116.0, 121.0, 118.0, 115.5, 113.0, 110.5, 108.0,
+            105.0, 102.0,
+        ]
     }
 }
 
@@ -42,11 +51,26 @@ impl Levels for Iq4 {
 struct Fp4;
 
 impl Fp4 {
+    /// A magnitude in steps of its range, rounded, of two as near the smaller; one by the step; the code of the range
+    /// less its steps. Steps are 1 below 4, 2 below 8, then 4 up to 12.
+    #[inline(always)]
+    fn steps(x: f32) -> [f32; 3] {
+        let magnitude = if x.abs() < 12.0 { x.abs() } else { 12.0 };
+        let (below4, below8) = (magnitude < 4.0, magnitude < 8.0);
+        let inverse = if below4 { 1.0 } else { 0.5 };
+        let inverse = if below8 { inverse } else { 0.25 };
+        let first = if below4 { 0.0 } else { 2.0 };
+        let first = if below8 { first } else { 4.0 };
+        let n = (magnitude * inverse - 0.5).ceil();
+        [if n > 0.0 { n } else { 0.0 }, inverse, first]
+    }
+
     /// The code of the value nearest to `x`.
     #[inline(always)]
     fn code(x: f32) -> u8 {
-        let magnitude: u8 = (0..7).map(|i| u8::from(above(x.abs(), i))).sum();
-        if x < 0.0 && magnitude > 0 { magnitude | 8 } else { magnitude }
+        let [n, _, first] = Fp4::steps(x);
+        let magnitude = low_byte(n + first);
+        magnitude | if x < 0.0 && magnitude > 0 { 8 } else { 0 }
     }
 }
 
@@ -55,23 +79,16 @@ pub(super) fn fp4_code(x: f32) -> u8 {
     Fp4::code(x)
 }
 
-/// Whether `magnitude` is nearer to value `i + 1` than to value `i`.
-#[inline(always)]
-fn above(magnitude: f32, i: usize) -> bool {
-    2.0 * magnitude > f32::from(FP4_VALUES[i]) + f32::from(FP4_VALUES[i + 1])
-}
-
 impl Levels for Fp4 {
     #[inline(always)]
     fn round(&self, x: f32) -> f32 {
-        let magnitude = x.abs();
-        let step = |i: usize| f32::from(FP4_VALUES[i + 1]) - f32::from(FP4_VALUES[i]);
-        (0..7).map(|i| if above(magnitude, i) { step(i) } else { 0.0 }).sum::<f32>().copysign(x)
+        let [n, inverse, _] = Fp4::steps(x);
+        (n / inverse).copysign(x)
     }
 
     #[inline(always)]
-    fn reaches(&self) -> impl Iterator<Item = f32> {
-        std::iter::empty() // scales are tried one by one: there are few
+    fn reaches(&self) -> &'static [f32] {
+        &[] // scales are tried one by one: there are few
     }
 }
 
@@ -79,19 +96,13 @@ impl Levels for Fp4 {
 #[inline(always)]
 fn nibbles<const N: usize>(x: &[f32], d: f32, code: impl Fn(f32) -> u8) -> [u8; N] {
     let inverse = inverse(d);
-    std::array::from_fn(|i| code(x[i] * inverse) | code(x[N + i] * inverse) << 4)
-}
-
-/// Twice the mean square.
-#[inline(always)]
-fn sigma2(x: &[f32]) -> f32 {
-    2.0 * x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32
+    array(|i| code(x[i] * inverse) | code(x[N + i] * inverse) << 4)
 }
 
 impl Encode<32> for BlockIQ4_NL {
     #[inline(always)]
     fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
-        let errors = error_weights(weights, sigma2(weights), importance.map(|w| w.as_slice()));
+        let errors = error_weights(weights, 2.0 * mean_square(weights), importance.map(|w| w.as_slice()));
         let d = Half::new(symmetric(weights, &errors, Iq4));
         BlockIQ4_NL { d, qs: nibbles(weights, d.f32(), Iq4::code) }
     }
@@ -108,29 +119,47 @@ impl Encode<256> for BlockIQ4_XS {
             scales_h |= u16::from(scale >> 4) << (2 * k);
         }
         let d = found.d.f32();
-        let qs = std::array::from_fn(|k| nibbles(&weights[32 * k..], d * f32::from(found.scales[k]), Iq4::code));
+        let qs = array(|k| nibbles(&weights[32 * k..], d * f32::from(found.scales[k]), Iq4::code));
         BlockIQ4_XS { d: found.d, scales_h: scales_h.to_le_bytes(), scales_l, qs }
     }
 }
 
-/// The scale byte among `bytes` with the least error.
+/// The scale byte from `first` to `last` with the least error. Loops, since iterators' adapters are not always inlined.
 #[inline(always)]
-fn best_byte(x: &[f32], errors: &[f32], bytes: impl Iterator<Item = u8>, value: fn(u8) -> f32) -> u8 {
-    let tried = bytes.map(|byte| (byte, symmetric_error(x, errors, value(byte), Fp4)));
-    tried.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(byte, _)| byte)
+fn best_byte(x: &[f32], errors: &[f32], [first, last]: [u8; 2], value: fn(u8) -> f32) -> u8 {
+    let (mut best, mut least) = (first, f32::INFINITY);
+    let mut byte = first;
+    while byte <= last {
+        let error = symmetric_error(x, errors, value(byte), Fp4);
+        if error < least {
+            (best, least) = (byte, error);
+        }
+        byte += 1;
+    }
+    best
 }
 
 impl Encode<32> for BlockMXFP4 {
     #[inline(always)]
     fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
-        let errors = error_weights(weights, sigma2(weights), importance.map(|w| w.as_slice()));
-        // The exponent for which the largest weight is 4 to 8 (6 is the largest value), and its neighbours.
-        let exponent = (extreme(weights).abs().to_bits() >> 23) as u8;
+        let errors = plain_or_weights(weights, importance.map(|w| w.as_slice()));
+        // The exponent for which the largest weight is 4 to 8 (6 is the largest value), and the next.
+        let exponent = (largest(weights).to_bits() >> 23) as u8;
         let e = exponent.saturating_sub(2);
-        let near = [e, e.saturating_add(1).min(254), e.saturating_sub(1)];
-        let e = best_byte(weights, &errors, near.into_iter(), float::e8m0_half);
+        let e = best_byte(weights, &errors, [e, e.saturating_add(1).min(254)], float::e8m0_half);
         BlockMXFP4 { e, qs: nibbles(weights, float::e8m0_half(e), Fp4::code) }
     }
+}
+
+/// The last byte of a scale that is not above `target`, or 0.
+#[inline(always)]
+fn last_below(target: f32) -> u8 {
+    let mut byte = 0;
+    for bit in [64, 32, 16, 8, 4, 2, 1] {
+        let next = byte | bit;
+        byte = if next < 0x7f && float::ue4m3_half(next) <= target { next } else { byte };
+    }
+    byte
 }
 
 impl Encode<64> for BlockNVFP4 {
@@ -140,11 +169,11 @@ impl Encode<64> for BlockNVFP4 {
         for k in 0..4 {
             let range = 16 * k..16 * (k + 1);
             let x: &[f32; 16] = weights[range.clone()].try_into().expect("a slice of 16");
-            let errors = error_weights(x, sigma2(x), importance.map(|w| &w[range]));
+            let errors = plain_or_weights(x, importance.map(|w| &w[range]));
             // Scales are in the order of their bytes; the last below `largest / 6`, and those about it.
-            let target = extreme(x).abs() / 12.0;
-            let near = (1..0x7f).take_while(|byte| float::ue4m3_half(*byte) <= target).count() as u8;
-            let bytes = near.saturating_sub(3)..=(near + 4).min(0x7e);
+            let target = largest(x) / 12.0;
+            let near = last_below(target);
+            let bytes = [near.saturating_sub(1), (near + 2).min(0x7e)];
             block.d[k] = best_byte(x, &errors, bytes, float::ue4m3_half);
             block.qs[k] = nibbles(x, float::ue4m3_half(block.d[k]), Fp4::code);
         }

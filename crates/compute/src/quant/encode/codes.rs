@@ -1,169 +1,90 @@
 //! Scales and codes of the types whose codes are vectors of a codebook: IQ1, IQ2 and IQ3.
 //!
-//! A group of 8 (or 4) weights `x` gets the vector `g` and the scale `d` with the least `sum w (x - d g)^2`. But for a
-//! constant that is `d (d q - 2 p)` with `p = sum w x g` and `q = sum w g^2`, neither of which depends on `d`. So `p` and
-//! `q` are computed once for every vector of the codebook, and trying a scale takes three operations a vector, in which
-//! the compiler finds SIMD. The search is exhaustive in the codes: no neighbours, no rounding first.
+//! A group of 8 (or 4) weights `x` gets the vector `v` and the scale `d` with the least `sum w (x - d v)^2`. But for a
+//! constant that is `d (d q - 2 p)` with `p = sum w x v` and `q = sum w v^2`. Both are sums over *quarters* of the group,
+//! which take few values: two weights of three levels have 9 pairs, one weight of eight levels has 8. So `p` and `q` are
+//! computed once for each quarter's values; under a scale, the errors of each half are a table of 81 or 64 sums, and the
+//! error of a vector is the sum of two entries. Only the candidates of [`super::neighbours`] are looked at: the search is
+//! as good as one through the whole codebook.
 //!
-//! Scales are `d * unit * (2 s + 1)` with one f16 `d` a super-block and an integer `s` a sub-block. First each sub-block
-//! gets its own best scale; these suggest several `d`, for each of which every sub-block takes its best `s`; the best `d`
-//! is then solved for anew with the codes held. Source of the formats: [`crate::quant::iq2`], [`crate::quant::iq1`].
+//! Scales are `d * unit * (2 s + 1)` with one f16 `d` a super-block and an integer `s` a sub-block. Each sub-block tries
+//! several scales. What it finds under each has an error that is a parabola of the scale, and the least of its parabolas
+//! is close to what a search under any scale would find; by them `d` and the integers are chosen together. Then codes are
+//! found for these, and `d` is solved for anew with the codes held. Source of the formats: [`crate::quant::iq2`],
+//! [`crate::quant::iq1`].
 
 use super::super::float::Half;
+use super::neighbours::{Candidate, WIDTH};
 use super::search::inverse;
+use super::vectors::{Codebook, Signs};
 
-/// Vectors of the codebook that are looked at together.
+/// Scales around the best that are tried after signs have changed.
+const AROUND: [f32; 3] = [0.93, 1.0, 1.08];
+/// Most parabolas of a sub-block.
+const MAX_CURVES: usize = 12;
+/// Scales of the super-block that are tried together.
 const LANES: usize = 16;
-/// Scales tried together, so that `p` and `q` are loaded once for all.
-const TRIES: usize = 4;
-/// What the largest weight is, in units of the largest value of the codebook, under the scales that are tried first.
-const REACHES: [f32; 12] = [0.70, 0.76, 0.82, 0.88, 0.94, 1.0, 1.06, 1.12, 1.2, 1.3, 1.45, 1.65];
-/// Scales of the super-block that are tried, by the one that gives the largest sub-block its own scale.
-const STEPS: [f32; 8] = [0.84, 0.88, 0.92, 0.96, 1.0, 1.04, 1.09, 1.15];
+/// The first of these and the step to the next: by what the largest sub-block's own scale is multiplied.
+const STEPS: [f32; 2] = [0.80, 0.026];
+/// The same when codes are there.
+const FINE_STEPS: [f32; 2] = [0.955, 0.006];
+/// Times that codes are found for the scales that were chosen.
+const ROUNDS: usize = 2;
 /// Most sub-blocks of a super-block.
 const MAX_SUBS: usize = 16;
 
-/// What the types differ in.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Format {
-    /// Weights of a vector: 8 or 4.
-    pub dims: usize,
-    /// Vectors that share a scale.
-    pub groups: usize,
-    /// Number of integers `s`.
-    pub n_scale: usize,
-    /// See the module.
-    pub unit: f32,
-    /// How signs are stored.
-    pub signs: Signs,
+/// A number for each scale that is tried.
+type Lanes = [f32; LANES];
+
+/// `p` and `q` of a group for every value of each quarter.
+#[derive(Clone, Copy)]
+struct Group<const ROW: usize> {
+    p: [[f32; ROW]; 4],
+    q: [[f32; ROW]; 4],
 }
 
-/// How signs are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signs {
-    /// One bit a weight.
-    Free,
-    /// Seven bits for eight weights: the number of minus signs is even.
-    Even,
-    /// In the vectors. Every value is moved up or down by an eighth, all of a sub-block alike.
-    ShiftOfSub,
-    /// In the vectors; moved up or down by an eighth, all of a vector alike.
-    ShiftOfGroup,
-}
-
-impl Signs {
-    fn shifts(self) -> &'static [f32] {
-        match self {
-            Signs::Free | Signs::Even => &[0.0],
-            Signs::ShiftOfSub | Signs::ShiftOfGroup => &[0.125, -0.125],
-        }
-    }
-}
-
-/// A codebook, by dimension, so that the same dimension of successive vectors lies together.
-pub(super) struct Codebook {
+/// Errors of sub-blocks as parabolas of their scale: the least of `scale * (scale * q - 2 p)`.
+#[derive(Clone, Copy)]
+struct Curves {
     n: usize,
-    /// `[dims][n]`.
-    values: Vec<f32>,
-    /// For each shift, the squares of the shifted values `[dims][n]`.
-    squares: Vec<Vec<f32>>,
-    largest: f32,
+    p: [f32; MAX_CURVES],
+    q: [f32; MAX_CURVES],
 }
 
-impl Codebook {
-    /// From vectors of bytes.
-    pub(super) fn new(format: &Format, n: usize, value: impl Fn(usize, usize) -> f32) -> Codebook {
-        let mut values = Vec::with_capacity(n * format.dims);
-        for dim in 0..format.dims {
-            values.extend((0..n).map(|code| value(code, dim)));
-        }
-        let square = |shift: &f32| values.iter().map(|v| (v + shift) * (v + shift)).collect();
-        let squares = format.signs.shifts().iter().map(square).collect();
-        let largest = values.iter().fold(0.0, |largest: f32, v| largest.max(v.abs()));
-        Codebook { n, values, squares, largest }
-    }
-}
+impl Curves {
+    const NONE: Curves = Curves { n: 0, p: [0.0; MAX_CURVES], q: [0.0; MAX_CURVES] };
 
-/// `p` and `q` of a super-block's vectors for every code; kept from block to block.
-pub(super) struct Tables {
-    /// `[group][n]`.
-    p: Vec<f32>,
-    /// `[group][shift][n]`.
-    q: Vec<f32>,
-    /// `sum w x` times each shift, which `p` lacks: `[group][shift]`.
-    more: Vec<[f32; 2]>,
-}
-
-impl Tables {
-    pub(super) fn new(format: &Format, codebook: &Codebook) -> Tables {
-        let groups = 256 / format.dims;
-        let n_shift = format.signs.shifts().len();
-        Tables {
-            p: vec![0.0; groups * codebook.n],
-            q: vec![0.0; groups * n_shift * codebook.n],
-            more: vec![[0.0; 2]; groups],
-        }
-    }
-
-    /// Computes the tables of one group of weights `x` with error weights `w`.
+    /// Adds one, in the place of the last where all are taken.
     #[inline(always)]
-    fn fill(&mut self, format: &Format, book: &Codebook, group: usize, x: &[f32], w: &[f32]) {
-        let n = book.n;
-        let mut wx = [0.0; 8];
-        for j in 0..format.dims {
-            wx[j] = w[j] * x[j];
-        }
-        let sum: f32 = wx.iter().sum();
-        products(&mut self.p[group * n..][..n], &book.values, &wx[..format.dims]);
-        for (k, shift) in format.signs.shifts().iter().enumerate() {
-            self.more[group][k] = sum * shift;
-            let n_shift = format.signs.shifts().len();
-            products(&mut self.q[(group * n_shift + k) * n..][..n], &book.squares[k], &w[..format.dims]);
-        }
+    fn add(&mut self, [p, q]: [f32; 2]) {
+        let place = self.n.min(MAX_CURVES - 1);
+        (self.p[place], self.q[place], self.n) = (p, q, place + 1);
     }
-}
 
-/// `out[i] = sum_j factors[j] * columns[j][i]`.
-#[inline(always)]
-fn products(out: &mut [f32], columns: &[f32], factors: &[f32]) {
-    let n = out.len();
-    for (c, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let mut sums = [0.0; LANES];
-        for (j, factor) in factors.iter().enumerate() {
-            let column: &[f32; LANES] = columns[j * n + c * LANES..][..LANES].try_into().expect("whole lanes");
-            for i in 0..LANES {
-                sums[i] += factor * column[i];
+    /// The scale of the lowest point, or 0 where all is lowest there.
+    #[inline(always)]
+    fn lowest(&self) -> f32 {
+        let (mut scale, mut gain) = (0.0, 0.0);
+        for (p, q) in self.p[..self.n].iter().zip(&self.q) {
+            let found = p * inverse(*q);
+            if found > 0.0 && found * p > gain {
+                (scale, gain) = (found, found * p);
             }
         }
-        *out = sums;
+        scale
     }
-}
 
-/// The least `d q - 2 (p + more)` of all codes, for each of four scales.
-#[inline(always)]
-fn least(p: &[f32], q: &[f32], more: f32, scales: [f32; TRIES]) -> [f32; TRIES] {
-    let [a, b, c, d] = scales;
-    [least_of(p, q, a), least_of(p, q, b), least_of(p, q, c), least_of(p, q, d)].map(|least| least - 2.0 * more)
-}
-
-/// The least `d q - 2 p` of all codes. One scale a pass: four at once, in an array of arrays, do not vectorize.
-#[inline(always)]
-fn least_of(p: &[f32], q: &[f32], d: f32) -> f32 {
-    let mut best = [f32::INFINITY; LANES];
-    for (p, q) in p.as_chunks::<LANES>().0.iter().zip(q.as_chunks::<LANES>().0) {
-        for i in 0..LANES {
-            let gain = d * q[i] - 2.0 * p[i];
-            best[i] = if gain < best[i] { gain } else { best[i] };
+    #[inline(always)]
+    fn errors(&self, scales: &Lanes) -> Lanes {
+        let mut least = [f32::INFINITY; LANES];
+        for (p, q) in self.p[..self.n].iter().zip(&self.q) {
+            for l in 0..LANES {
+                let error = scales[l] * (scales[l] * q - 2.0 * p);
+                least[l] = if error < least[l] { error } else { least[l] };
+            }
         }
+        least
     }
-    best.iter().copied().fold(f32::INFINITY, f32::min)
-}
-
-/// The code with the least `d q - 2 p`, the first of several.
-#[inline(always)]
-fn code(p: &[f32], q: &[f32], d: f32) -> usize {
-    let least = least_of(p, q, d);
-    p.iter().zip(q).position(|(p, q)| d * q - 2.0 * p <= least).unwrap_or(0)
 }
 
 /// What [`Search::run`] finds.
@@ -179,245 +100,342 @@ pub(super) struct Found {
     pub down: [bool; 32],
 }
 
+/// What is kept from super-block to super-block.
+pub(super) struct Tables<const ROW: usize> {
+    /// `[group][shift]`.
+    groups: Vec<[Group<ROW>; 2]>,
+    /// Errors of the values of both halves.
+    halves: [[f32; 256]; 2],
+}
+
+impl<const ROW: usize> Tables<ROW> {
+    pub(super) fn new() -> Self {
+        let none = Group { p: [[0.0; ROW]; 4], q: [[0.0; ROW]; 4] };
+        Tables { groups: vec![[none; 2]; 64], halves: [[0.0; 256]; 2] }
+    }
+}
+
 /// One super-block's search.
-pub(super) struct Search<'a> {
-    pub format: &'a Format,
-    pub book: &'a Codebook,
-    pub tables: &'a mut Tables,
+pub(super) struct Search<'a, const DIMS: usize, const LEVELS: usize, const ROW: usize> {
+    book: &'a Codebook<DIMS, LEVELS, ROW>,
+    tables: &'a mut Tables<ROW>,
     /// Weights; magnitudes where signs are apart, then negative where the sign had to be changed.
     x: [f32; 256],
     w: [f32; 256],
-    signs: [u8; 32],
+    found: Found,
 }
 
-impl<'a> Search<'a> {
+impl<'a, const DIMS: usize, const LEVELS: usize, const ROW: usize> Search<'a, DIMS, LEVELS, ROW> {
     #[inline(always)]
     pub(super) fn new(
-        (format, book, tables): (&'a Format, &'a Codebook, &'a mut Tables),
+        (book, tables): (&'a Codebook<DIMS, LEVELS, ROW>, &'a mut Tables<ROW>),
         x: &[f32; 256],
         w: &[f32; 256],
-    ) -> Search<'a> {
-        let mut search = Search { format, book, tables, x: *x, w: *w, signs: [0; 32] };
-        if matches!(format.signs, Signs::Free | Signs::Even) {
+    ) -> Self {
+        let found =
+            Found { d: Half::new(0.0), scales: [0; MAX_SUBS], codes: [0; 64], signs: [0; 32], down: [false; 32] };
+        let mut search = Search { book, tables, x: *x, w: *w, found };
+        if matches!(book.format.signs, Signs::Free | Signs::Even) {
             for k in 0..32 {
                 search.take_signs(k);
             }
         }
-        for group in 0..256 / format.dims {
+        for group in 0..256 / DIMS {
             search.fill(group);
         }
         search
     }
 
-    #[inline(always)]
-    fn fill(&mut self, group: usize) {
-        let at = group * self.format.dims;
-        let range = at..at + self.format.dims;
-        self.tables.fill(self.format, self.book, group, &self.x[range.clone()], &self.w[range]);
+    fn n_sub(&self) -> usize {
+        256 / (self.book.format.groups * DIMS)
     }
 
     /// Splits eight weights into signs and magnitudes. An odd number of minus signs is made even where that costs least.
     #[inline(always)]
     fn take_signs(&mut self, k: usize) {
         let (x, w) = (&mut self.x[8 * k..][..8], &self.w[8 * k..][..8]);
+        let mut signs = 0;
         for (j, x) in x.iter_mut().enumerate() {
-            self.signs[k] |= u8::from(*x < 0.0) << j;
+            signs |= u8::from(*x < 0.0) << j;
             *x = x.abs();
         }
-        if self.format.signs == Signs::Even && self.signs[k].count_ones() % 2 == 1 {
-            let cost = |j: &usize| w[*j] * x[*j] * x[*j];
-            let flip = (0..8).min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(0);
-            self.signs[k] ^= 1 << flip;
+        if self.book.format.signs == Signs::Even && signs.count_ones() % 2 == 1 {
+            let cost = |j: usize| w[j] * x[j] * x[j];
+            let mut flip = 0;
+            for j in 1..8 {
+                flip = if cost(j) < cost(flip) { j } else { flip };
+            }
+            signs ^= 1 << flip;
             x[flip] = -x[flip];
         }
+        self.found.signs[k] = signs;
     }
 
-    /// The error, less a constant, of sub-block `sub` under each of four scales.
+    /// Computes `p` and `q` of one group.
     #[inline(always)]
-    fn errors(&self, sub: usize, scales: [f32; TRIES]) -> [f32; TRIES] {
-        let n = self.book.n;
-        let shifts = self.format.signs.shifts().len();
-        let mut by_shift = [[0.0f32; TRIES]; 2];
-        for group in sub * self.format.groups..(sub + 1) * self.format.groups {
-            let p = &self.tables.p[group * n..][..n];
-            let mut of_group = [[0.0f32; TRIES]; 2];
-            for (k, of_shift) in of_group.iter_mut().enumerate().take(shifts) {
-                let q = &self.tables.q[(group * shifts + k) * n..][..n];
-                *of_shift = least(p, q, self.tables.more[group][k], scales);
-            }
-            for t in 0..TRIES {
-                if self.format.signs == Signs::ShiftOfGroup {
-                    by_shift[0][t] += of_group[0][t].min(of_group[1][t]);
-                } else {
-                    by_shift[0][t] += of_group[0][t];
-                    by_shift[1][t] += of_group[1][t];
-                }
-            }
-        }
-        let both = self.format.signs == Signs::ShiftOfSub;
-        std::array::from_fn(|t| scales[t] * if both { by_shift[0][t].min(by_shift[1][t]) } else { by_shift[0][t] })
-    }
-
-    /// Codes and shifts of sub-block `sub` under a scale; gives `sum p` and `sum q` of them.
-    #[inline(always)]
-    fn codes(&self, sub: usize, d: f32, found: &mut Found) -> [f32; 2] {
-        let n = self.book.n;
-        let shifts = self.format.signs.shifts().len();
-        let groups = sub * self.format.groups..(sub + 1) * self.format.groups;
-        let mut best = [[0usize; 8]; 2];
-        let mut sums = [[[0.0f32; 2]; 8]; 2];
-        for (i, group) in groups.clone().enumerate() {
-            let p = &self.tables.p[group * n..][..n];
-            for k in 0..shifts {
-                let q = &self.tables.q[(group * shifts + k) * n..][..n];
-                best[k][i] = code(p, q, d);
-                sums[k][i] = [p[best[k][i]] + self.tables.more[group][k], q[best[k][i]]];
-            }
-        }
-        let error = |[p, q]: [f32; 2]| d * q - 2.0 * p;
-        let of_sub = |k: usize| sums[k].iter().map(|sum| error(*sum)).sum::<f32>();
-        let sub_down = shifts == 2 && of_sub(1) < of_sub(0);
-        let mut total = [0.0; 2];
-        for (i, group) in groups.enumerate() {
-            let down = match self.format.signs {
-                Signs::Free | Signs::Even => false,
-                Signs::ShiftOfSub => sub_down,
-                Signs::ShiftOfGroup => error(sums[1][i]) < error(sums[0][i]),
-            };
-            let k = usize::from(down);
-            found.codes[group] = best[k][i] as u16;
-            if shifts == 2 {
-                found.down[group] = down;
-            }
-            total = [total[0] + sums[k][i][0], total[1] + sums[k][i][1]];
-        }
-        total
-    }
-
-    /// The best scale of a sub-block alone.
-    #[inline(always)]
-    fn alone(&self, sub: usize, scratch: &mut Found) -> f32 {
-        let size = self.format.groups * self.format.dims;
-        let largest = self.x[sub * size..][..size].iter().fold(0.0, |m: f32, x| m.max(x.abs()));
-        if largest == 0.0 {
-            return 0.0;
-        }
-        let (mut best, mut best_error) = (0.0, 0.0);
-        for reaches in REACHES.as_chunks::<TRIES>().0 {
-            let scales = reaches.map(|reach| largest / (self.book.largest * reach));
-            for (error, scale) in self.errors(sub, scales).into_iter().zip(scales) {
-                if error < best_error {
-                    (best, best_error) = (scale, error);
-                }
-            }
-        }
-        for _ in 0..2 {
-            let [p, q] = self.codes(sub, best, scratch);
-            let better = p * inverse(q);
-            best = if better > 0.0 { better } else { best };
-        }
-        best
-    }
-
-    /// For each of four `d`, the best integer of each sub-block near its wanted scale; gives them and the errors.
-    #[inline(always)]
-    fn integers(&self, wanted: &[f32; MAX_SUBS], ds: [f32; TRIES]) -> ([[u8; MAX_SUBS]; TRIES], [f32; TRIES]) {
-        let top = self.format.n_scale as i32 - 1;
-        let (mut scales, mut errors) = ([[0; MAX_SUBS]; TRIES], [0.0; TRIES]);
-        for sub in 0..256 / (self.format.groups * self.format.dims) {
-            let near = ds.map(|d| ((wanted[sub] * inverse(d * self.format.unit) - 1.0) * 0.5).floor() as i32);
-            let mut least = [f32::INFINITY; TRIES];
-            for step in 0..2 {
-                let tried = near.map(|near| (near + step).clamp(0, top));
-                let tried_d = std::array::from_fn(|t| ds[t] * self.format.unit * (2 * tried[t] + 1) as f32);
-                let found = self.errors(sub, tried_d);
-                for t in 0..TRIES {
-                    if found[t] < least[t] {
-                        (least[t], scales[t][sub]) = (found[t], tried[t] as u8);
+    fn fill(&mut self, group: usize) {
+        let part = Codebook::<DIMS, LEVELS, ROW>::PART;
+        let (x, w) = (&self.x[group * DIMS..][..DIMS], &self.w[group * DIMS..][..DIMS]);
+        for k in 0..self.book.format.signs.shifts().len() {
+            let Group { p, q } = &mut self.tables.groups[group][k];
+            for quarter in 0..4 {
+                let (mut sum_p, mut sum_q) = ([0.0; ROW], [0.0; ROW]);
+                for j in 0..part {
+                    let (x, w) = (x[quarter * part + j], w[quarter * part + j]);
+                    for i in 0..ROW {
+                        sum_p[i] += w * x * self.book.values[k][j][i];
+                        sum_q[i] += w * self.book.squares[k][j][i];
                     }
                 }
-            }
-            for t in 0..TRIES {
-                errors[t] += least[t];
+                (p[quarter], q[quarter]) = (sum_p, sum_q);
             }
         }
-        (scales, errors)
+    }
+
+    /// The levels that a group's weights have alone, as an index.
+    #[inline(always)]
+    fn rounded(&self, group: usize, shift: usize, d: f32) -> usize {
+        let mut index = 0;
+        for (x, place) in self.x[group * DIMS..][..DIMS].iter().zip(&self.book.places) {
+            let mut level = 0;
+            for border in &self.book.borders[shift][..LEVELS - 1] {
+                level += u32::from(*x > border * d);
+            }
+            index += level * place;
+        }
+        index as usize
+    }
+
+    /// The best vector of a group under a scale.
+    #[inline(always)]
+    fn best(&mut self, group: usize, shift: usize, d: f32) -> Candidate {
+        let list = self.book.neighbours.of(self.rounded(group, shift, d));
+        if list[0][1] == list[0][0] {
+            return list[0][0]; // all that follow are, too: the rounded levels are in the codebook
+        }
+        let Group { p, q } = &self.tables.groups[group][shift];
+        for (half, errors) in self.tables.halves.iter_mut().enumerate() {
+            let (mut low, mut high) = ([0.0; ROW], [0.0; ROW]);
+            for i in 0..ROW {
+                low[i] = d * q[2 * half][i] - 2.0 * p[2 * half][i];
+                high[i] = d * q[2 * half + 1][i] - 2.0 * p[2 * half + 1][i];
+            }
+            let rows = errors.as_chunks_mut::<ROW>().0;
+            for (row, high) in rows.iter_mut().zip(&high[..Codebook::<DIMS, LEVELS, ROW>::VALUES]) {
+                for i in 0..ROW {
+                    row[i] = low[i] + high;
+                }
+            }
+        }
+        least(&self.tables.halves, list)
+    }
+
+    /// `p` and `q` of a vector.
+    #[inline(always)]
+    fn sums(&self, group: usize, shift: usize, found: Candidate) -> [f32; 2] {
+        let Group { p, q } = &self.tables.groups[group][shift];
+        let mut sums = [0.0; 2];
+        for (half, place) in found.halves.into_iter().enumerate() {
+            for (quarter, value) in [usize::from(place) % ROW, usize::from(place) / ROW].into_iter().enumerate() {
+                sums[0] += p[2 * half + quarter][value];
+                sums[1] += q[2 * half + quarter][value];
+            }
+        }
+        sums
+    }
+
+    /// Sets codes and shifts of sub-block `sub` to the best under a scale; gives their `p` and `q`.
+    #[inline(always)]
+    fn codes(&mut self, sub: usize, d: f32) -> [f32; 2] {
+        let signs = self.book.format.signs;
+        let n = self.book.format.groups;
+        let error = |[p, q]: [f32; 2]| d * q - 2.0 * p;
+        let mut total = [[0.0f32; 2]; 2];
+        let mut codes = [[0u16; 2]; 8];
+        for (i, codes) in codes.iter_mut().enumerate().take(n) {
+            let group = sub * n + i;
+            let mut sums = [[0.0f32; 2]; 2];
+            for shift in 0..signs.shifts().len() {
+                let found = self.best(group, shift, d);
+                codes[shift] = found.code;
+                sums[shift] = self.sums(group, shift, found);
+            }
+            if signs == Signs::ShiftOfGroup {
+                let down = error(sums[1]) < error(sums[0]);
+                self.found.down[group] = down;
+                if down {
+                    (codes[0], sums[0]) = (codes[1], sums[1]);
+                }
+            }
+            for (total, sums) in total.iter_mut().zip(&sums) {
+                *total = [total[0] + sums[0], total[1] + sums[1]];
+            }
+        }
+        let down = signs == Signs::ShiftOfSub && error(total[1]) < error(total[0]);
+        if signs == Signs::ShiftOfSub {
+            self.found.down[sub * n..][..n].fill(down);
+        }
+        for (place, codes) in self.found.codes[sub * n..][..n].iter_mut().zip(&codes) {
+            *place = codes[usize::from(down)];
+        }
+        total[usize::from(down)]
+    }
+
+    /// Tries scales of a sub-block by itself.
+    #[inline(always)]
+    fn alone(&mut self, sub: usize) -> Curves {
+        let size = self.book.format.groups * DIMS;
+        let largest = self.x[sub * size..][..size].iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+        let mut curves = Curves::NONE;
+        if largest == 0.0 {
+            curves.add(self.codes(sub, 1.0));
+            return curves;
+        }
+        for reach in self.book.format.reaches {
+            let sums = self.codes(sub, largest / (self.book.largest * reach));
+            curves.add(sums);
+        }
+        let mut best = curves.lowest();
+        if self.book.format.signs == Signs::Even {
+            self.codes(sub, best);
+            if self.better_signs(sub) {
+                curves = Curves::NONE;
+                for step in AROUND {
+                    curves.add(self.codes(sub, best * step));
+                }
+                best = curves.lowest();
+            }
+        }
+        if best > 0.0 {
+            curves.add(self.codes(sub, best));
+        }
+        curves
+    }
+
+    /// Where a sign had to be changed, changes the one that costs least with the codes found. Whether any was.
+    #[inline(always)]
+    fn better_signs(&mut self, sub: usize) -> bool {
+        let size = self.book.format.groups * DIMS;
+        let mut changed = false;
+        for k in sub * size / 8..(sub + 1) * size / 8 {
+            let x = &self.x[8 * k..][..8];
+            let Some(old) = x.iter().position(|x| *x < 0.0) else { continue };
+            let cost = |j: usize| {
+                let i = 8 * k + j;
+                let value = self.book.value(self.found.codes[i / DIMS], i % DIMS);
+                self.w[i] * x[j].abs() * value
+            };
+            let mut new = old;
+            for j in 0..8 {
+                new = if cost(j) < cost(new) { j } else { new };
+            }
+            if new == old {
+                continue;
+            }
+            changed = true;
+            self.found.signs[k] ^= 1 << old | 1 << new;
+            for j in [old, new] {
+                self.x[8 * k + j] = -self.x[8 * k + j];
+            }
+            for group in 8 * k / DIMS..(8 * k + 8) / DIMS {
+                self.fill(group);
+            }
+        }
+        changed
+    }
+
+    /// Chooses among scales of the super-block, `start` times each step, and every sub-block's integer.
+    #[inline(always)]
+    fn choose(&mut self, curves: &[Curves; MAX_SUBS], start: f32, [first, step]: [f32; 2]) -> f32 {
+        let mut ds = [0.0; LANES];
+        for (l, d) in ds.iter_mut().enumerate() {
+            *d = start * (first + step * l as f32);
+        }
+        let unit = self.book.format.unit;
+        let top = (self.book.format.n_scale - 1) as f32;
+        let mut chosen = [[0.0; LANES]; MAX_SUBS];
+        let mut errors = [0.0; LANES];
+        for (curves, chosen) in curves.iter().zip(&mut chosen).take(self.n_sub()) {
+            let wanted = curves.lowest();
+            let mut least = [f32::INFINITY; LANES];
+            for more in [0.0, 1.0] {
+                let (mut integers, mut scales) = ([0.0; LANES], [0.0; LANES]);
+                for l in 0..LANES {
+                    let near = ((wanted * inverse(ds[l] * unit) - 1.0) * 0.5).floor() + more;
+                    integers[l] = near.clamp(0.0, top);
+                    scales[l] = ds[l] * unit * (2.0 * integers[l] + 1.0);
+                }
+                let found = curves.errors(&scales);
+                for l in 0..LANES {
+                    let better = found[l] < least[l];
+                    least[l] = if better { found[l] } else { least[l] };
+                    chosen[l] = if better { integers[l] } else { chosen[l] };
+                }
+            }
+            for l in 0..LANES {
+                errors[l] += least[l];
+            }
+        }
+        let mut best = 0;
+        for l in 1..LANES {
+            best = if errors[l] < errors[best] { l } else { best };
+        }
+        for (scale, chosen) in self.found.scales.iter_mut().zip(&chosen) {
+            *scale = chosen[best] as u8;
+        }
+        ds[best]
     }
 
     /// Finds scales and codes.
     #[inline(always)]
     pub(super) fn run(mut self) -> Found {
-        let n_sub = 256 / (self.format.groups * self.format.dims);
-        let mut found =
-            Found { d: Half::new(0.0), scales: [0; MAX_SUBS], codes: [0; 64], signs: [0; 32], down: [false; 32] };
-        let mut wanted = [0.0; MAX_SUBS];
-        for (sub, wanted) in wanted.iter_mut().enumerate().take(n_sub) {
-            *wanted = self.alone(sub, &mut found);
+        let n_sub = self.n_sub();
+        let mut curves = [Curves::NONE; MAX_SUBS];
+        let mut largest = 0.0f32;
+        for (sub, curves) in curves.iter_mut().enumerate().take(n_sub) {
+            *curves = self.alone(sub);
+            largest = largest.max(curves.lowest());
         }
-        let largest = wanted.iter().copied().fold(0.0, f32::max);
-        let start = largest / (self.format.unit * (2 * self.format.n_scale - 1) as f32);
-        let (mut best_error, mut d) = (f32::INFINITY, Half::new(start));
-        for steps in STEPS.as_chunks::<TRIES>().0 {
-            let ds = steps.map(|step| Half::new(start * step));
-            let (scales, errors) = self.integers(&wanted, ds.map(Half::f32));
-            for t in 0..TRIES {
-                if errors[t] < best_error {
-                    (best_error, d, found.scales) = (errors[t], ds[t], scales[t]);
-                }
+        let unit = self.book.format.unit;
+        let mut d = largest / (unit * (2 * self.book.format.n_scale - 1) as f32);
+        for round in 0..ROUNDS {
+            d = self.choose(&curves, d, if round == 0 { STEPS } else { FINE_STEPS });
+            let (mut p, mut q) = (0.0, 0.0);
+            for (sub, curves) in curves.iter_mut().enumerate().take(n_sub) {
+                let times = unit * f32::from(2 * self.found.scales[sub] + 1);
+                let [sub_p, sub_q] = self.codes(sub, d * times);
+                (p, q) = (p + times * sub_p, q + times * times * sub_q);
+                curves.add([sub_p, sub_q]);
             }
+            let solved = p * inverse(q);
+            d = if solved > 0.0 { solved } else { d };
         }
-        for round in 0..3 {
-            let solved = self.solve(d, &mut found);
-            if round == 0 && self.format.signs == Signs::Even {
-                self.better_signs(&found);
-                continue;
-            }
-            let (scales, errors) = self.integers(&wanted, [solved, d, solved, d].map(Half::f32));
-            let best = if errors[0] < errors[1] { 0 } else { 1 };
-            found.scales = scales[best];
-            d = [solved, d][best];
-        }
-        self.solve(d, &mut found);
-        found.d = d;
-        found.signs = self.signs;
-        found
+        self.found.d = Half::new(d);
+        self.found
     }
+}
 
-    /// Sets the codes for the scales that are found; gives the `d` that is best for these codes.
-    #[inline(always)]
-    fn solve(&self, d: Half, found: &mut Found) -> Half {
-        let (mut p, mut q) = (0.0, 0.0);
-        for sub in 0..256 / (self.format.groups * self.format.dims) {
-            let times = self.format.unit * f32::from(2 * found.scales[sub] + 1);
-            let [sub_p, sub_q] = self.codes(sub, d.f32() * times, found);
-            (p, q) = (p + times * sub_p, q + times * times * sub_q);
-        }
-        let solved = Half::new(p * inverse(q));
-        if solved.f32() > 0.0 { solved } else { d }
-    }
-
-    /// Where a sign had to be changed, changes the one that costs least with the codes found.
-    #[inline(always)]
-    fn better_signs(&mut self, found: &Found) {
-        for k in 0..32 {
-            let x = &self.x[8 * k..][..8];
-            let Some(old) = x.iter().position(|x| *x < 0.0) else { continue };
-            let value = |j: usize| {
-                let i = 8 * k + j;
-                let (group, dim) = (i / self.format.dims, i % self.format.dims);
-                self.book.values[dim * self.book.n + usize::from(found.codes[group])]
-            };
-            let cost = |j: usize| self.w[8 * k + j] * x[j].abs() * value(j);
-            let new = (0..8).min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(old);
-            if cost(new) < cost(old) {
-                self.signs[k] ^= 1 << old | 1 << new;
-                for j in [old, new] {
-                    self.x[8 * k + j] = -self.x[8 * k + j];
-                }
-                for group in 8 * k / self.format.dims..(8 * k + 8) / self.format.dims {
-                    self.fill(group);
-                }
-            }
+/// The candidate with the least sum of its halves' errors.
+#[inline(always)]
+fn least(halves: &[[f32; 256]; 2], list: &[[Candidate; WIDTH]]) -> Candidate {
+    let (mut least, mut places) = ([f32::INFINITY; WIDTH], [0u32; WIDTH]);
+    for (place, candidates) in list.iter().enumerate() {
+        for i in 0..WIDTH {
+            let [low, high] = candidates[i].halves;
+            let error = halves[0][usize::from(low)] + halves[1][usize::from(high)];
+            let better = error < least[i];
+            least[i] = if better { error } else { least[i] };
+            places[i] = if better { place as u32 } else { places[i] };
         }
     }
+    let mut lanes: [u32; WIDTH] = [0, 1, 2, 3, 4, 5, 6, 7];
+    for half in [4, 2, 1] {
+        for i in 0..half {
+            let better = least[i + half] < least[i];
+            least[i] = if better { least[i + half] } else { least[i] };
+            places[i] = if better { places[i + half] } else { places[i] };
+            lanes[i] = if better { lanes[i + half] } else { lanes[i] };
+        }
+    }
+    list[places[0] as usize][lanes[0] as usize]
 }

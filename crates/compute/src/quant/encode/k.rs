@@ -2,7 +2,7 @@
 
 use super::Encode;
 use super::nested::{Affine, AffineFormat, affine_scales, super_weights, symmetric_scales};
-use super::search::{Integers, Levels, inverse, low_byte, nearest};
+use super::search::{Integers, Levels, array, inverse, low_byte, nearest};
 use crate::quant::{BlockQ2_K, BlockQ3_K, BlockQ4_K, BlockQ5_K, BlockQ6_K};
 
 /// Codes `0..=high` of an affine super-block.
@@ -66,13 +66,13 @@ fn pack_scales3(scales: &[i8; 16]) -> [u8; 12] {
 #[inline(always)]
 fn pack_low2(codes: &[u8; 256]) -> [u8; 64] {
     let code = |i: usize, j: usize| (codes[128 * (i / 32) + 32 * j + i % 32] & 3) << (2 * j);
-    std::array::from_fn(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3))
+    array(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3))
 }
 
 /// The low nibbles of codes, as Q4_K and Q5_K lay them out.
 #[inline(always)]
 fn pack_low4(codes: &[u8; 256]) -> [u8; 128] {
-    std::array::from_fn(|i| {
+    array(|i| {
         let low = 64 * (i / 32) + i % 32;
         codes[low] & 15 | codes[low + 32] << 4
     })
@@ -81,7 +81,7 @@ fn pack_low4(codes: &[u8; 256]) -> [u8; 128] {
 /// Bit `bit` of codes: bit k of byte l is of code `32k + l`.
 #[inline(always)]
 fn pack_bit(codes: &[u8; 256], bit: u32) -> [u8; 32] {
-    std::array::from_fn(|l| (0..8).fold(0, |byte, k| byte | (codes[32 * k + l] >> bit & 1) << k))
+    array(|l| (0..8).fold(0, |byte, k| byte | (codes[32 * k + l] >> bit & 1) << k))
 }
 
 impl Encode<256> for BlockQ2_K {
@@ -90,7 +90,7 @@ impl Encode<256> for BlockQ2_K {
         let format = AffineFormat { sub: 16, high: 3, top: 15 };
         let found = affine_scales(weights, &super_weights(weights, importance), format);
         let codes = affine_codes(weights, &found, format);
-        let scales = std::array::from_fn(|k| found.scales[k] | found.mins[k] << 4);
+        let scales = array(|k| found.scales[k] | found.mins[k] << 4);
         BlockQ2_K { scales, qs: pack_low2(&codes), d: found.d, dmin: found.dmin }
     }
 }
@@ -98,7 +98,10 @@ impl Encode<256> for BlockQ2_K {
 impl Encode<256> for BlockQ3_K {
     #[inline(always)]
     fn encode(weights: &[f32; 256], importance: Option<&[f32; 256]>) -> Self {
-        let levels = Integers { low: -4, high: 3 };
+        // ggml's search is a short one without importance, and this one is, too.
+        let long: &[f32] = &[-4.8, -4.5, -4.25, -4.0, -3.75, -3.5, 3.2, 3.6];
+        let reaches = if importance.is_some() { long } else { &[-4.5, -4.15, -3.8, 3.4] };
+        let levels = Integers { low: -4, high: 3, reaches };
         let (found, codes) = symmetric_codes(weights, importance, [-32, 31], levels);
         let (hmask, qs) = (pack_bit(&codes, 2), pack_low2(&codes));
         BlockQ3_K { hmask, qs, scales: pack_scales3(&found.scales), d: found.d }
@@ -130,14 +133,15 @@ impl Encode<256> for BlockQ5_K {
 impl Encode<256> for BlockQ6_K {
     #[inline(always)]
     fn encode(weights: &[f32; 256], importance: Option<&[f32; 256]>) -> Self {
-        let levels = Integers { low: -32, high: 31 };
+        let reaches = &[-32.9, -32.6, -32.3, -32.0, -31.7, -31.4, -31.1, 31.3, 30.9, 30.6];
+        let levels = Integers { low: -32, high: 31, reaches };
         let (found, codes) = symmetric_codes(weights, importance, [-128, 127], levels);
-        let ql = std::array::from_fn(|i| {
+        let ql = array(|i| {
             let low = 128 * (i / 64) + i % 64;
             codes[low] & 15 | codes[low + 64] << 4
         });
         let high = |i: usize, j: usize| (codes[128 * (i / 32) + 32 * j + i % 32] >> 4) << (2 * j);
-        let qh = std::array::from_fn(|i| high(i, 0) | high(i, 1) | high(i, 2) | high(i, 3));
+        let qh = array(|i| high(i, 0) | high(i, 1) | high(i, 2) | high(i, 3));
         BlockQ6_K { ql, qh, scales: found.scales, d: found.d }
     }
 }

@@ -26,23 +26,10 @@ pub fn encode_parts(
     importance: Option<&[f32]>,
     parts: &mut [Vec<u8>; 3],
 ) -> Result<(), Error> {
-    let refused =
-        |found: String, expected: &'static str| Err(Error::Encode { dtype: "an MLX encoding", found, expected });
     let group = match encoding {
         Encoding::Blocks(dtype) => return super::encode(dtype, weights, importance, &mut parts[0]),
-        Encoding::MlxAffine { group, .. } => usize::from(group),
-        Encoding::MlxFloat(kind) => kind.group(),
-        other => return refused(other.to_string(), "blocks, MLX affine or MLX floats"),
+        _ => check(encoding, weights, n_in, importance)?,
     };
-    if n_in == 0 || !n_in.is_multiple_of(group) || !weights.len().is_multiple_of(n_in) {
-        return refused(format!("{} weights in rows of {n_in}", weights.len()), "rows of whole groups");
-    }
-    if importance.is_some_and(|columns| columns.len() != n_in) {
-        return refused("importance of other columns".to_owned(), "a weight for each column");
-    }
-    if let Some(i) = weights.iter().position(|w| w.abs() > 65504.0 || w.is_nan()) {
-        return refused(format!("weight {i} is {:e}", weights[i]), "finite numbers that f16 can hold");
-    }
     let mut errors = vec![1.0; group];
     for (i, x) in weights.chunks_exact(group).enumerate() {
         let columns = importance.map(|columns| &columns[i * group % n_in..][..group]);
@@ -57,6 +44,32 @@ pub fn encode_parts(
         }
     }
     Ok(())
+}
+
+/// Weights of a group of an MLX encoding that can be made of such weights.
+pub(super) fn check(
+    encoding: Encoding,
+    weights: &[f32],
+    n_in: usize,
+    importance: Option<&[f32]>,
+) -> Result<usize, Error> {
+    let refused =
+        |found: String, expected: &'static str| Err(Error::Encode { dtype: "an MLX encoding", found, expected });
+    let group = match encoding {
+        Encoding::MlxAffine { group, .. } => usize::from(group),
+        Encoding::MlxFloat(kind) => kind.group(),
+        other => return refused(other.to_string(), "blocks, MLX affine or MLX floats"),
+    };
+    if n_in == 0 || !n_in.is_multiple_of(group) || !weights.len().is_multiple_of(n_in) {
+        return refused(format!("{} weights in rows of {n_in}", weights.len()), "rows of whole groups");
+    }
+    if importance.is_some_and(|columns| columns.len() != n_in) {
+        return refused("importance of other columns".to_owned(), "a weight for each column");
+    }
+    if let Some(i) = weights.iter().position(|w| w.abs() > 65504.0 || w.is_nan()) {
+        return refused(format!("weight {i} is {:e}", weights[i]), "finite numbers that f16 can hold");
+    }
+    Ok(group)
 }
 
 /// `x` as the type that scales are stored in.
@@ -93,8 +106,52 @@ fn affine_codes(x: &[f32], [scale, bias]: [f32; 2], top: f32, codes: &mut [u8]) 
     }
 }
 
+/// How a group of affine integers is rounded: scale and bias as they are stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Affine {
+    range: [f32; 2],
+    bits: u8,
+    dtype: DType,
+}
+
+impl Affine {
+    /// The best for a group under the importance of its columns.
+    pub(super) fn new(x: &[f32], importance: &[f32], bits: u8, dtype: DType) -> Affine {
+        let top = top(bits);
+        let mut range = affine_range(x, top);
+        if importance.iter().any(|w| *w > 0.0) {
+            range = affine_search(x, importance, range, (top, dtype));
+        }
+        Affine { range: range.map(|x| stored(x, dtype)), bits, dtype }
+    }
+
+    fn code(&self, x: f32) -> f32 {
+        let [scale, bias] = self.range;
+        if scale == 0.0 { 0.0 } else { nearest((x - bias) / scale, 0.0, top(self.bits)) }
+    }
+
+    /// The value nearest to `x`.
+    pub(super) fn round(&self, x: f32) -> f32 {
+        self.range[0] * self.code(x) + self.range[1]
+    }
+
+    /// Appends a group of values that were rounded so.
+    pub(super) fn push(&self, x: &[f32], parts: &mut [Vec<u8>; 3]) {
+        let mut codes = [0; 128];
+        codes.iter_mut().zip(x).for_each(|(code, x)| *code = self.code(*x) as u8);
+        pack_bits(self.bits, &codes[..x.len()], &mut parts[0]);
+        push(self.range[0], self.dtype, &mut parts[1]);
+        push(self.range[1], self.dtype, &mut parts[2]);
+    }
+}
+
+/// The largest code.
+fn top(bits: u8) -> f32 {
+    ((1u32 << bits) - 1) as f32
+}
+
 fn affine(x: &[f32], errors: Option<&[f32]>, (bits, dtype): (u8, DType), parts: &mut [Vec<u8>; 3]) {
-    let top = ((1u32 << bits) - 1) as f32;
+    let top = top(bits);
     let mut codes = [0; 128];
     let codes = &mut codes[..x.len()];
     let mut chosen = affine_range(x, top);

@@ -7,7 +7,7 @@
 //! vectors and no lane waits for another. With eight sub-blocks, the upper lanes try a second candidate.
 
 use super::super::float::Half;
-use super::search::{Levels, error_weights, inverse, nearest};
+use super::search::{Levels, array, error_weights, inverse, low_byte, mean_square, nearest};
 
 /// Rounds of choosing integers and solving for the f16.
 const ROUNDS: usize = 2;
@@ -20,17 +20,12 @@ type Lanes = [f32; LANES];
 /// Weights of errors in a super-block.
 #[inline(always)]
 pub(super) fn super_weights(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [f32; 256] {
-    let sigma2 = x.iter().map(|x| x * x).sum::<f32>() / 128.0;
-    error_weights(x, sigma2, importance.map(|w| w.as_slice()))
+    error_weights(x, 2.0 * mean_square(x), importance.map(|w| w.as_slice()))
 }
 
 #[inline(always)]
 fn each(lane: impl Fn(usize) -> f32) -> Lanes {
-    let mut out = [0.0; LANES];
-    for (l, out) in out.iter_mut().enumerate() {
-        *out = lane(l);
-    }
-    out
+    array(lane)
 }
 
 /// A super-block with sub-block `l % n_sub` in lane `l`.
@@ -94,8 +89,7 @@ impl Turned {
     #[inline(always)]
     fn settle<const N: usize>(&self, values: &mut [Lanes; N], merit: &mut Lanes) {
         if self.n_copy() == 2 {
-            let take: [bool; LANES] =
-                std::array::from_fn(|l| merit[(l + 8) % 16] > merit[l] || (l >= 8 && merit[l - 8] == merit[l]));
+            let take: [bool; LANES] = array(|l| merit[(l + 8) % 16] > merit[l] || (l >= 8 && merit[l - 8] == merit[l]));
             for value in values {
                 *value = each(|l| if take[l] { value[(l + 8) % 16] } else { value[l] });
             }
@@ -126,21 +120,21 @@ pub(super) fn symmetric_scales(
         extreme = if wanted.abs() > extreme.abs() { wanted } else { extreme };
     }
     let mut d = Half::new(extreme / range[0] as f32);
-    let (mut best, mut best_error) = choose_symmetric(&turned, &wanted, d, range, levels);
-    for _ in 0..ROUNDS {
+    let (mut best, mut best_error) = choose_symmetric(&turned, &wanted, (d, 0), range, levels);
+    for round in 0..ROUNDS {
         let [xq, qq] = fit(&turned, &each(|l| inverse(d.f32() * best[l])), levels);
         let (mut xa, mut aa) = (0.0, 0.0);
         for l in 0..turned.n_sub() {
             (xa, aa) = (xa + best[l] * xq[l], aa + best[l] * best[l] * qq[l]);
         }
         let solved = Half::new(xa * inverse(aa));
-        let (found, error) = choose_symmetric(&turned, &wanted, solved, range, levels);
+        let (found, error) = choose_symmetric(&turned, &wanted, (solved, round as i32), range, levels);
         if error >= best_error {
             break;
         }
         (best, best_error, d) = (found, error, solved);
     }
-    Symmetric { d, scales: best.map(|scale| scale as i8) }
+    Symmetric { d, scales: array(|l| low_byte(best[l]) as i8) }
 }
 
 /// Sums of `w x q` and `w q^2` for the levels `q` nearest to `x * inverse`.
@@ -163,14 +157,13 @@ fn wanted_scales(turned: &Turned, levels: impl Levels) -> Lanes {
     let try_inverse = |scale: &mut [Lanes; 1], gain: &mut Lanes, inverse: &Lanes| {
         let [xq, qq] = fit(turned, inverse, levels);
         let found = each(|l| if qq[l] > 0.0 { xq[l] / qq[l] } else { 0.0 });
-        let better: [bool; LANES] = std::array::from_fn(|l| found[l] * xq[l] > gain[l]);
+        let better: [bool; LANES] = array(|l| found[l] * xq[l] > gain[l]);
         scale[0] = each(|l| if better[l] { found[l] } else { scale[0][l] });
         *gain = each(|l| if better[l] { found[l] * xq[l] } else { gain[l] });
     };
     let (n_sub, n_copy) = (turned.n_sub(), turned.n_copy());
-    let mut reaches = levels.reaches();
-    while let Some(reach) = reaches.next() {
-        let other = if n_copy == 2 { reaches.next().unwrap_or(reach) } else { reach };
+    for reaches in levels.reaches().chunks(n_copy) {
+        let (reach, other) = (reaches[0], reaches[reaches.len() - 1]);
         let inverse = each(|l| inverse_extreme[l] * if l < n_sub { reach } else { other });
         try_inverse(&mut scale, &mut gain, &inverse);
     }
@@ -182,12 +175,12 @@ fn wanted_scales(turned: &Turned, levels: impl Levels) -> Lanes {
     scale[0]
 }
 
-/// The integers near the wanted scales with the least error, and that error.
+/// The integers next to the wanted scales, `spread` to either side, with the least error, and that error.
 #[inline(always)]
 fn choose_symmetric(
     turned: &Turned,
     wanted: &Lanes,
-    d: Half,
+    (d, spread): (Half, i32),
     [low, high]: [i32; 2],
     levels: impl Levels,
 ) -> (Lanes, f32) {
@@ -195,8 +188,8 @@ fn choose_symmetric(
     let inverse_d = inverse(d);
     let mut chosen = [[0.0; LANES]];
     let mut merit = [f32::NEG_INFINITY; LANES];
-    let mut step = -1;
-    while step <= 1 {
+    let mut step = -spread;
+    while step <= spread {
         let tried = each(|l| {
             let copy = if l < turned.n_sub() { 0.0 } else { 1.0 };
             (nearest(wanted[l] * inverse_d, low, high) + step as f32 + copy).clamp(low, high)
@@ -207,7 +200,7 @@ fn choose_symmetric(
             let miss = scale[l] * levels.round(x * inverse[l]) - x;
             [w * miss * miss]
         });
-        let better: [bool; LANES] = std::array::from_fn(|l| -error[l] > merit[l]);
+        let better: [bool; LANES] = array(|l| -error[l] > merit[l]);
         chosen[0] = each(|l| if better[l] { tried[l] } else { chosen[0][l] });
         merit = each(|l| if better[l] { -error[l] } else { merit[l] });
         step += turned.n_copy() as i32;
@@ -260,7 +253,7 @@ pub(super) fn affine_scales(x: &[f32; 256], weights: &[f32; 256], format: Affine
         }
         (best, best_error, ds) = (found, error, solved);
     }
-    let [scales, mins] = best.map(|integers| integers.map(|integer| integer as u8));
+    let [scales, mins] = array(|i| array(|l| low_byte(best[i][l])));
     Affine { d: ds[0], dmin: ds[1], scales, mins }
 }
 
@@ -283,13 +276,13 @@ fn wanted_affine(turned: &Turned, high: f32) -> [Lanes; 2] {
         let determinant = each(|l| sw[l] * sqq[l] - sq[l] * sq[l]);
         let d = each(|l| (sw[l] * sxq[l] - sx[l] * sq[l]) / determinant[l]);
         let m = each(|l| -(sqq[l] * sx[l] - sq[l] * sxq[l]) / determinant[l]);
-        let both: [bool; LANES] = std::array::from_fn(|l| determinant[l] > 0.0 && m[l] >= 0.0 && d[l] >= 0.0);
+        let both: [bool; LANES] = array(|l| determinant[l] > 0.0 && m[l] >= 0.0 && d[l] >= 0.0);
         let alone = each(|l| if sqq[l] > 0.0 && sxq[l] > 0.0 { sxq[l] / sqq[l] } else { 0.0 });
         let d = each(|l| if both[l] { d[l] } else { alone[l] });
         let m = each(|l| if both[l] { m[l] } else { 0.0 });
         // The misses of a regression are orthogonal to what it fits.
         let found = each(|l| -(sxx[l] - d[l] * sxq[l] + m[l] * sx[l]));
-        let better: [bool; LANES] = std::array::from_fn(|l| found[l] > merit[l]);
+        let better: [bool; LANES] = array(|l| found[l] > merit[l]);
         best[0] = each(|l| if better[l] { d[l] } else { best[0][l] });
         best[1] = each(|l| if better[l] { m[l] } else { best[1][l] });
         *merit = each(|l| if better[l] { found[l] } else { merit[l] });
@@ -328,12 +321,12 @@ fn affine_errors(turned: &Turned, high: f32, [d, m]: &[Lanes; 2]) -> [Lanes; 1] 
 fn choose_affine(turned: &Turned, [high, top]: [f32; 2], wanted: &[Lanes; 2], ds: [Half; 2]) -> ([Lanes; 2], f32) {
     let ds = ds.map(Half::f32);
     let inverses = ds.map(inverse);
-    let near: [Lanes; 2] = std::array::from_fn(|i| each(|l| nearest(wanted[i][l] * inverses[i], 0.0, top)));
+    let near: [Lanes; 2] = array(|i| each(|l| nearest(wanted[i][l] * inverses[i], 0.0, top)));
     let mut chosen = [[0.0; LANES]; 2];
     let mut merit = [f32::NEG_INFINITY; LANES];
     let mut pair = 0;
     while pair < 9 {
-        let tried: [Lanes; 2] = std::array::from_fn(|i| {
+        let tried: [Lanes; 2] = array(|i| {
             each(|l| {
                 let pair = if l < turned.n_sub() { pair } else { (pair + 1) % 9 };
                 let step = if i == 0 { pair / 3 } else { pair % 3 };
@@ -341,7 +334,7 @@ fn choose_affine(turned: &Turned, [high, top]: [f32; 2], wanted: &[Lanes; 2], ds
             })
         });
         let [error] = affine_errors(turned, high, &[each(|l| ds[0] * tried[0][l]), each(|l| ds[1] * tried[1][l])]);
-        let better: [bool; LANES] = std::array::from_fn(|l| -error[l] > merit[l]);
+        let better: [bool; LANES] = array(|l| -error[l] > merit[l]);
         for i in 0..2 {
             chosen[i] = each(|l| if better[l] { tried[i][l] } else { chosen[i][l] });
         }

@@ -8,6 +8,8 @@
 
 /// Partial sums of a sum.
 const LANES: usize = 16;
+/// Bits of an f32 without its sign.
+const MAGNITUDE: u32 = 0x7fff_ffff;
 
 /// The integer in `low..=high` nearest to `x`, ties to even. Both are below 2^22 in magnitude.
 #[inline(always)]
@@ -24,22 +26,67 @@ pub(super) fn inverse(x: f32) -> f32 {
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
+/// An array of what `of` gives for every place. `std::array::from_fn` and `map` are not always inlined, and what is not is
+/// compiled without the instruction set of its caller.
+#[inline(always)]
+pub(super) fn array<T: Copy + Default, const N: usize>(of: impl Fn(usize) -> T) -> [T; N] {
+    let mut out = [T::default(); N];
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = of(i);
+    }
+    out
+}
+
+/// The mean square.
+#[inline(always)]
+pub(super) fn mean_square(x: &[f32]) -> f32 {
+    let [sum] = sums(x, x, |x, _| [x * x]);
+    sum / x.len() as f32
+}
+
+/// The largest magnitude.
+#[inline(always)]
+pub(super) fn largest(x: &[f32]) -> f32 {
+    // As integers, whose largest may be found in any order: unlike that of floats it vectorizes.
+    f32::from_bits(x.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & MAGNITUDE)))
+}
+
 /// The first weight of the largest magnitude.
 #[inline(always)]
 pub(super) fn extreme(x: &[f32]) -> f32 {
-    // By magnitudes first: choosing among weights one after another would not vectorize.
-    let (mut low, mut high) = (0.0f32, 0.0f32);
-    for x in x {
-        low = if *x < low { *x } else { low };
-        high = if *x > high { *x } else { high };
-    }
-    if high == 0.0 && low == 0.0 {
+    let largest = largest(x);
+    if largest == 0.0 {
         return 0.0;
     }
-    if -low == high {
-        return x.iter().copied().find(|x| x.abs() == high).unwrap_or(0.0);
+    let (mut some, mut others) = (false, false);
+    for x in x {
+        some |= *x == largest;
+        others |= *x == -largest;
     }
-    if -low > high { low } else { high }
+    match (some, others) {
+        (true, true) => x.iter().copied().find(|x| x.abs() == largest).unwrap_or(largest),
+        (true, false) => largest,
+        _ => -largest,
+    }
+}
+
+/// The least and the largest weight.
+#[inline(always)]
+pub(super) fn range(x: &[f32]) -> [f32; 2] {
+    let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    for x in x.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            low[i] = if x[i] < low[i] { x[i] } else { low[i] };
+            high[i] = if x[i] > high[i] { x[i] } else { high[i] };
+        }
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            low[i] = if low[i + half] < low[i] { low[i + half] } else { low[i] };
+            high[i] = if high[i + half] > high[i] { high[i + half] } else { high[i] };
+        }
+    }
+    [low[0], high[0]]
 }
 
 /// The integer that a float of at most 2^22 in magnitude is, as its low eight bits.
@@ -55,9 +102,20 @@ pub(super) fn low_byte(integer: f32) -> u8 {
 /// Source: `quantize_row_q4_K_impl` and kin, ggml `src/ggml-quants.c` @ d99724f2.
 #[inline(always)]
 pub(super) fn error_weights<const N: usize>(x: &[f32; N], sigma2: f32, importance: Option<&[f32]>) -> [f32; N] {
-    let largest = importance.map_or(0.0, |w| w.iter().copied().fold(0.0, f32::max));
-    let importance = importance.filter(|_| largest > 0.0);
-    std::array::from_fn(|i| importance.map_or(1.0, |w| w[i] / largest) * (sigma2 + x[i] * x[i]).sqrt())
+    let largest = importance.map_or(0.0, largest);
+    match importance {
+        Some(w) if largest > 0.0 => array(|i| w[i] / largest * (sigma2 + x[i] * x[i]).sqrt()),
+        _ => array(|i| (sigma2 + x[i] * x[i]).sqrt()),
+    }
+}
+
+/// Weights of errors of types whose scale ggml does not search for: without importance all errors count alike.
+#[inline(always)]
+pub(super) fn plain_or_weights<const N: usize>(x: &[f32; N], importance: Option<&[f32]>) -> [f32; N] {
+    match importance {
+        Some(_) => error_weights(x, 2.0 * mean_square(x), importance),
+        None => [1.0; N],
+    }
 }
 
 /// Sums of the `N` terms that `term` makes of each weight and its error's weight.
@@ -72,15 +130,18 @@ pub(super) fn sums<const N: usize>(x: &[f32], weights: &[f32], term: impl Fn(f32
             }
         }
     }
-    lanes.map(|mut lanes| {
-        // By halves: a chain of sixteen additions would take longer than the loop above.
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                lanes[i] += lanes[i + half];
-            }
+    array(|n| total(lanes[n]))
+}
+
+/// The sum of all lanes, by halves: a chain of sixteen additions would take long.
+#[inline(always)]
+fn total(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
         }
-        lanes[0]
-    })
+    }
+    lanes[0]
 }
 
 /// Values that codes stand for, before the scale.
@@ -88,7 +149,7 @@ pub(super) trait Levels: Copy {
     /// The value nearest to `x`.
     fn round(&self, x: f32) -> f32;
     /// Values that the extreme weight is mapped to in turn: the ends of the range and their surroundings.
-    fn reaches(&self) -> impl Iterator<Item = f32>;
+    fn reaches(&self) -> &'static [f32];
 }
 
 /// The integers `low..=high`.
@@ -96,6 +157,8 @@ pub(super) trait Levels: Copy {
 pub(super) struct Integers {
     pub low: i32,
     pub high: i32,
+    /// See [`Levels::reaches`]. Mostly about `low`, the end that is farther from 0.
+    pub reaches: &'static [f32],
 }
 
 impl Levels for Integers {
@@ -105,11 +168,8 @@ impl Levels for Integers {
     }
 
     #[inline(always)]
-    fn reaches(&self) -> impl Iterator<Item = f32> {
-        let (low, high) = (self.low as f32, self.high as f32);
-        // Codes of two or three bits have few ways to round, which fewer scales meet.
-        let width = if self.high < 4 { 0.3 } else { 0.15 };
-        (-5..=5).map(move |step| width * step as f32).flat_map(move |step| [low + step, high + step])
+    fn reaches(&self) -> &'static [f32] {
+        self.reaches
     }
 }
 
@@ -141,7 +201,7 @@ pub(super) fn symmetric(x: &[f32], weights: &[f32], levels: impl Levels) -> f32 
         return 0.0;
     }
     for reach in levels.reaches() {
-        let found = fit(x, weights, reach / extreme, levels);
+        let found = fit(x, weights, *reach / extreme, levels);
         if found.gain > best.gain {
             best = found;
         }

@@ -8,7 +8,10 @@
 
 use super::super::float::Half;
 use super::Encode;
-use super::search::{Integers, Levels, error_weights, extreme, inverse, low_byte, symmetric};
+use super::search::{
+    Integers, Levels, array, error_weights, extreme, inverse, largest, low_byte, mean_square, nearest,
+    plain_or_weights, range, sums, symmetric,
+};
 use crate::quant::{
     BlockQ1_0, BlockQ2_0, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockTQ1_0, BlockTQ2_0,
 };
@@ -16,8 +19,15 @@ use crate::quant::{
 /// Errors weigh by importance and by the magnitude against twice the block's mean square.
 #[inline(always)]
 fn weights_of(x: &[f32; 32], importance: &[f32; 32]) -> [f32; 32] {
-    error_weights(x, x.iter().map(|x| x * x).sum::<f32>() / 16.0, Some(importance))
+    error_weights(x, 2.0 * mean_square(x), Some(importance))
 }
+
+/// What extreme weights of Q4_0, Q5_0 and Q2_0 are mapped to.
+const REACHES_4: [f32; 8] = [-9.0, -8.6, -8.3, -8.0, -7.7, -7.3, 7.2, 6.8];
+const REACHES_5: [f32; 8] = [-16.8, -16.4, -16.1, -15.8, -15.5, -15.1, 15.2, 14.7];
+const REACHES_2: [f32; 2] = [2.5, -1.75];
+/// Codes that the range of a block with a minimum is spread over, less the largest.
+const SPREADS: [f32; 9] = [-0.9, -0.6, -0.35, -0.15, 0.0, 0.15, 0.35, 0.6, 0.9];
 
 /// Scale and codes `0..2 * zero` of a symmetric block.
 #[inline(always)]
@@ -26,76 +36,84 @@ fn centred(x: &[f32; 32], importance: Option<&[f32; 32]>, zero: i32) -> (Half, [
         let d = extreme(x) / -zero as f32;
         let inverse = inverse(d);
         let code = |x: f32| low_byte((x * inverse + (zero as f32 + 0.5)).floor().clamp(0.0, (2 * zero - 1) as f32));
-        return (Half::new(d), x.map(code));
+        return (Half::new(d), array(|i| code(x[i])));
     };
-    let levels = Integers { low: -zero, high: zero - 1 };
+    let reaches = if zero == 8 { &REACHES_4 } else { &REACHES_5 };
+    let levels = Integers { low: -zero, high: zero - 1, reaches };
     let d = Half::new(symmetric(x, &weights_of(x, importance), levels));
     let inverse = inverse(d.f32());
-    (d, x.map(|x| low_byte(levels.round(x * inverse) + zero as f32)))
+    (d, array(|i| low_byte(levels.round(x[i] * inverse) + zero as f32)))
 }
 
 /// Scale, minimum and codes `0..=high` of a block whose minimum has any sign.
 #[inline(always)]
 fn ranged(x: &[f32; 32], importance: Option<&[f32; 32]>, high: i32) -> (Half, Half, [u8; 32]) {
-    let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
-    for x in x {
-        least = if *x < least { *x } else { least };
-        most = if *x > most { *x } else { most };
-    }
+    let [least, most] = range(x);
     let d = (most - least) / high as f32;
     let reference = |d: f32, m: f32| {
         let inverse = inverse(d);
-        x.map(|x| low_byte(((x - m) * inverse + 0.5).clamp(0.0, high as f32).floor()))
+        array(|i| low_byte(((x[i] - m) * inverse + 0.5).clamp(0.0, high as f32).floor()))
     };
     let plain = (Half::new(d), Half::new(least), reference(d, least));
     let Some(importance) = importance else { return plain };
     let weights = weights_of(x, importance);
+    let [d, m] = line(x, &weights, [d, least], high as f32).map(Half::new);
+    let found = (d, m, reference(d.f32(), m.f32()));
     let error = |(d, m, codes): &(Half, Half, [u8; 32])| {
         let (d, m) = (d.f32(), m.f32());
-        let misses = x.iter().zip(codes).zip(&weights);
-        misses.map(|((x, q), w)| w * (d * f32::from(*q) + m - x).powi(2)).sum::<f32>()
+        let misses: [f32; 32] = array(|i| d * f32::from(codes[i]) + m - x[i]);
+        let [error] = sums(&misses, &weights, |miss, w| [w * miss * miss]);
+        error
     };
-    // The minimum may be positive here, so the search of K-quants does not apply: fit a line through code and weight.
-    let mut best = plain;
-    let mut best_error = error(&best);
-    for step in 0..=40 {
-        let mut codes = reference(d * high as f32 / (high as f32 - 1.0 + 0.05 * step as f32), least);
-        for _ in 0..2 {
-            let Some([d, m]) = line(x, &weights, &codes) else { break };
-            let (d, m) = (Half::new(d), Half::new(m));
-            let found = (d, m, reference(d.f32(), m.f32()));
-            let found_error = error(&found);
-            if found_error < best_error {
-                (best, best_error) = (found, found_error);
-            }
-            codes = found.2;
-        }
-    }
-    best
+    if error(&found) < error(&plain) { found } else { plain }
 }
 
-/// Slope and offset of the weighted regression of `x` on the codes.
+/// Scale and minimum of any sign, with a small error of `x ~ d * code + m`: lines through codes and weights, the codes
+/// rounded under several scales first. That of K-quants has minima of one sign.
 #[inline(always)]
-fn line(x: &[f32; 32], weights: &[f32; 32], codes: &[u8; 32]) -> Option<[f32; 2]> {
-    let [mut sw, mut sx, mut sq, mut sqq, mut sxq] = [0.0f32; 5];
-    for ((x, w), q) in x.iter().zip(weights).zip(codes) {
-        let q = f32::from(*q);
-        (sw, sx, sq, sqq, sxq) = (sw + w, sx + w * x, sq + w * q, sqq + w * q * q, sxq + w * x * q);
+fn line(x: &[f32; 32], weights: &[f32; 32], start: [f32; 2], high: f32) -> [f32; 2] {
+    let [sw, sx, sxx] = sums(x, weights, |x, w| [w, w * x, w * x * x]);
+    let (mut best, mut best_error) = (start, f32::INFINITY);
+    let mut try_line = |[d, m]: [f32; 2], best: &mut [f32; 2]| {
+        let inverse = inverse(d);
+        let [sq, sqq, sxq] = sums(x, weights, |x, w| {
+            let q = nearest((x - m) * inverse, 0.0, high);
+            let wq = w * q;
+            [wq, wq * q, wq * x]
+        });
+        let determinant = sw * sqq - sq * sq;
+        let d = (sw * sxq - sx * sq) / determinant;
+        let m = (sqq * sx - sq * sxq) / determinant;
+        // The misses of a regression are orthogonal to what it fits.
+        let error = sxx - d * sxq - m * sx;
+        if determinant > 0.0 && error < best_error {
+            (*best, best_error) = ([d, m], error);
+        }
+    };
+    for spread in SPREADS {
+        try_line([start[0] * high / (high + spread), start[1]], &mut best);
     }
-    let determinant = sw * sqq - sq * sq;
-    (determinant > 0.0).then(|| [(sw * sxq - sx * sq) / determinant, (sqq * sx - sq * sxq) / determinant])
+    for _ in 0..2 {
+        try_line(best, &mut best);
+    }
+    best
 }
 
 /// Low nibbles of the first sixteen codes, high nibbles of the others.
 #[inline(always)]
 pub(in crate::quant) fn nibbles(codes: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|i| codes[i] & 15 | codes[16 + i] << 4)
+    array(|i| codes[i] & 15 | codes[16 + i] << 4)
 }
 
 /// Bit 4 of every code.
 #[inline(always)]
 pub(in crate::quant) fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
-    codes.iter().enumerate().fold(0u32, |bits, (i, code)| bits | u32::from(code >> 4 & 1) << i).to_le_bytes()
+    // The product moves bit 0 of byte i to bit 56 + i, and nothing else there.
+    let bits = |eight: &[u8; 8]| {
+        ((u64::from_le_bytes(*eight) >> 4 & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
+    };
+    let eights = codes.as_chunks::<8>().0;
+    [bits(&eights[0]), bits(&eights[1]), bits(&eights[2]), bits(&eights[3])]
 }
 
 impl Encode<32> for BlockQ4_0 {
@@ -134,18 +152,18 @@ impl Encode<32> for BlockQ8_0 {
     /// Ignores importance: at eight bits the search gains nothing.
     #[inline(always)]
     fn encode(weights: &[f32; 32], _: Option<&[f32; 32]>) -> Self {
-        let d = extreme(weights).abs() / 127.0;
+        let d = largest(weights) / 127.0;
         let inverse = inverse(d);
-        BlockQ8_0 { d: Half::new(d), qs: weights.map(|x| low_byte((x * inverse).round()) as i8) }
+        BlockQ8_0 { d: Half::new(d), qs: array(|i| low_byte((weights[i] * inverse).round()) as i8) }
     }
 }
 
 /// -1, 0 or 1 as 0, 1 or 2, and the scale.
 #[inline(always)]
 fn ternary(x: &[f32; 256]) -> (Half, [u8; 256]) {
-    let d = extreme(x).abs();
+    let d = largest(x);
     let inverse = inverse(d);
-    (Half::new(d), x.map(|x| low_byte((x * inverse).round() + 1.0)))
+    (Half::new(d), array(|i| low_byte((x[i] * inverse).round() + 1.0)))
 }
 
 /// Five digits or fewer in base 3, `digits[n * out.len() + i]`, as the fraction that `BlockTQ1_0` decodes.
@@ -175,7 +193,7 @@ impl Encode<256> for BlockTQ2_0 {
     fn encode(weights: &[f32; 256], _: Option<&[f32; 256]>) -> Self {
         let (d, codes) = ternary(weights);
         let code = |i: usize, j: usize| codes[128 * (i / 32) + 32 * j + i % 32] << (2 * j);
-        BlockTQ2_0 { qs: std::array::from_fn(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3)), d }
+        BlockTQ2_0 { qs: array(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3)), d }
     }
 }
 
@@ -183,7 +201,7 @@ impl Encode<128> for BlockQ1_0 {
     /// The scale is the mean magnitude, which is best for the signs.
     #[inline(always)]
     fn encode(weights: &[f32; 128], importance: Option<&[f32; 128]>) -> Self {
-        let largest = importance.map_or(0.0, |w| w.iter().copied().fold(0.0, f32::max));
+        let largest = importance.map_or(0.0, |w| largest(w));
         let importance = importance.filter(|_| largest > 0.0);
         let (mut sum, mut total) = (0.0, 0.0);
         for (i, x) in weights.iter().enumerate() {
@@ -191,7 +209,7 @@ impl Encode<128> for BlockQ1_0 {
             (sum, total) = (sum + w * x.abs(), total + w);
         }
         let bit = |i: usize, k: usize| u8::from(weights[8 * i + k] >= 0.0) << k;
-        BlockQ1_0 { d: Half::new(sum / total), qs: std::array::from_fn(|i| (0..8).fold(0, |byte, k| byte | bit(i, k))) }
+        BlockQ1_0 { d: Half::new(sum / total), qs: array(|i| (0..8).fold(0, |byte, k| byte | bit(i, k))) }
     }
 }
 
@@ -199,12 +217,11 @@ impl Encode<64> for BlockQ2_0 {
     /// Always searches: ggml's scale is the largest magnitude, which leaves the fourth code unused.
     #[inline(always)]
     fn encode(weights: &[f32; 64], importance: Option<&[f32; 64]>) -> Self {
-        let sigma2 = weights.iter().map(|x| x * x).sum::<f32>() / 32.0;
-        let errors = error_weights(weights, sigma2, importance.map(|w| w.as_slice()));
-        let levels = Integers { low: -1, high: 2 };
+        let errors = plain_or_weights(weights, importance.map(|w| w.as_slice()));
+        let levels = Integers { low: -1, high: 2, reaches: &REACHES_2 };
         let d = Half::new(symmetric(weights, &errors, levels));
         let inverse = inverse(d.f32());
         let code = |i: usize, k: usize| low_byte(levels.round(weights[4 * i + k] * inverse) + 1.0) << (2 * k);
-        BlockQ2_0 { d, qs: std::array::from_fn(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3)) }
+        BlockQ2_0 { d, qs: array(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3)) }
     }
 }
