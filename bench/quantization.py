@@ -126,7 +126,8 @@ class Bench:
         return [report["ppl"]["value"], report["kld"]["value"]]
 
     def peers_perplexity(self, model):
-        text, _, _ = self.run(f"{self.args.peer}/llama-perplexity", "-m", model, "-f", self.held_out, "-c", CTX, "--chunks", self.args.chunks)
+        options = ["-f", self.held_out, "-c", CTX, "--chunks", self.args.chunks]
+        text, _, _ = self.run(f"{self.args.peer}/llama-perplexity", "-m", model, *options)
         return float(re.search(r"PPL = ([\d.]+)", text)[1])
 
     def quantize(self, ours, options, recipe, out):
@@ -174,7 +175,8 @@ PAGE = """# Quantization
 
 What `mlx-run quant` and `mlx-run convert` make of the embedded model ({name}, {weights:.1f} M weights, perplexity
 {ppl:.3f} before), beside llama-quantize on the same file. This page is written by `bench/quantization.py`, whose header
-says how each figure comes about. A small model loses more than a large one; compare within a row.
+says how each figure comes about. What is missing was not measured yet. A small model loses more than a large one; compare
+within a row.
 
 ## Recipes
 
@@ -186,7 +188,8 @@ programs choose the same types, so it is that of either.
 ## Speed of each type
 
 One type for all matrices, `+i` with an importance matrix, of which some types cannot do without. CPU and wall seconds of
-the whole process with {threads} threads on {machine}, medians of {pairs} pairs by turns. Files lie in memory (page cache).
+the whole process with {threads} threads on {machine};
+medians of {pairs} pair(s) by turns. Files lie in memory (page cache).
 
 {times}
 ## Calibration
@@ -204,6 +207,8 @@ which is what MLX's own converter does (the same bits):
 
 
 def table(head, rows):
+    if not rows:
+        return "Not measured yet.\n"
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
