@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
     talk.tools.push(serde_json::json!({"type": "function", "function": {"name": "f", "parameters": {}}}));
     if let Ok(text) = template.render(&talk) {
         for format in FORMATS {
-            let reads = Reads { calls: true, reasoning: true, in_reasoning: format.begins_in_reasoning(source) };
+            let reads = Reads { calls: true, reasoning: true, in_reasoning: format.begins_in_reasoning(source), ..Reads::default() };
             let mut parser = OutputParser::new(format, reads);
             let mut out = Vec::new();
             parser.push(&text, &mut out);

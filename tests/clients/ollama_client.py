@@ -1,8 +1,11 @@
 """The `ollama` package, unchanged."""
 
 import asyncio
+import json
+import typing
 
 import ollama
+import pydantic
 
 
 def connect(url):
@@ -50,6 +53,26 @@ def test_generate(client, model):
     assert again.context
 
 
+class Pet(pydantic.BaseModel):
+    kind: typing.Literal["cat", "dog"]
+    name: typing.Annotated[str, pydantic.Field(max_length=10)]
+    age: typing.Annotated[int, pydantic.Field(ge=0, le=30)] | None
+
+
+def test_format(client, model):
+    schema = Pet.model_json_schema()
+    for temperature in (0, 1.2):
+        options = {"temperature": temperature, "seed": 1}
+        ask = {"model": model, "format": schema, "options": options, "think": False}
+        reply = client.chat(messages=say("Name a pet as JSON"), **ask)
+        assert reply.done_reason == "stop" and Pet.model_validate_json(reply.message.content)
+        parts = client.generate(prompt="A pet", stream=True, **ask)
+        assert Pet.model_validate_json("".join(part.response for part in parts))
+    options = {"num_predict": 200, "temperature": 0}
+    reply = client.generate(model=model, prompt="x", format="json", options=options, think=False)
+    assert reply.done_reason == "length" or isinstance(json.loads(reply.response), dict), reply
+
+
 def test_seed(client, model):
     options = {"num_predict": 12, "temperature": 1.1, "seed": 5}
     ask = lambda: client.generate(model=model, prompt="Invent", raw=True, options=options).response
@@ -69,7 +92,7 @@ def test_errors(client, model):
     for ask, status in [
         (lambda: client.chat(model="no-such-model", messages=say("x")), 404),
         (lambda: client.show("no-such-model"), 404),
-        (lambda: client.chat(model=model, messages=say("x"), format="json"), 400),
+        (lambda: client.chat(model=model, messages=say("x"), format={"type": "thing"}), 400),
         (lambda: client.chat(model=model, messages=say("x"), options={"temperature": -1}), 400),
     ]:
         try:

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import re
+import typing
 
 import openai
+import pydantic
 
 
 def connect(url):
@@ -86,7 +89,8 @@ def test_errors(client, model):
         ({"model": "no-such-model"}, openai.NotFoundError, "model"),
         ({"temperature": -1}, openai.BadRequestError, "temperature"),
         ({"messages": []}, openai.BadRequestError, "messages"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "x"}}}},
+         openai.BadRequestError, "response_format"),
     ]:
         try:
             client.chat.completions.create(**{"model": model, "messages": say("x"), "max_tokens": 1, **change})
@@ -96,6 +100,71 @@ def test_errors(client, model):
             raise AssertionError(f"{change} was accepted")
 
 
+class Step(pydantic.BaseModel):
+    kind: typing.Literal["add", "move"]
+    n: typing.Annotated[int, pydantic.Field(ge=0, le=99)]
+
+
+class Plan(pydantic.BaseModel):
+    """Ends soon, whatever the model thinks of it."""
+
+    title: typing.Annotated[str, pydantic.Field(max_length=12)]
+    steps: typing.Annotated[list[Step], pydantic.Field(max_length=3)]
+    done: bool | None
+
+
+def test_parse(client, model):
+    for temperature in (0, 1.5):
+        ask = {"model": model, "messages": say("Make a plan as JSON"), "temperature": temperature, "seed": 3}
+        ask["reasoning_effort"] = "none"
+        reply = client.chat.completions.parse(response_format=Plan, **ask)
+        assert reply.choices[0].finish_reason == "stop" and isinstance(reply.choices[0].message.parsed, Plan), reply
+        with client.chat.completions.stream(response_format=Plan, **ask) as stream:
+            for _ in stream:
+                pass
+            final = stream.get_final_completion().choices[0].message.parsed
+        assert final == reply.choices[0].message.parsed, (final, reply)
+
+
+def test_json_object_and_more(client, model):
+    ask = lambda **form: client.chat.completions.create(
+        model=model, messages=say("Answer"), max_tokens=300, temperature=0, reasoning_effort="none", **form
+    ).choices[0]
+    reply = ask(response_format={"type": "json_object"})
+    assert reply.finish_reason == "length" or isinstance(json.loads(reply.message.content), dict), reply
+    assert ask(extra_body={"guided_choice": ["yes", "no"]}).message.content in ("yes", "no")
+    assert re.fullmatch("[0-9]{4}", ask(extra_body={"structured_outputs": {"regex": "[0-9]{4}"}}).message.content)
+    assert re.fullmatch("a{2,5}b", ask(extra_body={"grammar": 'root ::= "a"{2,5} "b"'}).message.content)
+    reply = client.completions.create(model=model, prompt="x", max_tokens=50, extra_body={"guided_regex": "[ab]{3}"})
+    assert re.fullmatch("[ab]{3}", reply.choices[0].text), reply
+
+
+def test_required_tool(client, model):
+    for choice in ("required", {"type": "function", "function": {"name": "add"}}):
+        reply = client.chat.completions.create(
+            model=model, messages=say("What is 1 + 2?"), tools=[ADD], tool_choice=choice, max_tokens=400, temperature=0,
+            reasoning_effort="none",
+        ).choices[0]
+        assert reply.finish_reason in ("tool_calls", "length"), reply
+        if reply.finish_reason == "tool_calls":
+            call = reply.message.tool_calls[0].function
+            arguments = json.loads(call.arguments)
+            assert call.name == "add" and sorted(arguments) == ["a", "b"], reply
+            assert all(isinstance(n, int) for n in arguments.values())
+
+
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+            "additionalProperties": False,
+        },
+    },
+}
 TOOL = {
     "type": "function",
     "function": {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The official clients `openai` and `ollama` against a running server.
+"""The official clients `openai`, `ollama` and `anthropic` against a running server.
 
-    python3 -m venv venv && venv/bin/pip install openai ollama
+    python3 -m venv venv && venv/bin/pip install openai ollama anthropic
     venv/bin/python tests/clients/run.py http://127.0.0.1:11434 MODEL [--script]
 
 With `--script` the server has the fake model of crates/server/tests, which answers a prompt that holds `@[text]@` by
@@ -11,6 +11,7 @@ With `--script` the server has the fake model of crates/server/tests, which answ
 import sys
 import traceback
 
+import anthropic_client
 import ollama_client
 import openai_client
 
@@ -19,7 +20,7 @@ def main():
     url, model = sys.argv[1].rstrip("/"), sys.argv[2]
     scripted = "--script" in sys.argv[3:]
     failed = 0
-    for module in (openai_client, ollama_client):
+    for module in (openai_client, ollama_client, anthropic_client):
         client = module.connect(url)
         for name, test in vars(module).items():
             if not name.startswith("test_") or (name.startswith("test_script") and not scripted):

@@ -107,6 +107,12 @@ pub struct RunArgs {
     /// Chat template: a file, or the name of a built-in one
     #[arg(long, value_name = "FILE|NAME")]
     pub template: Option<String>,
+    /// Reply in JSON: any object, or what fits the JSON schema in a file
+    #[arg(long, value_name = "json|FILE")]
+    pub format: Option<String>,
+    /// Reply as the grammar in a file allows: GBNF, or Lark where it has no `::=`
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    pub grammar: Option<PathBuf>,
     /// Loading.
     #[command(flatten)]
     pub load: LoadArgs,

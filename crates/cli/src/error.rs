@@ -38,6 +38,9 @@ pub enum CliError {
     /// The chat template.
     #[error(transparent)]
     Template(#[from] mlxr_text::chat::TemplateError),
+    /// The reply cannot be constrained as asked.
+    #[error(transparent)]
+    Grammar(#[from] mlxr_grammar::GrammarError),
     /// The engine did not start.
     #[error(transparent)]
     Spawn(#[from] mlxr_engine::SpawnError),

@@ -4,14 +4,16 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use mlxr_engine::constraint::SharedGrammar;
 use mlxr_engine::sampler::MAX_BREAKERS;
 use mlxr_engine::{FinishReason, Request, TokenEvent, TokenId, Usage};
+use mlxr_grammar::{Content, Reasoning};
 use mlxr_text::chat::{ChatTemplate, Delta, Format, OutputParser, Reads};
 use mlxr_text::token::{Detokenizer, Encode, StopStrings, Tokenizer};
 
 use crate::CliError;
 use crate::interrupt::Interrupt;
-use crate::load::Loaded;
+use crate::load::{Loaded, Structure};
 use crate::setting::Settings;
 
 /// What a reply hears while it waits.
@@ -32,6 +34,8 @@ pub struct Prompt {
     pub begins_text: bool,
     /// How to tell thought and content apart; `None`: all is content.
     pub format: Option<(&'static Format, Reads)>,
+    /// What the reply may begin with, where it is constrained.
+    pub reasoning: Reasoning,
 }
 
 /// A piece of a reply.
@@ -87,7 +91,7 @@ impl Prompt {
             let none = || CliError::Usage("the model has no token to begin with: give a prompt".into());
             tokens.push(tokenizer.bos().or(tokenizer.eos()).ok_or_else(none)?);
         }
-        Ok(Prompt { tokens, begins_text: text.is_empty(), format: None })
+        Ok(Prompt { tokens, begins_text: text.is_empty(), format: None, reasoning: Reasoning::No })
     }
 
     /// A conversation that `template` has rendered as `text`. Models that want a begin token get it, if the template does
@@ -100,8 +104,9 @@ impl Prompt {
         tokenizer.begin(&mut tokens);
         let format = Format::detect(template.source());
         let reasoning = template.capabilities().reasons;
-        let reads = Reads { calls: false, reasoning, in_reasoning: format.begins_in_reasoning(text) };
-        Ok(Prompt { tokens, begins_text: false, format: Some((format, reads)) })
+        let reads = Reads { reasoning, in_reasoning: format.begins_in_reasoning(text), ..Reads::default() };
+        let reasoning = Reasoning::after(text, format, reads);
+        Ok(Prompt { tokens, begins_text: false, format: Some((format, reads)), reasoning })
     }
 }
 
@@ -111,15 +116,16 @@ impl Prompt {
 /// If the request is refused, the model fails, or `print` does.
 pub fn generate(
     loaded: &Loaded,
-    prompt: Prompt,
+    mut prompt: Prompt,
     settings: &Settings,
     interrupt: &Interrupt,
     print: &mut Print,
 ) -> Result<Reply, CliError> {
+    let grammar = loaded.structure.as_ref().map(|structure| bound(structure, &mut prompt)).transpose()?;
     let (sender, messages) = mpsc::channel();
     let _guard = interrupt.to(sender.clone());
     let mut reader = Reader::new(&loaded.tokenizer, &prompt, settings, print);
-    let request = request(&loaded.tokenizer, prompt, settings);
+    let request = Request { grammar, ..request(&loaded.tokenizer, prompt, settings) };
     let sink = Box::new(move |event| {
         // A reply that has failed to print listens no more.
         let _ = sender.send(Message::Event(event));
@@ -146,6 +152,16 @@ pub fn generate(
         }
     }
     Err(CliError::Failed("the model stopped without a word".into()))
+}
+
+/// The grammar of a reply, which is then read as the grammar allows.
+fn bound(structure: &Structure, prompt: &mut Prompt) -> Result<SharedGrammar, CliError> {
+    if let Some((_, reads)) = &mut prompt.format {
+        reads.reasoning_first = true;
+    }
+    let content = Some(Content::Bound(structure.source.clone()));
+    let reply = mlxr_grammar::Reply { reasoning: prompt.reasoning, content, calls: None };
+    Ok(SharedGrammar(structure.grammars.compile(&reply)?))
 }
 
 /// Tokens to the pieces of a reply.
@@ -229,7 +245,7 @@ impl<'a> Reader<'a> {
     fn finish(mut self, end: End, usage: Usage) -> Result<Reply, CliError> {
         // After a stop text nothing comes out of `stops` any more.
         let rest = self.stops.push(self.text.flush());
-        let held = if rest.stop.is_none() && end != End::Stop { self.stops.flush() } else { String::new() };
+        let held = if rest.stop.is_none() { self.stops.flush() } else { String::new() };
         self.parse(&(rest.text + &held))?;
         let mut deltas = Vec::new();
         if let Some((parser, _)) = &mut self.parser {
@@ -243,7 +259,7 @@ impl<'a> Reader<'a> {
 
 fn end(reason: FinishReason) -> Result<End, CliError> {
     match reason {
-        FinishReason::Stop(_) => Ok(End::Stop),
+        FinishReason::Stop(_) | FinishReason::Complete => Ok(End::Stop),
         FinishReason::Length => Ok(End::Length),
         FinishReason::Cancelled => Ok(End::Interrupted),
         FinishReason::Error(text) => Err(CliError::Failed(text)),

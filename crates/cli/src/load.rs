@@ -10,6 +10,7 @@ use mlxr_compute::Bytes;
 use mlxr_engine::disk::Maker;
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_engine::{Config, Engine, Runner};
+use mlxr_grammar::{Grammars, Source};
 use mlxr_models::{Arena, LoadOptions, config};
 use mlxr_registry::{Folder, Form, Model};
 use mlxr_text::chat::ChatTemplate;
@@ -38,6 +39,17 @@ pub struct Loaded {
     pub template: Option<ChatTemplate>,
     /// What the model recommends.
     pub settings: Settings,
+    /// What its replies must be; `None`: anything.
+    pub structure: Option<Structure>,
+}
+
+/// What replies must be.
+#[derive(Debug)]
+pub struct Structure {
+    /// The model's grammars.
+    pub grammars: Arc<Grammars>,
+    /// What the content must be.
+    pub source: Source,
 }
 
 /// The model folder, and the models inside this program.
@@ -210,7 +222,7 @@ pub fn start(
     config.max_draft = args.draft_max;
     config.seed = random_seed();
     let engine = Engine::spawn(mlxr_engine::Parts { runner, draft, disk: None, held: None }, config)?;
-    Ok(Loaded { name: model.name, engine, tokenizer, template, settings })
+    Ok(Loaded { name: model.name, engine, tokenizer, template, settings, structure: None })
 }
 
 /// A bar on standard error, hidden for small models and where nobody looks.

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::constraint::{Bound, ConstraintError, Progress};
 use crate::metrics::Metrics;
 use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
 use crate::sampler::{SampleError, Sampler, Scratch, logprobs};
@@ -18,6 +19,8 @@ pub(crate) struct Client {
     max_tokens: usize,
     stop_tokens: Vec<TokenId>,
     logprobs: Option<usize>,
+    /// What it may say.
+    pub bound: Option<Bound>,
     usage: Usage,
     times: Times,
     /// Sequences that continue the same prompt, until it is computed.
@@ -44,11 +47,24 @@ pub(crate) struct Sampled {
     pub token: TokenId,
     pub logprob: Option<f32>,
     pub top: Vec<Logprob>,
+    /// The grammar allows nothing more.
+    pub is_last: bool,
+}
+
+/// Why no token could be chosen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChoiceError {
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 impl Client {
-    pub fn new(request: &Request, sampler: Sampler, sink: Sink, arrived: Duration) -> Client {
+    /// `n_vocab`: logits of the model.
+    pub fn new(request: &Request, sampler: Sampler, (sink, arrived): (Sink, Duration), n_vocab: usize) -> Client {
         Client {
+            bound: request.grammar.as_ref().map(|grammar| Bound::new(grammar, n_vocab)),
             sampler,
             sink: Some(sink),
             max_tokens: request.max_tokens,
@@ -106,21 +122,35 @@ impl Client {
         scratch: &mut Scratch,
         logits: &[f32],
         history: &[TokenId],
-    ) -> Result<Sampled, SampleError> {
-        let token = self.sampler.sample(scratch, logits, history, None)?;
+    ) -> Result<Sampled, ChoiceError> {
+        let mask = self.bound.as_mut().map(Bound::allowed).transpose()?;
+        let token = self.sampler.sample(scratch, logits, history, mask)?;
+        let is_last = match &mut self.bound {
+            Some(bound) if !self.stop_tokens.contains(&token) => bound.push(token)? == Progress::Complete,
+            _ => false,
+        };
         let asked = self.logprobs.map(|n_top| logprobs(scratch, logits, token, n_top));
         let (logprob, top) = asked.map_or((None, Vec::new()), |(chosen, top)| (Some(chosen), top));
-        Ok(Sampled { token, logprob, top })
+        Ok(Sampled { token, logprob, top, is_last })
     }
 
-    /// Whether the sequence ends with `token`, which comes after `n_more` tokens that the sink has not heard of.
-    pub fn ends_with(&self, token: TokenId, n_more: usize) -> bool {
-        self.stop_tokens.contains(&token) || self.usage.n_generated + n_more + 1 >= self.max_tokens
+    /// Whether the sequence ends with a token that comes after `n_more` tokens of which the sink has not heard.
+    pub fn ends_with(&self, sampled: &Sampled, n_more: usize) -> bool {
+        let is_full = self.usage.n_generated + n_more + 1 >= self.max_tokens;
+        sampled.is_last || is_full || self.stop_tokens.contains(&sampled.token)
+    }
+
+    /// The next token of a draft by a model with these logits.
+    pub fn draft(&mut self, logits: &[f32]) -> TokenId {
+        match &mut self.bound {
+            Some(bound) => bound.draft(logits),
+            None => largest(logits),
+        }
     }
 
     /// Tells the sink of a token, unless it is a stop token. Returns why the sequence ends, if it does.
     pub fn take(&mut self, sampled: Sampled, now: Duration, metrics: &Metrics) -> Option<FinishReason> {
-        let Sampled { token, logprob, top } = sampled;
+        let Sampled { token, logprob, top, is_last } = sampled;
         if let Some(shadow) = self.shadow.take() {
             self.speculator(0).learn(Source::Lookup, 1, usize::from(shadow == token));
         }
@@ -136,7 +166,10 @@ impl Client {
         if let Some(sink) = &mut self.sink {
             sink(TokenEvent::Token { token, logprob, top });
         }
-        (self.usage.n_generated >= self.max_tokens).then_some(FinishReason::Length)
+        match is_last {
+            true => Some(FinishReason::Complete),
+            false => (self.usage.n_generated >= self.max_tokens).then_some(FinishReason::Length),
+        }
     }
 
     /// Tells the sink that the sequence ended.
@@ -163,6 +196,12 @@ impl Client {
             drop(catch_unwind(AssertUnwindSafe(move || sink(TokenEvent::Finished { reason, usage }))));
         }
     }
+}
+
+/// The token of the largest logit.
+fn largest(logits: &[f32]) -> TokenId {
+    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |m, (i, x)| if *x > m.1 { (i, *x) } else { m });
+    best.0 as TokenId
 }
 
 impl Drop for Client {

@@ -7,9 +7,11 @@
 
 use std::collections::HashMap;
 
+use crate::client::Client;
 use crate::engine::Clock;
 use crate::runner::PAGE_TOKENS;
 use crate::schedule::Schedule;
+use crate::speculate::Source;
 use crate::{Batch, PageId, Row, RunError, Runner, SeqId, TokenId, Want};
 
 /// Weight of a new measure of drafting.
@@ -54,21 +56,25 @@ impl DraftModel {
         self.n_ctx.saturating_sub(n_token)
     }
 
-    /// Overwrites the drafts of rows that `is_drafted`, in a batch that was planned with as many tokens in their place.
+    /// Overwrites the drafts of those whose source is the model, in a batch that was planned with as many tokens in their
+    /// place.
     pub fn draft(
         &mut self,
         batch: &mut Batch,
         schedule: &Schedule,
-        is_drafted: impl Fn(SeqId) -> bool,
+        clients: &mut HashMap<SeqId, Client>,
         clock: &Clock,
     ) -> Result<(), RunError> {
+        let is_drafted = |clients: &HashMap<SeqId, Client>, id| {
+            clients.get(&id).is_some_and(|client| client.source == Some(Source::Model))
+        };
         for pass in 0.. {
             let since = clock();
             self.batch.clear();
             self.rows.clear();
             for (i, row) in batch.rows.iter().enumerate() {
                 let n_draft = row.tokens.1 - row.tokens.0 - 1;
-                if row.want != Want::All || n_draft <= pass || !is_drafted(row.seq) {
+                if row.want != Want::All || n_draft <= pass || !is_drafted(clients, row.seq) {
                     continue;
                 }
                 let stored = self.n_stored.entry(row.seq).or_insert(row.start);
@@ -84,18 +90,26 @@ impl DraftModel {
                 self.rows.push(i);
             }
             if self.rows.is_empty() {
-                return Ok(());
+                break;
             }
             self.runner.submit(&self.batch)?;
             let outputs = self.runner.wait()?;
             let logits = outputs.data.chunks_exact(outputs.n_vocab.max(1));
             for (row, logits) in self.rows.iter().zip(logits) {
-                batch.tokens[batch.rows[*row].tokens.0 + 1 + pass] = largest(&logits[..self.n_vocab]);
+                let row = &batch.rows[*row];
+                let client = clients.get_mut(&row.seq).expect("each sequence has a client");
+                batch.tokens[row.tokens.0 + 1 + pass] = client.draft(&logits[..self.n_vocab]);
             }
             let seconds = clock().saturating_sub(since).as_secs_f64();
             if pass > 0 || self.pass_seconds == 0.0 {
                 let weight = if self.pass_seconds == 0.0 { 1.0 } else { WEIGHT };
                 self.pass_seconds += weight * (seconds - self.pass_seconds);
+            }
+        }
+        for row in batch.rows.iter().filter(|row| row.want == Want::All) {
+            if let Some(bound) = clients.get_mut(&row.seq).and_then(|client| client.bound.as_mut()) {
+                // What cannot be taken back fails again when the next token is sampled, and is told then.
+                let _ = bound.undo_draft();
             }
         }
         Ok(())
@@ -148,10 +162,4 @@ fn push(batch: &mut Batch, row: &Row, start: usize, (tokens, pages): (&[TokenId]
         parents: None,
         want,
     });
-}
-
-/// The token of the largest logit.
-fn largest(logits: &[f32]) -> TokenId {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |m, (i, x)| if *x > m.1 { (i, *x) } else { m });
-    best.0 as TokenId
 }

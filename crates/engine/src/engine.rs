@@ -267,7 +267,7 @@ impl Engine {
             let mut params = request.params.clone();
             params.seed = params.seed.map(|seed| seed.wrapping_add(i as u64));
             let sampler = Sampler::new(params, self.config.seed.wrapping_add(id.0.wrapping_mul(SEED_STEP)));
-            (id, Client::new(&request, sampler, sink, now))
+            (id, Client::new(&request, sampler, (sink, now), self.info.n_vocab))
         });
         let (id, mut client) = clients.next().expect("at least one");
         client.forks.extend(clients);

@@ -11,11 +11,13 @@
 //! draft     drafts from a small model                times     how long steps take
 //! disk/     pages in files                           offload   which pages go there and come back
 //! metrics   what is counted                          sampling  tokens of a step
+//! constraint what a sequence may say                 propose   the draft of a sequence
 //! ```
 //! GLOSSARY: a *sequence* is a request's tokens; a *step* computes a *batch* of *rows*, one a sequence; a *page* holds the
 //! keys and values of 16 tokens; a *prefix* is whole pages of tokens from a sequence's start.
 
 mod client;
+pub mod constraint;
 pub mod disk;
 mod draft;
 pub mod engine;
@@ -26,6 +28,7 @@ mod offload;
 mod pace;
 pub mod pages;
 pub mod prefix;
+mod propose;
 pub mod request;
 pub mod runner;
 pub mod sampler;

@@ -151,7 +151,7 @@ impl Metrics {
 
     pub(crate) fn finished(&self, reason: &FinishReason, usage: &Usage, max_tokens: usize) {
         let at = match reason {
-            FinishReason::Stop(_) => 0,
+            FinishReason::Stop(_) | FinishReason::Complete => 0,
             FinishReason::Length => 1,
             FinishReason::Cancelled => 2,
             FinishReason::Error(_) => 3,

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::TokenId;
+use crate::constraint::SharedGrammar;
 use crate::sampler::{ParamError, Params};
 use crate::share::ClientId;
 
@@ -31,6 +32,8 @@ pub struct Request {
     /// Requests with different salts share no pages: what changes keys and values besides tokens, such as an adapter or an
     /// image, or a secret that keeps clients apart. Usually empty.
     pub salt: Vec<u8>,
+    /// What may be said; `None`: anything.
+    pub grammar: Option<SharedGrammar>,
 }
 
 impl Request {
@@ -46,6 +49,7 @@ impl Request {
             priority: 0,
             client: ClientId::default(),
             salt: Vec::new(),
+            grammar: None,
         }
     }
 }
@@ -85,6 +89,8 @@ pub enum TokenEvent {
 pub enum FinishReason {
     /// One of the request's stop tokens came; it was not reported as a token.
     Stop(TokenId),
+    /// The grammar allows nothing more.
+    Complete,
     /// `max_tokens` or the context is reached.
     Length,
     /// The client cancelled.

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::client::{Client, Sampled};
-use crate::sampler::{SampleError, Scratch};
+use crate::client::{ChoiceError, Client, Sampled};
+use crate::sampler::Scratch;
 use crate::schedule::Schedule;
 use crate::{Batch, Outputs, RunError, SeqId, TokenId, Want};
 
@@ -11,7 +11,7 @@ use crate::{Batch, Outputs, RunError, SeqId, TokenId, Want};
 pub(crate) struct Outcome {
     pub id: SeqId,
     /// `None` if no token was wanted.
-    pub sampled: Option<Result<Sampled, SampleError>>,
+    pub sampled: Option<Result<Sampled, ChoiceError>>,
     /// Whether the token is not part of the sequence yet; drafted tokens that were accepted are.
     pub is_new: bool,
 }
@@ -97,8 +97,7 @@ impl Sampling {
             let sampled = client.sample(&mut self.scratch, logits, &self.history);
             n_kept += 1;
             let next = row.get(n_kept).copied();
-            let agrees =
-                |sampled: &Sampled| Some(sampled.token) == next && !client.ends_with(sampled.token, n_kept - 1);
+            let agrees = |sampled: &Sampled| Some(sampled.token) == next && !client.ends_with(sampled, n_kept - 1);
             let goes_on = sampled.as_ref().is_ok_and(agrees);
             self.outcomes.push(Outcome { id, sampled: Some(sampled), is_new: !goes_on });
             if !goes_on {

@@ -4,7 +4,8 @@
 //! `a + a^2 + .. + a^k` tokens, if each is accepted with probability `a` given those before it. Both are measured: the
 //! times by the engine, `a` for each sequence and source. The `k` is taken that gives the most tokens a second in all, and
 //! none where that is not clearly more than without. What a lookup finds is compared with what comes also when it is not
-//! drafted; a model drafts a token from time to time, to see whether that has changed.
+//! drafted; a model drafts a token from time to time, to see whether that has changed. What a grammar forces is drafted
+//! as far as there is room: its tokens must be computed in any case.
 //!
 //! Which tokens come does not depend on drafts: each is sampled from the model's own logits, and a draft counts as far
 //! as it agrees with that. This accepts a drafted token with the probability that the model gives it, which for drafts
@@ -32,6 +33,8 @@ const WEIGHT: f64 = 0.1;
 pub(crate) enum Source {
     Lookup,
     Model,
+    /// Tokens that the grammar forces.
+    Forced,
 }
 
 /// How drafts from one source did.
@@ -73,7 +76,7 @@ impl Speculator {
 
     /// How many tokens to draft, at most `max`.
     pub fn length(&mut self, source: Source, costs: &Costs<'_>, max: usize) -> usize {
-        let record = self.record(source);
+        let Some(record) = self.record(source) else { return max };
         let best = best(record.accept, costs, max);
         if best > 0 {
             (record.n_without, record.n_doubling) = (0, 0);
@@ -90,17 +93,18 @@ impl Speculator {
 
     /// Learns that of `n_draft` drafted tokens `n_accepted` were accepted.
     pub fn learn(&mut self, source: Source, n_draft: usize, n_accepted: usize) {
-        let record = self.record(source);
+        let Some(record) = self.record(source) else { return };
         for i in 0..n_draft.min(n_accepted + 1) {
             let hit = f64::from(u8::from(i < n_accepted));
             record.accept += WEIGHT * (hit - record.accept);
         }
     }
 
-    fn record(&mut self, source: Source) -> &mut Record {
+    fn record(&mut self, source: Source) -> Option<&mut Record> {
         match source {
-            Source::Lookup => &mut self.by_lookup,
-            Source::Model => &mut self.by_model,
+            Source::Lookup => Some(&mut self.by_lookup),
+            Source::Model => Some(&mut self.by_model),
+            Source::Forced => None,
         }
     }
 }

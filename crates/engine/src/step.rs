@@ -12,11 +12,11 @@ use crate::engine::{Clock, Config, Event, Parts, Shared};
 use crate::offload::{Offload, Pages};
 use crate::pace::{Pace, Targets};
 use crate::prefix::PrefixHash;
+use crate::propose::{Means, propose};
 use crate::request::{FinishReason, Request, Stats};
 use crate::sampling::{Outcome, Sampling};
 use crate::schedule::{Limits, Op, Past, Schedule};
 use crate::sequence::Arrival;
-use crate::speculate::{Costs, MAX_LOOKUP, MAX_MODEL, Source};
 use crate::times::StepTimes;
 use crate::{Batch, PageId, RunError, Runner, SeqId, StateId, Want};
 
@@ -218,9 +218,7 @@ impl Steps {
             && self.batch.rows.len() <= n_decode;
         let drafts = (self.clock)();
         if let Some(draft) = &mut self.models.draft {
-            let clients = &self.clients;
-            let is_drafted = |id| clients.get(&id).is_some_and(|client| client.source == Some(Source::Model));
-            draft.draft(&mut self.batch, &self.schedule, is_drafted, &self.clock)?;
+            draft.draft(&mut self.batch, &self.schedule, &mut self.clients, &self.clock)?;
         }
         let computes = (self.clock)();
         self.models.runner.submit(&self.batch)?;
@@ -267,37 +265,22 @@ impl Steps {
         self.ids.clear();
         self.ids.extend(running.iter().filter(|sequence| sequence.is_decode()).map(|sequence| sequence.id));
         let n_decode = self.ids.len();
-        let each = self.models.draft.as_ref().map_or(0.0, DraftModel::pass_seconds);
         let mut n_tok = n_decode;
         for id in self.ids.drain(..) {
             let client = self.clients.get_mut(&id).expect("each sequence has a client");
-            let sequence = self.schedule.running(id).expect("it runs");
+            let tokens = &self.schedule.running(id).expect("it runs").tokens;
             let room = self.max_draft.min(client.n_left().saturating_sub(1));
-            let room = room.min(self.n_ctx.saturating_sub(sequence.tokens.len()));
-            client.source = None;
-            if room == 0 {
-                continue;
-            }
-            let (times, rewinds) = (&self.decode_times, self.rewinds);
-            let costs = |each| Costs { times, n_decode, n_tok, each, rewinds };
-            let speculator = client.speculator(sequence.tokens.len());
-            let tokens = &mut self.sampling.draft;
-            speculator.lookup.find(&sequence.tokens, MAX_LOOKUP.min(room), tokens);
-            if !tokens.is_empty() {
-                let n = speculator.length(Source::Lookup, &costs(0.0), tokens.len());
-                client.shadow = if n == 0 { tokens.first().copied() } else { None };
-                tokens.truncate(n);
-                client.source = (n > 0).then_some(Source::Lookup);
-            }
-            if let (None, Some(draft)) = (client.source, &self.models.draft) {
-                let room = room.min(MAX_MODEL).min(draft.room(sequence.tokens.len()));
-                let n = client.speculator(0).length(Source::Model, &costs(each), room);
-                tokens.clear();
-                tokens.resize(n, 0);
-                client.source = (n > 0).then_some(Source::Model);
-            }
-            n_tok += tokens.len();
-            self.schedule.draft(id, tokens);
+            let means = Means {
+                model: self.models.draft.as_ref(),
+                times: &self.decode_times,
+                rewinds: self.rewinds,
+                n_decode,
+                n_tok,
+                room: room.min(self.n_ctx.saturating_sub(tokens.len())),
+            };
+            propose(client, tokens, &means, &mut self.sampling.draft);
+            n_tok += self.sampling.draft.len();
+            self.schedule.draft(id, &self.sampling.draft);
         }
         n_decode
     }

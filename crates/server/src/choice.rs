@@ -24,6 +24,8 @@ pub(crate) struct Choice {
     tokens: Vec<TokenId>,
     logprobs: Vec<TokenLogprob>,
     n_call: usize,
+    /// The stop string that was met.
+    stop: Option<String>,
     usage: Usage,
 }
 
@@ -35,7 +37,8 @@ impl Choice {
             true => Detokenizer::continuing(tokenizer.clone(), false),
             false => Detokenizer::new(tokenizer.clone(), false),
         };
-        let parser = ready.format.map(|(format, reads)| (OutputParser::new(format, reads), format));
+        let parser =
+            ready.format.map(|(format, reads)| (OutputParser::new(format, reads).with_tools(&ready.tools), format));
         Choice {
             tokenizer,
             detokenizer,
@@ -45,6 +48,7 @@ impl Choice {
             tokens: Vec::new(),
             logprobs: Vec::new(),
             n_call: 0,
+            stop: None,
             usage: Usage { n_prompt: ready.tokens.len(), ..Usage::default() },
         }
     }
@@ -70,7 +74,7 @@ impl Choice {
             TokenEvent::Finished { reason, usage } => {
                 self.usage = usage;
                 let finish = match reason {
-                    FinishReason::Stop(_) => Finish::Stop,
+                    FinishReason::Stop(_) | FinishReason::Complete => Finish::Stop,
                     FinishReason::Length => Finish::Length,
                     FinishReason::Cancelled => return Err(Error::Model("the sequence was cancelled".to_owned())),
                     FinishReason::Error(message) => return Err(Error::Model(message)),
@@ -99,6 +103,7 @@ impl Choice {
         let mut deltas = Vec::new();
         self.parse(&stopped.text, &mut deltas);
         let mut ends = stopped.stop.is_some();
+        self.stop = stopped.stop;
         if ends {
             self.finish_parser(&mut deltas);
         }
@@ -124,7 +129,9 @@ impl Choice {
         let mut deltas = Vec::new();
         let tail = self.detokenizer.flush().to_owned();
         let stopped = self.stops.push(&tail);
-        let text = stopped.text + &self.stops.flush();
+        let held = if stopped.stop.is_none() { self.stops.flush() } else { String::new() };
+        self.stop = stopped.stop;
+        let text = stopped.text + &held;
         self.parse(&text, &mut deltas);
         self.finish_parser(&mut deltas);
         self.count_calls(&deltas);
@@ -155,6 +162,6 @@ impl Choice {
             out.push_back(Event::Grown { choice, deltas, logprobs });
         }
         let finish = if self.n_call > 0 && finish == Finish::Stop { Finish::ToolCalls } else { finish };
-        out.push_back(Event::Ended { choice, finish, usage: self.usage });
+        out.push_back(Event::Ended { choice, finish, stop: self.stop.take(), usage: self.usage });
     }
 }

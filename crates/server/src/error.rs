@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use mlxr_engine::SubmitError;
+use mlxr_grammar::GrammarError;
 use mlxr_text::chat::TemplateError;
 use mlxr_text::token::TokenError;
 
@@ -38,6 +39,9 @@ pub enum Error {
     /// A path or method that does not exist.
     #[error("there is no {0}")]
     NoRoute(String),
+    /// What the protocol has and this server has not.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// The request came under a name that this server does not have, or from a page that may not use it.
     #[error("{0}")]
     Forbidden(String),
@@ -64,6 +68,14 @@ pub enum Error {
     /// The prompt cannot be encoded.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The answer cannot be constrained as asked.
+    #[error("{error}")]
+    Grammar {
+        /// The field that asks for it.
+        param: String,
+        /// Why not.
+        error: GrammarError,
+    },
     /// The model failed while it answered.
     #[error("the model failed: {0}")]
     Model(String),
@@ -95,6 +107,7 @@ impl Error {
     pub fn param(&self) -> Option<&str> {
         match self {
             Error::Invalid { param, .. } => param.as_deref(),
+            Error::Grammar { param, .. } => Some(param),
             Error::Load(LoadError::NotFound { .. }) => Some("model"),
             Error::Submit(SubmitError::Param(error)) => Some(error.field),
             Error::Submit(SubmitError::Limit { field, .. } | SubmitError::Token { field, .. }) => Some(field),
@@ -110,6 +123,7 @@ impl Error {
             }
             Error::Quota { retry_s, .. } => Some(*retry_s),
             Error::NoRoom { .. } => Some(RETRY_MODEL_S),
+            Error::Grammar { error: GrammarError::Busy { .. }, .. } => Some(1),
             _ => None,
         }
     }
@@ -117,10 +131,13 @@ impl Error {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
+            Error::Grammar { error: GrammarError::Busy { .. }, .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Grammar { .. } => StatusCode::BAD_REQUEST,
             Error::Invalid { .. } | Error::Template(_) | Error::Token(_) => StatusCode::BAD_REQUEST,
             Error::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Error::NoRoute(_) | Error::Load(LoadError::NotFound { .. }) => StatusCode::NOT_FOUND,
+            Error::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
             Error::Unauthorized => StatusCode::UNAUTHORIZED,
             Error::Submit(SubmitError::ClientFull { .. }) | Error::Quota { .. } => StatusCode::TOO_MANY_REQUESTS,

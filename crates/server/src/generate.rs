@@ -10,7 +10,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use mlxr_engine::constraint::SharedGrammar;
 use mlxr_engine::{Request, Sink, Ticket, TokenEvent, TokenId, Usage};
+use mlxr_grammar::Reply;
 use mlxr_text::chat::Delta;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -63,6 +65,8 @@ pub enum Event {
         choice: usize,
         /// Why.
         finish: Finish,
+        /// The stop string that ended it, if one did.
+        stop: Option<String>,
         /// What it cost.
         usage: Usage,
     },
@@ -110,6 +114,7 @@ impl Generation {
             request.logprobs = job.logprobs;
             (request.client, request.priority) = (job.client, job.priority);
             request.salt = job.salt.clone().into_bytes();
+            request.grammar = ready.reply.as_ref().map(|(param, reply)| grammar(model, param, reply)).transpose()?;
             if !job.ignore_eos {
                 request.stop_tokens = model.tokenizer.eog_ids().to_vec();
             }
@@ -127,6 +132,14 @@ impl Generation {
             generation.prompts.push(ready.tokens);
         }
         Ok(generation)
+    }
+
+    /// Tokens of the prompts of `job`, none of which is submitted.
+    ///
+    /// # Errors
+    /// If a prompt cannot be made.
+    pub fn count(model: &Arc<Model>, job: &Job) -> Result<usize, Error> {
+        job.prompts.iter().map(|prompt| Ok(prompt::prepare(model, job, prompt)?.tokens.len())).sum()
     }
 
     /// Tokens of the prompt of a choice.
@@ -229,5 +242,14 @@ impl Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         self.cancel();
+    }
+}
+
+/// The compiled grammar of a reply, which the field `param` asks for.
+fn grammar(model: &Model, param: &str, reply: &Reply) -> Result<SharedGrammar, Error> {
+    let compiled = model.grammars().and_then(|grammars| grammars.compile(reply));
+    match compiled {
+        Ok(compiled) => Ok(SharedGrammar(compiled)),
+        Err(error) => Err(Error::Grammar { param: param.to_owned(), error }),
     }
 }

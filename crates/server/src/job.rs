@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mlxr_engine::sampler::{MirostatVersion, Params, Stage};
 use mlxr_engine::{ClientId, TokenId};
+use mlxr_grammar::Source;
 use mlxr_text::chat::Conversation;
 use mlxr_text::token::{Encode, Tokenizer};
 use serde::Deserialize;
@@ -56,12 +57,42 @@ pub struct Chat {
     pub truncate: bool,
     /// Ends the answer after the first call of a tool.
     pub one_call: bool,
+    /// Which tools must be called.
+    pub tool_choice: ToolChoice,
+}
+
+/// Which of the offered tools a model must call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// None, or any.
+    #[default]
+    Auto,
+    /// At least one.
+    Required,
+    /// This one.
+    Named(String),
+}
+
+/// What the content of an answer must be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Structure {
+    /// The field that says so.
+    pub param: String,
+    /// What it must be.
+    pub source: Source,
 }
 
 impl Chat {
     /// A conversation with the model's own template, refused when too long.
     pub fn new(conversation: Conversation) -> Chat {
-        Chat { conversation, template: None, context: Vec::new(), truncate: false, one_call: false }
+        Chat {
+            conversation,
+            template: None,
+            context: Vec::new(),
+            truncate: false,
+            one_call: false,
+            tool_choice: ToolChoice::Auto,
+        }
     }
 }
 
@@ -78,6 +109,8 @@ pub struct Job {
     pub sampling: Sampling,
     /// Texts that end an answer and are not part of it.
     pub stop: Vec<String>,
+    /// What the content must be; `None`: anything.
+    pub structure: Option<Structure>,
     /// Most tokens of an answer; `None`: what the context holds.
     pub max_tokens: Option<usize>,
     /// Most tokens of prompt and answer, below the model's own context.
@@ -105,6 +138,7 @@ impl Job {
             n: 1,
             sampling: Sampling::default(),
             stop: Vec::new(),
+            structure: None,
             max_tokens: None,
             max_context: None,
             logprobs: None,

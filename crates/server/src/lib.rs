@@ -24,6 +24,6 @@ pub mod tenant;
 pub use app::{App, LoadError, LoadedModel, Model, ModelCard, ModelDetails, ModelLoader, Need};
 pub use error::Error;
 pub use generate::{Event, Finish, Generation, TokenLogprob};
-pub use job::{Chat, Job, Prompt, Sampling, Standing};
+pub use job::{Chat, Job, Prompt, Sampling, Standing, Structure, ToolChoice};
 pub use memory::LEAST_ARENA_BYTES;
 pub use serve::{Config, ServeError, serve};

@@ -1,11 +1,12 @@
 //! A model as the server sees it: where it comes from, what is known of it, what runs it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use mlxr_engine::disk::{Disk, Maker};
 use mlxr_engine::sampler::Params;
 use mlxr_engine::{Engine, Parts, Runner};
+use mlxr_grammar::{GrammarError, Grammars, Limits};
 use mlxr_text::chat::ChatTemplate;
 use mlxr_text::token::Tokenizer;
 use serde_json::{Map, Value};
@@ -140,6 +141,8 @@ pub struct Model {
     pub memory_bytes: u64,
     /// How long loading took.
     pub load_time: Duration,
+    /// Its grammars, once one was asked for.
+    grammars: OnceLock<Result<Arc<Grammars>, GrammarError>>,
 }
 
 impl Model {
@@ -156,6 +159,16 @@ impl Model {
         let LoadedModel { runner, draft, disk, tokenizer, template, defaults, card, limits, memory_bytes } = loaded;
         let engine = Engine::spawn(Parts { runner, draft, disk, held }, limits.unwrap_or(config))
             .map_err(|error| LoadError::Failed { name: card.name.clone(), message: error.to_string() })?;
-        Ok(Model { engine, tokenizer, template, defaults, card, memory_bytes, load_time: since.elapsed() })
+        let (load_time, grammars) = (since.elapsed(), OnceLock::new());
+        Ok(Model { engine, tokenizer, template, defaults, card, memory_bytes, load_time, grammars })
+    }
+
+    /// Its grammars. The first call takes time.
+    ///
+    /// # Errors
+    /// If its answers cannot be constrained.
+    pub fn grammars(&self) -> Result<&Arc<Grammars>, GrammarError> {
+        let make = || Grammars::new(&self.tokenizer, self.engine.info().n_vocab, Limits::default());
+        self.grammars.get_or_init(make).as_ref().map_err(Clone::clone)
     }
 }

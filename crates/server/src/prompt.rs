@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use mlxr_engine::{SubmitError, TokenId};
+use mlxr_grammar::{Calls, Content, Reasoning, Reply, Tool};
 use mlxr_text::chat::{ChatTemplate, Conversation, Format, Message, Reads};
 use mlxr_text::token::Encode;
+use serde_json::{Value, json};
 
 use crate::Error;
 use crate::app::Model;
-use crate::job::{Chat, Job, Prompt};
+use crate::job::{Chat, Job, Prompt, ToolChoice};
 
 /// An encoded prompt.
 pub(crate) struct Ready {
@@ -18,6 +20,10 @@ pub(crate) struct Ready {
     /// How to read the answer; `None`: all of it is content.
     pub(crate) format: Option<(&'static Format, Reads)>,
     pub(crate) one_call: bool,
+    /// Tools that were offered.
+    pub(crate) tools: Vec<Value>,
+    /// What the answer must be, and the field that says so; `None`: anything.
+    pub(crate) reply: Option<(String, Reply)>,
 }
 
 /// A rendered conversation and its tokens.
@@ -31,7 +37,9 @@ pub(crate) fn prepare(model: &Arc<Model>, job: &Job, prompt: &Prompt) -> Result<
     let text = |tokens: Vec<TokenId>| {
         // After the begin token alone the answer is the start of a text.
         let continues = tokens.len() > 1;
-        Ready { tokens, continues, format: None, one_call: false }
+        let reply =
+            job.structure.as_ref().map(|structure| (structure.param.clone(), Reply::of(structure.source.clone())));
+        Ready { tokens, continues, format: None, one_call: false, tools: Vec::new(), reply }
     };
     let ready = match prompt {
         Prompt::Chat(chat) => prepare_chat(model, job, chat)?,
@@ -117,9 +125,50 @@ fn prepare_chat(model: &Arc<Model>, job: &Job, chat: &Chat) -> Result<Ready, Err
         calls: !chat.conversation.tools.is_empty(),
         reasoning: capabilities.reasons,
         in_reasoning: format.begins_in_reasoning(&text),
+        reasoning_first: job.structure.is_some(),
     };
+    let reasoning = Reasoning::after(&text, format, reads);
+    let reply = bound_reply(job, chat, (format, template.source()), reasoning);
     let continues = chat.conversation.messages.last().is_some_and(|message| message.role == "assistant");
-    Ok(Ready { tokens, continues, format: Some((format, reads)), one_call: chat.one_call })
+    let tools = chat.conversation.tools.clone();
+    Ok(Ready { tokens, continues, format: Some((format, reads)), one_call: chat.one_call, tools, reply })
+}
+
+/// What an answer must be, where the request says anything of that.
+fn bound_reply(
+    job: &Job,
+    chat: &Chat,
+    (format, template): (&'static Format, &str),
+    reasoning: Reasoning,
+) -> Option<(String, Reply)> {
+    let offered = &chat.conversation.tools;
+    let is_strict = |tool: &Value| tool["function"]["strict"] == true;
+    let must_call = !offered.is_empty() && chat.tool_choice != ToolChoice::Auto;
+    let strict = offered.iter().any(is_strict);
+    if job.structure.is_none() && !must_call && !strict {
+        return None;
+    }
+    let is_meant = |tool: &Value| match &chat.tool_choice {
+        ToolChoice::Named(name) => tool["function"]["name"] == name.as_str(),
+        ToolChoice::Auto | ToolChoice::Required => true,
+    };
+    let tool = |(index, tool): (usize, &Value)| Tool {
+        field: format!("tools[{index}]"),
+        name: tool["function"]["name"].as_str().unwrap_or_default().to_owned(),
+        parameters: match must_call || is_strict(tool) {
+            true => tool["function"].get("parameters").cloned(),
+            false => Some(json!({"type": "object"})),
+        },
+    };
+    let tools: Vec<Tool> = offered.iter().enumerate().filter(|(_, tool)| is_meant(tool)).map(tool).collect();
+    let parallel = !chat.one_call && !matches!(chat.tool_choice, ToolChoice::Named(_));
+    let calls = (!tools.is_empty()).then(|| Calls { tools, parallel, syntax: format.call_syntax(template) });
+    let (param, content) = match (must_call, &job.structure) {
+        (true, _) => ("tool_choice", None),
+        (false, Some(structure)) => (structure.param.as_str(), Some(Content::Bound(structure.source.clone()))),
+        (false, None) => ("tools", Some(Content::Free)),
+    };
+    Some((param.to_owned(), Reply { reasoning, content, calls }))
 }
 
 /// Renders; an assistant's message at the end is continued rather than answered.

@@ -30,7 +30,8 @@ fn format(name: &str) -> &'static Format {
 
 fn parse(name: &str, prompt: &str, pieces: &[&str]) -> String {
     let in_reasoning = format(name).begins_in_reasoning(prompt);
-    let mut parser = OutputParser::new(format(name), Reads { calls: true, reasoning: true, in_reasoning });
+    let mut parser =
+        OutputParser::new(format(name), Reads { calls: true, reasoning: true, in_reasoning, ..Reads::default() });
     let mut out = Vec::new();
     for piece in pieces {
         parser.push(piece, &mut out);

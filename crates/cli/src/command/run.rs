@@ -1,11 +1,14 @@
 //! `mlx-run run`: one reply, or a conversation.
 
+use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use mlxr_engine::Config;
+use mlxr_grammar::{Grammars, Limits, Source};
 use mlxr_registry::{Form, Model};
 use mlxr_weights::Checkpoint;
 
@@ -14,7 +17,7 @@ use crate::args::RunArgs;
 use crate::chat::{Chat, Terminal};
 use crate::generate::{self, Piece, Prompt, Reply};
 use crate::interrupt::Interrupt;
-use crate::load;
+use crate::load::{self, Loaded, Structure};
 
 /// Most bytes that are read from standard input.
 const MAX_INPUT_BYTES: u64 = 64 << 20;
@@ -35,6 +38,7 @@ pub fn run(args: RunArgs, interrupt: &Interrupt) -> Result<(), CliError> {
     let config = Config { max_running: 1, ..Config::default() };
     let mut loaded = load::start(opened, (&folder, &args.load), args.template.as_deref(), config)?;
     args.settings.apply(&mut loaded.settings).map_err(CliError::Usage)?;
+    loaded.structure = structure(&args, &loaded)?;
     let prompt = prompt(args.prompt.as_deref(), input)?;
     // As a shell does with a command's output: the line ends of `echo` and `cat` are no part of what is said.
     let said = |text: String| if args.raw { text } else { text.trim_end_matches(['\n', '\r']).to_owned() };
@@ -56,6 +60,26 @@ pub fn run(args: RunArgs, interrupt: &Interrupt) -> Result<(), CliError> {
         None if args.raw => Err(CliError::Usage("--raw needs a prompt; \"\" continues the begin token".into())),
         None => Terminal::new(Chat::new(loaded, &args), args, interrupt.clone())?.run(),
     }
+}
+
+/// What replies must be, if the command line says so.
+fn structure(args: &RunArgs, loaded: &Loaded) -> Result<Option<Structure>, CliError> {
+    let read = |path: &Path| fs::read_to_string(path).map_err(CliError::file(path));
+    let source = match (args.format.as_deref(), &args.grammar) {
+        (None, None) => return Ok(None),
+        (Some("json"), _) => Source::Json,
+        (Some(path), _) => {
+            let text = read(Path::new(path))?;
+            let wrong = |error| CliError::Usage(format!("--format {path}: the file is no JSON schema: {error}"));
+            Source::Schema(serde_json::from_str(&text).map_err(wrong)?)
+        }
+        (None, Some(path)) => match read(path)? {
+            text if text.contains("::=") => Source::Gbnf(text),
+            text => Source::Lark(text),
+        },
+    };
+    let grammars = Grammars::new(&loaded.tokenizer, loaded.engine.info().n_vocab, Limits::default())?;
+    Ok(Some(Structure { grammars, source }))
 }
 
 /// Finds and opens the model. A built-in one is small, and says so on standard error.

@@ -21,12 +21,18 @@ pub struct Daemon {
 impl Daemon {
     /// Serves the models of a folder on a free port.
     pub fn start(home: &Temp, models: &Path) -> Daemon {
+        Daemon::start_with(home, models, &[])
+    }
+
+    /// As [`Daemon::start`], with more arguments.
+    pub fn start_with(home: &Temp, models: &Path, args: &[&str]) -> Daemon {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mlxrd"));
         command
             .env_clear()
             .env("HOME", &home.0)
             .args(["--host", "127.0.0.1:0", "--threads", "2", "--models"])
-            .arg(models);
+            .arg(models)
+            .args(args);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the daemon starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let mut line = String::new();

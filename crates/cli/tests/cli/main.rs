@@ -5,6 +5,7 @@ mod common;
 mod convert;
 mod daemon;
 mod embedded;
+mod grammar;
 mod perplexity;
 mod quant;
 mod quant_options;

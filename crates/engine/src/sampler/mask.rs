@@ -34,6 +34,22 @@ impl Mask {
         self.words.fill(0);
     }
 
+    /// Overwrites the mask with bits in words of 32, the first token lowest; what they do not reach is forbidden.
+    pub fn set_bits(&mut self, bits: &[u32]) {
+        self.words.fill(0);
+        for (word, pair) in self.words.iter_mut().zip(bits.chunks(2)) {
+            *word = u64::from(pair[0]) | pair.get(1).map_or(0, |high| u64::from(*high) << 32);
+        }
+        if let (Some(last), rest @ 1..) = (self.words.last_mut(), self.n_vocab % 64) {
+            *last &= (1 << rest) - 1;
+        }
+    }
+
+    /// The bits in words of 64, the first token lowest.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Whether `token` is allowed.
     #[must_use]
     pub fn allows(&self, token: TokenId) -> bool {
@@ -68,5 +84,9 @@ mod tests {
         assert_eq!(mask.tokens().collect::<Vec<_>>(), want);
         assert_eq!(mask.count(), 5);
         assert!(mask.allows(63) && !mask.allows(62) && !mask.allows(130));
+        mask.set_bits(&[1, 1 << 31, 0, 2, 0xff]);
+        assert_eq!(mask.tokens().collect::<Vec<_>>(), [0, 63, 97, 128, 129]);
+        mask.set_bits(&[4]);
+        assert_eq!(mask.tokens().collect::<Vec<_>>(), [2]);
     }
 }

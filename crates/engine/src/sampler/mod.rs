@@ -84,7 +84,7 @@ impl Sampler {
             }
         }
         if let Some(mask) = mask {
-            pool.keep_only(mask.tokens().take_while(|token| (*token as usize) < logits.len()));
+            pool.keep_allowed(mask);
         }
         let token = self.choose(&mut pool, logits.len(), history);
         token.ok_or_else(|| {

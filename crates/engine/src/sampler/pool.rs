@@ -9,8 +9,12 @@
 
 use std::cmp::Ordering;
 
+use super::mask::Mask;
 use super::scan::{self, BLOCK};
 use crate::TokenId;
+
+/// A mask that allows no more than this part of a vocabulary makes a list of candidates.
+const FEW: usize = 16;
 
 /// A token and its logit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -304,12 +308,26 @@ impl<'a> Pool<'a> {
         (picks, keys)
     }
 
-    /// Cuts down to exactly `tokens`, which must come in the order of ids.
-    pub fn keep_only(&mut self, tokens: impl Iterator<Item = TokenId>) {
+    /// Excludes all tokens that `mask` does not allow.
+    pub fn keep_allowed(&mut self, mask: &Mask) {
+        // A list of most of a vocabulary is slower to read than the vocabulary.
+        if mask.count() > self.len() / FEW {
+            let logits = self.own();
+            let n_spoken = logits.len().min(mask.n_vocab());
+            logits[n_spoken..].fill(f32::NEG_INFINITY);
+            let parts = logits[..n_spoken].chunks_mut(64).zip(mask.words());
+            for (part, word) in parts.filter(|(_, word)| **word != u64::MAX) {
+                for (bit, logit) in part.iter_mut().enumerate() {
+                    *logit = if word >> bit & 1 == 1 { *logit } else { f32::NEG_INFINITY };
+                }
+            }
+            return;
+        }
         let scale = self.scale;
         let Scratch { edited, picks, .. } = &mut *self.scratch;
         let logits = if self.is_edited { edited.as_slice() } else { self.raw };
         picks.clear();
+        let tokens = mask.tokens().take_while(|token| (*token as usize) < logits.len());
         picks.extend(tokens.map(|id| Candidate { id, logit: logits[id as usize] * scale }));
         picks.retain(|pick| pick.logit > f32::NEG_INFINITY);
         self.is_picked = true;

@@ -1,5 +1,7 @@
 //! One module for each protocol. A route checks its request in `into_job` and writes the answer's events.
 
+mod anthropic;
+mod constraint;
 mod guard;
 mod health;
 mod metrics;
@@ -21,6 +23,7 @@ pub fn router(app: App) -> Router {
         .merge(health::routes())
         .merge(metrics::routes())
         .merge(openai::routes())
+        .merge(anthropic::routes())
         .merge(ollama::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
@@ -35,7 +38,11 @@ async fn no_route(method: Method, uri: Uri) -> Response {
 
 /// An error in the shape of the protocol that `path` belongs to.
 fn respond_error(path: &str, error: &Error) -> Response {
-    if path.starts_with("/v1/") { openai::error_response(error) } else { ollama::error_response(error) }
+    match path {
+        path if path.starts_with("/v1/messages") => anthropic::error_response(error),
+        path if path.starts_with("/v1/") => openai::error_response(error),
+        _ => ollama::error_response(error),
+    }
 }
 
 /// Says when to ask again, where that may help.

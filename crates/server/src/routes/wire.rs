@@ -48,6 +48,18 @@ pub(super) async fn start(model: &Arc<Model>, job: Job) -> Result<Generation, Er
     }
 }
 
+/// Tokens of a job's prompts, counted where blocking is allowed.
+///
+/// # Errors
+/// As [`Generation::count`].
+pub(super) async fn count(model: &Arc<Model>, job: Job) -> Result<usize, Error> {
+    let model = model.clone();
+    match tokio::task::spawn_blocking(move || Generation::count(&model, &job)).await {
+        Ok(result) => result,
+        Err(panic) => Err(Error::Model(panic.to_string())),
+    }
+}
+
 /// Where a streamed answer is written, piece by piece.
 pub(super) struct Pieces(mpsc::Sender<Result<Bytes, Infallible>>);
 
@@ -58,6 +70,11 @@ impl Pieces {
     /// Writes `data: {value}` and an empty line.
     pub(super) async fn event(&self, value: &impl Serialize) -> Result<(), Gone> {
         self.raw(format!("data: {}\n\n", json(value))).await
+    }
+
+    /// Writes `event: {name}`, `data: {value}` and an empty line.
+    pub(super) async fn named_event(&self, name: &str, value: &impl Serialize) -> Result<(), Gone> {
+        self.raw(format!("event: {name}\ndata: {}\n\n", json(value))).await
     }
 
     /// Writes `value` on a line of its own.

@@ -25,6 +25,6 @@ pub mod template;
 pub use capability::Capabilities;
 pub use conversation::{Conversation, Message, ToolCall};
 pub use limits::Limits;
-pub use parse::{Delta, Format, OutputParser, ParsedCall, Reads};
+pub use parse::{CallSyntax, Delta, Format, OutputParser, ParsedCall, Piece, Reads};
 pub use sources::TemplateSources;
 pub use template::{ChatTemplate, Specials, TemplateError};

@@ -1,7 +1,7 @@
 //! The Ollama API.
 //!
-//! Source: Ollama's `docs/api.md` and the types of its Python client. Not supported, and refused with 400: `format`
-//! (constraints of the output), images, templates in Go's language (`template` takes Jinja).
+//! Source: Ollama's `docs/api.md` and the types of its Python client. Not supported, and refused with 400: images,
+//! templates in Go's language (`template` takes Jinja).
 
 mod answer;
 mod chat;
@@ -10,10 +10,11 @@ mod models;
 mod options;
 
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
+use super::openai::NO_EMBEDDINGS;
 use super::with_retry;
 use crate::{App, Error};
 
@@ -25,6 +26,23 @@ pub(super) fn routes() -> Router<App> {
         .route("/api/show", post(models::show))
         .route("/api/ps", get(models::ps))
         .route("/api/version", get(models::version))
+        .merge(unsupported())
+}
+
+/// Routes of Ollama that this server has not.
+fn unsupported() -> Router<App> {
+    const MODELS: &str = "models are files in the model folder, which this server only reads: add or remove them there";
+    const ROWS: [(&str, &str); 7] = [
+        ("/api/embed", NO_EMBEDDINGS),
+        ("/api/embeddings", NO_EMBEDDINGS),
+        ("/api/pull", MODELS),
+        ("/api/push", MODELS),
+        ("/api/create", MODELS),
+        ("/api/copy", MODELS),
+        ("/api/delete", MODELS),
+    ];
+    ROWS.iter()
+        .fold(Router::new(), |router, (path, why)| router.route(path, any(async || Answer(Error::Unsupported(why)))))
 }
 
 /// An error in Ollama's shape.

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use mlxr_grammar::Source;
 use mlxr_text::chat::Conversation;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::app::Lease;
+use crate::job::Structure;
 use crate::{App, Error, Job, Sampling};
 
 /// Fields of both requests.
@@ -53,16 +55,19 @@ pub(super) enum Think {
 impl Common {
     /// Fills in a job what both requests ask alike.
     pub(super) fn fill(&self, job: Job) -> Result<Job, Error> {
-        match &self.format {
-            None | Some(Value::Null) => {}
-            Some(Value::String(text)) if text.is_empty() => {}
-            Some(_) => {
-                let message = "`format` cannot be enforced by this version: leave it out and ask for it in the prompt";
+        let source = match &self.format {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) if text.is_empty() => None,
+            Some(Value::String(text)) if text == "json" => Some(Source::Json),
+            Some(schema @ Value::Object(_)) => Some(Source::Schema(schema.clone())),
+            Some(other) => {
+                let message = format!("`format` is {other}, expected \"json\" or a JSON schema");
                 return Err(Error::invalid("format", message));
             }
-        }
+        };
         let options = Value::from(self.options.clone().unwrap_or_default());
         let wrong = |error: serde_json::Error| Error::invalid("options", format!("`options`: {error}"));
+        warn_of_unknown(self.options.as_ref());
         let counts = Counts::deserialize(&options).map_err(wrong)?;
         let sampling = Sampling::deserialize(&options).map_err(wrong)?;
         if counts.num_ctx.is_some_and(|num_ctx| num_ctx < 1) {
@@ -76,6 +81,7 @@ impl Common {
                 Some(Stop::One(text)) => vec![text],
                 Some(Stop::Many(texts)) => texts,
             },
+            structure: source.map(|source| Structure { param: "format".to_owned(), source }),
             // Below 0: as many as the context holds.
             max_tokens: counts.num_predict.and_then(|n| usize::try_from(n).ok()),
             max_context: counts.num_ctx.and_then(|n| usize::try_from(n).ok()),
@@ -158,6 +164,61 @@ impl Think {
             true => Err(Error::invalid("think", format!("\"{}\" does not support thinking", lease.model.card.name))),
             false => Ok(()),
         }
+    }
+}
+
+/// Options that have an effect, or had one at loading.
+const OPTIONS: &[&str] = &[
+    "num_predict",
+    "num_ctx",
+    "stop",
+    "temperature",
+    "temperature_range",
+    "dynatemp_range",
+    "temperature_exponent",
+    "dynatemp_exponent",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "typ_p",
+    "top_n_sigma",
+    "xtc_probability",
+    "xtc_threshold",
+    "repeat_penalty",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "repeat_last_n",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
+    "dry_last_n",
+    "dry_sequence_breakers",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "logit_bias",
+    "seed",
+    "samplers",
+    // Of loading: this server knows better.
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "num_batch",
+    "numa",
+    "low_vram",
+    "use_mmap",
+    "use_mlock",
+    "vocab_only",
+];
+
+fn warn_of_unknown(options: Option<&Map<String, Value>>) {
+    let names = options.into_iter().flat_map(Map::keys).filter(|name| !OPTIONS.contains(&name.as_str()));
+    let unknown: Vec<&str> = names.map(String::as_str).collect();
+    if !unknown.is_empty() {
+        tracing::warn!(options = unknown.join(", "), "options that this server does not know have no effect");
     }
 }
 

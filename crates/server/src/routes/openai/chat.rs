@@ -45,7 +45,7 @@ async fn collect(mut generation: Generation, head: Head) -> Result<serde_json::V
     while let Some(event) = generation.next().await {
         match event? {
             Event::Grown { choice, deltas, logprobs } => replies[choice].grow(deltas, logprobs),
-            Event::Ended { choice, finish, usage } => {
+            Event::Ended { choice, finish, usage, .. } => {
                 replies[choice].finish = Some(finish);
                 total.add(&usage);
             }
@@ -74,7 +74,7 @@ async fn write(
                     pieces.event(&chunk).await?;
                 }
             }
-            Ok(Event::Ended { choice, finish, usage }) => {
+            Ok(Event::Ended { choice, finish, usage, .. }) => {
                 total.add(&usage);
                 pieces.event(&head.chunk(choice, json!({}), Some(finish))).await?;
             }

@@ -9,9 +9,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::chat::max_tokens;
-use super::{Answer, OneOrMany, StreamOptions, Total, check_format, error_body, finish_text, logprobs};
+use super::{Answer, OneOrMany, StreamOptions, Total, error_body, finish_text, logprobs};
 use crate::app::Lease;
 use crate::generate::Event;
+use crate::routes::constraint::Constraints;
 use crate::routes::guard::Asker;
 use crate::routes::wire::{self, Gone, Pieces};
 use crate::{App, Error, Finish, Generation, Job, Prompt, Sampling, Standing, TokenLogprob};
@@ -28,7 +29,6 @@ struct Request {
     #[serde(default)]
     echo: bool,
     best_of: Option<usize>,
-    response_format: Option<Value>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     stop: Option<OneOrMany>,
@@ -37,6 +37,8 @@ struct Request {
     logprobs: Option<usize>,
     #[serde(default)]
     ignore_eos: bool,
+    #[serde(flatten)]
+    constraints: Constraints,
     #[serde(flatten)]
     standing: Standing,
     #[serde(flatten)]
@@ -55,7 +57,6 @@ enum WirePrompt {
 impl Request {
     /// Every check of this endpoint.
     fn into_job(self) -> Result<Job, Error> {
-        check_format(self.response_format.as_ref())?;
         let n = self.n.unwrap_or(1);
         if self.best_of.is_some_and(|best_of| best_of != n) {
             return Err(Error::invalid("best_of", "`best_of` other than `n` is not supported: leave it out"));
@@ -80,6 +81,7 @@ impl Request {
             n,
             sampling: self.sampling,
             stop: self.stop.map(OneOrMany::into_vec).unwrap_or_default(),
+            structure: self.constraints.structure()?,
             max_tokens: max_tokens(self.max_tokens.or(Some(DEFAULT_MAX_TOKENS)))?,
             logprobs: self.logprobs,
             ignore_eos: self.ignore_eos,
@@ -170,7 +172,7 @@ async fn collect(mut generation: Generation, head: Head) -> Result<Value, Answer
                 texts[choice].push_str(&text_of(deltas));
                 tokens[choice].extend(logprobs);
             }
-            Event::Ended { choice, finish, usage } => {
+            Event::Ended { choice, finish, usage, .. } => {
                 finishes[choice] = Some(finish);
                 total.add(&usage);
             }
@@ -203,7 +205,7 @@ async fn write(
             Ok(Event::Grown { choice, deltas, logprobs }) => {
                 head.choice(choice, &text_of(deltas), head.logprobs(&logprobs, &mut offsets[choice]), None)
             }
-            Ok(Event::Ended { choice, finish, usage }) => {
+            Ok(Event::Ended { choice, finish, usage, .. }) => {
                 total.add(&usage);
                 head.choice(choice, "", Value::Null, Some(finish))
             }

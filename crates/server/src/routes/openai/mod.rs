@@ -1,7 +1,7 @@
 //! The OpenAI API.
 //!
 //! Source: OpenAI's OpenAPI description; the fields beyond it are llama.cpp's. What cannot be done is refused with 400,
-//! never ignored: constraints of the output (`response_format`, `strict`, a required tool), audio, images.
+//! never ignored: audio, images.
 
 mod chat;
 mod completions;
@@ -25,7 +25,12 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/completions", post(completions::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*name}", get(models::show))
+        .route("/v1/embeddings", post(async || Answer(Error::Unsupported(NO_EMBEDDINGS))))
+        .route("/v1/responses", post(async || Answer(Error::Unsupported(NO_RESPONSES))))
 }
+
+pub(super) const NO_EMBEDDINGS: &str = "this version computes no embeddings";
+const NO_RESPONSES: &str = "this version has no responses API: use /v1/chat/completions";
 
 /// An error in OpenAI's shape.
 pub(super) fn error_response(error: &Error) -> Response {
@@ -94,22 +99,6 @@ fn finish_text(finish: Finish) -> &'static str {
         Finish::Stop => "stop",
         Finish::Length => "length",
         Finish::ToolCalls => "tool_calls",
-    }
-}
-
-/// Refuses a format of the output that would have to be enforced.
-fn check_format(format: Option<&Value>) -> Result<(), Error> {
-    match format {
-        None | Some(Value::Null) => Ok(()),
-        Some(format) if format["type"] == "text" => Ok(()),
-        Some(format) => {
-            let message = format!(
-                "`response_format` of type {} cannot be enforced by this version: leave it out and ask for the format \
-                 in the prompt",
-                format["type"]
-            );
-            Err(Error::invalid("response_format", message))
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The text of a call to its name and arguments.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::Body;
@@ -13,12 +15,38 @@ pub struct ParsedCall {
     pub arguments: String,
 }
 
+/// Arguments that are texts by their tool's schema, each as the names of tool and argument.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Texts(HashSet<(String, String)>);
+
+impl Texts {
+    /// Those of tools in OpenAI's shape.
+    pub(crate) fn of(tools: &[Value]) -> Texts {
+        let is_text = |schema: &Value| match (&schema["type"], schema["enum"].as_array()) {
+            (Value::String(kind), _) => kind == "string",
+            (Value::Null, Some(values)) => values.iter().all(Value::is_string),
+            _ => schema["const"].is_string(),
+        };
+        let of_tool = |tool: &Value| {
+            let name = tool["function"]["name"].as_str().unwrap_or_default().to_owned();
+            let properties = tool["function"]["parameters"]["properties"].as_object().cloned().unwrap_or_default();
+            let texts = properties.into_iter().filter(|(_, schema)| is_text(schema));
+            texts.map(|(key, _)| (name.clone(), key)).collect::<Vec<_>>()
+        };
+        Texts(tools.iter().flat_map(of_tool).collect())
+    }
+
+    fn has(&self, tool: &str, key: &str) -> bool {
+        !self.0.is_empty() && self.0.contains(&(tool.to_owned(), key.to_owned()))
+    }
+}
+
 /// The calls in `text`, the part between the marks; `None` if it is not written as `body` says.
-pub(crate) fn parse(body: Body, text: &str) -> Option<Vec<ParsedCall>> {
+pub(crate) fn parse(body: Body, text: &str, texts: &Texts) -> Option<Vec<ParsedCall>> {
     let calls = match body {
         Body::Json => json_calls(text)?,
         Body::NameThenJson => name_then_json(text)?,
-        Body::Xml => vec![xml(text)?],
+        Body::Xml => vec![xml(text, texts)?],
         Body::DeepSeek => vec![deepseek(text)?],
     };
     if calls.is_empty() { None } else { Some(calls) }
@@ -83,23 +111,26 @@ fn object_text(text: &str) -> Option<String> {
     serde_json::from_str::<Map<String, Value>>(text).ok().map(|_| text.to_owned())
 }
 
-fn xml(text: &str) -> Option<ParsedCall> {
+fn xml(text: &str, texts: &Texts) -> Option<ParsedCall> {
     let text = text.trim();
     let text = text.strip_prefix("<function=").unwrap_or(text);
     let text = text.strip_suffix("</function>").unwrap_or(text);
     let (name, mut rest) = text.split_once('>')?;
+    let name = valid_name(name.trim())?;
     let mut arguments = Map::new();
     while let Some((_, after)) = rest.split_once("<parameter=") {
         let (key, after) = after.split_once('>')?;
         let (value, after) = after.split_once("</parameter>").or_else(|| after.split_once("<parameter="))?;
         let value = value.strip_prefix('\n').unwrap_or(value);
         let value = value.strip_suffix('\n').unwrap_or(value);
-        // The format does not tell types. What reads as a number, list, object, bool or null is taken as such.
-        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-        arguments.insert(key.trim().to_owned(), value);
+        let key = key.trim().to_owned();
+        // The format does not tell types. What reads as a number, list, object, bool or null is taken as such, where the
+        // schema does not say that it is a text.
+        let parsed = if texts.has(&name, &key) { None } else { serde_json::from_str(value).ok() };
+        arguments.insert(key, parsed.unwrap_or_else(|| value.into()));
         rest = after;
     }
-    Some(ParsedCall { name: valid_name(name.trim())?, arguments: Value::from(arguments).to_string() })
+    Some(ParsedCall { name, arguments: Value::from(arguments).to_string() })
 }
 
 fn deepseek(text: &str) -> Option<ParsedCall> {

@@ -6,9 +6,11 @@
 mod call;
 mod harmony;
 mod stream;
+mod syntax;
 
 pub use call::ParsedCall;
 pub use stream::{OutputParser, Reads};
+pub use syntax::{CallSyntax, Piece};
 
 /// A piece of the answer.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,5 +1,8 @@
 //! The streaming parser.
 
+use serde_json::Value;
+
+use super::call::Texts;
 use super::harmony::Harmony;
 use super::{Body, Delta, Format, Marks, call};
 
@@ -26,6 +29,8 @@ pub struct Reads {
     pub reasoning: bool,
     /// The prompt ends within the reasoning; see [`Format::begins_in_reasoning`].
     pub in_reasoning: bool,
+    /// Reasoning comes first or not at all: marks within the content are text.
+    pub reasoning_first: bool,
 }
 
 /// Tells content, reasoning and calls apart in text that comes in pieces.
@@ -34,12 +39,14 @@ pub struct OutputParser {
     format: &'static Format,
     reads_calls: bool,
     reads_reasoning: bool,
+    reasoning_first: bool,
     state: State,
     /// Text that is not given out yet.
     held: String,
     harmony: Harmony,
     /// White space that comes next follows a mark, and belongs to the format.
     trims: bool,
+    texts: Texts,
 }
 
 impl OutputParser {
@@ -50,11 +57,20 @@ impl OutputParser {
             format,
             reads_calls: reads.calls,
             reads_reasoning: reads.reasoning,
+            reasoning_first: reads.reasoning_first,
             state: if in_reasoning { State::Reasoning } else { State::Start },
             held: String::new(),
             harmony: Harmony::default(),
             trims: in_reasoning,
+            texts: Texts::default(),
         }
+    }
+
+    /// Reads calls of these tools, in OpenAI's shape: their schemas tell texts from numbers where the format does not.
+    #[must_use]
+    pub fn with_tools(mut self, tools: &[Value]) -> OutputParser {
+        self.texts = Texts::of(tools);
+        self
     }
 
     /// Takes the next piece of the answer and appends what it completes to `out`.
@@ -77,7 +93,7 @@ impl OutputParser {
             State::Reasoning => self.emit(rest.trim_end(), out),
             State::Content | State::Start => self.emit(&rest, out),
             State::Call(marks) => self.end_call(marks, &rest, "", out),
-            State::BareJson => match call::parse(Body::Json, &rest) {
+            State::BareJson => match call::parse(Body::Json, &rest, &self.texts) {
                 Some(calls) => out.extend(calls.into_iter().map(Delta::Call)),
                 None => self.emit(&rest, out),
             },
@@ -170,7 +186,7 @@ impl OutputParser {
 
     /// Gives out a finished call; one that cannot be read is shown as it was written.
     fn end_call(&mut self, marks: Marks, text: &str, close: &str, out: &mut Vec<Delta>) {
-        match call::parse(marks.body, text) {
+        match call::parse(marks.body, text, &self.texts) {
             Some(calls) => out.extend(calls.into_iter().map(Delta::Call)),
             None => {
                 self.state = State::Content;
@@ -198,7 +214,10 @@ impl OutputParser {
         self.trims = false;
         out.push(match self.state {
             State::Reasoning => Delta::Reasoning(text.to_owned()),
-            _ => Delta::Content(text.to_owned()),
+            _ => {
+                self.reads_reasoning &= !self.reasoning_first;
+                Delta::Content(text.to_owned())
+            }
         });
     }
 }

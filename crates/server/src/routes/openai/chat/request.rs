@@ -4,8 +4,9 @@ use mlxr_text::chat::{Conversation, Message, ToolCall};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::super::{OneOrMany, StreamOptions, check_format};
-use crate::{Chat, Error, Job, Prompt, Sampling, Standing};
+use super::super::{OneOrMany, StreamOptions};
+use crate::routes::constraint::Constraints;
+use crate::{Chat, Error, Job, Prompt, Sampling, Standing, ToolChoice};
 
 /// The body of `POST /v1/chat/completions`.
 #[derive(Debug, Deserialize)]
@@ -17,9 +18,6 @@ pub(super) struct Request {
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
     functions: Option<Value>,
-    response_format: Option<Value>,
-    json_schema: Option<Value>,
-    grammar: Option<Value>,
     modalities: Option<Vec<String>>,
     pub(super) stream: Option<bool>,
     pub(super) stream_options: Option<StreamOptions>,
@@ -35,6 +33,8 @@ pub(super) struct Request {
     documents: Option<Vec<Value>>,
     #[serde(default)]
     ignore_eos: bool,
+    #[serde(flatten)]
+    constraints: Constraints,
     #[serde(flatten)]
     standing: Standing,
     #[serde(flatten)]
@@ -92,7 +92,8 @@ impl Request {
         }
         let messages = self.messages.into_iter().enumerate().map(|(index, wire)| message(index, wire));
         let mut conversation = Conversation::new(messages.collect::<Result<_, _>>()?);
-        conversation.tools = offered_tools(self.tools, self.tool_choice.as_ref())?;
+        let (tools, tool_choice) = offered_tools(self.tools, self.tool_choice.as_ref())?;
+        conversation.tools = tools;
         conversation.documents = self.documents.unwrap_or_default();
         if let Some(effort) = self.reasoning_effort {
             match effort.as_str() {
@@ -105,6 +106,7 @@ impl Request {
         let chat = Chat {
             one_call: self.parallel_tool_calls == Some(false),
             template: self.chat_template,
+            tool_choice,
             ..Chat::new(conversation)
         };
         let logprobs = match (self.logprobs, self.top_logprobs) {
@@ -118,6 +120,7 @@ impl Request {
             n: self.n.unwrap_or(1),
             sampling: self.sampling,
             stop: self.stop.map(OneOrMany::into_vec).unwrap_or_default(),
+            structure: self.constraints.structure()?,
             max_tokens: max_tokens(self.max_completion_tokens.or(self.max_tokens))?,
             logprobs,
             ignore_eos: self.ignore_eos,
@@ -127,15 +130,7 @@ impl Request {
     }
 
     fn check_unsupported(&self) -> Result<(), Error> {
-        check_format(self.response_format.as_ref())?;
-        let given = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
-        for (param, given) in [("json_schema", given(&self.json_schema)), ("grammar", given(&self.grammar))] {
-            if given {
-                let message = format!("`{param}` cannot be enforced by this version: leave it out");
-                return Err(Error::invalid(param, message));
-            }
-        }
-        if given(&self.functions) {
+        if self.functions.as_ref().is_some_and(|value| !value.is_null()) {
             return Err(Error::invalid("functions", "`functions` is not supported: use `tools`"));
         }
         if let Some(other) = self.modalities.iter().flatten().find(|modality| *modality != "text") {
@@ -153,7 +148,7 @@ pub(in crate::routes::openai) fn max_tokens(asked: Option<i64>) -> Result<Option
     }
 }
 
-fn offered_tools(tools: Option<Vec<Value>>, choice: Option<&Value>) -> Result<Vec<Value>, Error> {
+fn offered_tools(tools: Option<Vec<Value>>, choice: Option<&Value>) -> Result<(Vec<Value>, ToolChoice), Error> {
     let tools = tools.unwrap_or_default();
     for (index, tool) in tools.iter().enumerate() {
         let param = format!("tools[{index}]");
@@ -163,21 +158,38 @@ fn offered_tools(tools: Option<Vec<Value>>, choice: Option<&Value>) -> Result<Ve
             );
             return Err(Error::invalid(&param, message));
         }
-        if tool["function"]["strict"] == true {
-            let message = format!("`{param}.function.strict` cannot be enforced by this version: leave it out");
-            return Err(Error::invalid(&param, message));
-        }
     }
-    match choice {
-        None | Some(Value::Null) => Ok(tools),
-        Some(choice) if choice == "auto" => Ok(tools),
-        Some(choice) if choice == "none" => Ok(Vec::new()),
-        Some(choice) => {
-            let message =
-                format!("`tool_choice` {choice} cannot be enforced by this version: use \"auto\" or \"none\"");
+    let Some(choice) = choice.filter(|choice| !choice.is_null()) else { return Ok((tools, ToolChoice::Auto)) };
+    if let Some(allowed) = choice.get("allowed_tools") {
+        let names: Vec<&Value> = allowed["tools"].as_array().into_iter().flatten().map(named).collect();
+        let tools = tools.into_iter().filter(|tool| names.contains(&named(tool))).collect();
+        return offered_tools(Some(tools), Some(&allowed["mode"]));
+    }
+    match (choice.as_str(), choice["function"]["name"].as_str().or(choice["name"].as_str())) {
+        (Some("auto"), _) => Ok((tools, ToolChoice::Auto)),
+        (Some("none"), _) => Ok((Vec::new(), ToolChoice::Auto)),
+        (Some("required" | "any"), _) if tools.is_empty() => {
+            Err(Error::invalid("tool_choice", "`tool_choice` requires a call and `tools` offers none"))
+        }
+        (Some("required" | "any"), _) => Ok((tools, ToolChoice::Required)),
+        (None, Some(name)) if tools.iter().any(|tool| tool["function"]["name"] == name) => {
+            Ok((tools, ToolChoice::Named(name.to_owned())))
+        }
+        (None, Some(name)) => {
+            Err(Error::invalid("tool_choice", format!("`tool_choice` names `{name}`, which `tools` does not offer")))
+        }
+        _ => {
+            let message = format!(
+                "`tool_choice` is {choice}, expected \"auto\", \"none\", \"required\" or \
+                 {{\"type\": \"function\", \"function\": {{\"name\": ...}}}}"
+            );
             Err(Error::invalid("tool_choice", message))
         }
     }
+}
+
+fn named(tool: &Value) -> &Value {
+    &tool["function"]["name"]
 }
 
 fn message(index: usize, wire: WireMessage) -> Result<Message, Error> {

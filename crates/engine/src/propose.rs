@@ -1,0 +1,59 @@
+//! The draft of a sequence: what its grammar forces, else what followed the last time, else what a model will say.
+
+use crate::TokenId;
+use crate::client::Client;
+use crate::draft::DraftModel;
+use crate::speculate::{Costs, MAX_LOOKUP, MAX_MODEL, Source};
+use crate::times::StepTimes;
+
+/// What there is to draft with.
+pub(crate) struct Means<'a> {
+    /// A model that drafts.
+    pub model: Option<&'a DraftModel>,
+    /// Steps that only generate.
+    pub times: &'a StepTimes,
+    /// Whether after a rejected token a step goes to computing those before it again.
+    pub rewinds: bool,
+    /// Sequences that generate.
+    pub n_decode: usize,
+    /// Tokens of the step so far.
+    pub n_tok: usize,
+    /// Most tokens of the draft.
+    pub room: usize,
+}
+
+/// Overwrites `out` with a draft for a sequence of these `tokens`; where a model is to draft, with as many tokens of any
+/// kind. The client notes where the draft comes from.
+pub(crate) fn propose(client: &mut Client, tokens: &[TokenId], means: &Means<'_>, out: &mut Vec<TokenId>) {
+    let Means { times, rewinds, n_decode, n_tok, room, .. } = *means;
+    out.clear();
+    client.source = None;
+    if room == 0 {
+        return;
+    }
+    if let Some(bound) = &mut client.bound {
+        bound.forced(room, out);
+        if !out.is_empty() {
+            client.source = Some(Source::Forced);
+            return;
+        }
+    }
+    let costs = |each| Costs { times, n_decode, n_tok, each, rewinds };
+    client.speculator(tokens.len()).lookup.find(tokens, MAX_LOOKUP.min(room), out);
+    if let Some(bound) = &mut client.bound {
+        bound.trim(out);
+    }
+    if !out.is_empty() {
+        let n = client.speculator(0).length(Source::Lookup, &costs(0.0), out.len());
+        client.shadow = if n == 0 { out.first().copied() } else { None };
+        out.truncate(n);
+        client.source = (n > 0).then_some(Source::Lookup);
+    }
+    if let (None, Some(model)) = (client.source, means.model) {
+        let room = room.min(MAX_MODEL).min(model.room(tokens.len()));
+        let n = client.speculator(0).length(Source::Model, &costs(model.pass_seconds()), room);
+        out.clear();
+        out.resize(n, 0);
+        client.source = (n > 0).then_some(Source::Model);
+    }
+}
