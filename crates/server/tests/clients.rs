@@ -1,4 +1,5 @@
-//! The official Python clients against this server: `MLXR_PYTHON` names a Python that has `openai` and `ollama`.
+//! The official Python clients against this server: `MLXR_PYTHON` names a Python that has the packages of
+//! `tests/clients/requirements.txt`.
 
 mod common;
 
@@ -8,7 +9,7 @@ use std::process::Command;
 #[test]
 fn the_official_clients_work_unchanged() {
     let Some(python) = std::env::var_os("MLXR_PYTHON") else {
-        eprintln!("SKIPPED: set MLXR_PYTHON to a Python with the packages openai and ollama");
+        eprintln!("SKIPPED: set MLXR_PYTHON to a Python with the packages of tests/clients/requirements.txt");
         return;
     };
     let server = common::Server::start();
