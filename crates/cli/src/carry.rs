@@ -142,6 +142,7 @@ fn keys(vocab: &GgufVocab) -> Vec<(String, Value)> {
     let text = |text: &str| Some(Value::Str(text.to_owned()));
     let id = |id: Option<u32>| id.map(Value::U32);
     let flag = |flag: Option<bool>| flag.map(Value::Bool);
+    let map = |bytes: &[u8]| (!bytes.is_empty()).then(|| Value::Array(Array::U8(bytes.to_vec())));
     let rows = [
         ("model", text(&vocab.model)),
         ("pre", text(vocab.pre.as_deref().unwrap_or("default"))),
@@ -167,7 +168,12 @@ fn keys(vocab: &GgufVocab) -> Vec<(String, Value)> {
         ("eog_token_ids", (!ids.eog.is_empty()).then(|| Value::Array(Array::U32(ids.eog.clone())))),
         ("add_bos_token", flag(vocab.add_bos)),
         ("add_eos_token", flag(vocab.add_eos)),
+        ("add_sep_token", flag(vocab.add_sep)),
         ("add_space_prefix", flag(vocab.add_space_prefix)),
+        ("remove_extra_whitespaces", flag(vocab.remove_extra_whitespaces)),
+        ("precompiled_charsmap", map(&vocab.precompiled_charsmap)),
+        ("normalizer.lowercase", flag(vocab.lowercase)),
+        ("normalizer.strip_accents", flag(vocab.strip_accents)),
     ];
     rows.into_iter().filter_map(|(key, value)| Some((format!("{PREFIX}{key}"), value?))).collect()
 }

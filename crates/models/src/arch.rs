@@ -22,6 +22,16 @@ pub struct Arch {
     pub style: &'static Style,
     /// Whether GGUF names the norm before the feed-forward after the attention that it follows.
     pub ffn_norm_is_post: bool,
+    /// Whether GGUF files keep gate and up of the dense feed-forward in one matrix, where Hugging Face files do.
+    pub gate_up: bool,
+    /// Whether GGUF files keep latent attention's second projections in one matrix.
+    pub joint_kv_b: bool,
+    /// Roles whose tensors GGUF's runtime wants under their stem alone.
+    pub bare: &'static [Role],
+    /// Sections of positions that GGUF's runtime wants named, where the configuration does not.
+    pub sections: Option<[u32; 4]>,
+    /// Whether GGUF files hold the configuration's factors on parts of a layer in their weights (Falcon-H1).
+    pub folds: bool,
     /// Which dimensions rotate together, in GGUF and in Hugging Face files (converters permute some).
     pub pairs: [RopePairs; 2],
     /// Whether GGUF files with sections of positions (vision) rotate halves, whatever `pairs` says.
@@ -54,6 +64,10 @@ pub struct Arch {
     pub qkv: Fused,
     /// Whether Hugging Face files store matrices as `[n_in, n_out]` (GPT-2's Conv1D).
     pub transposed: bool,
+    /// Whether Hugging Face files store stacked experts under their stem alone.
+    pub experts_bare: bool,
+    /// Whether Hugging Face files store the bias for the choice of experts as a matrix of one row.
+    pub select_bias_row: bool,
     /// Whether Hugging Face files store plain experts as `[n_in, n_out]`.
     pub experts_transposed: bool,
     /// Whether Hugging Face files store gate and up of experts by turns, row by row.
@@ -64,6 +78,8 @@ pub struct Arch {
     pub embed_scale: EmbedScale,
     /// How `logit_scale` of the configuration applies.
     pub logit_scale: LogitScale,
+    /// Whether files with experts are refused: no model of the architecture has them.
+    pub no_experts: bool,
     /// Router: how logits become probabilities, where the configuration does not say.
     pub gating: Gating,
     /// Router: whether weights are divided by their sum, where the configuration does not say.
@@ -260,6 +276,11 @@ pub const LLAMA: Arch = Arch {
     written_as: "",
     style: &style::LLAMA,
     ffn_norm_is_post: false,
+    gate_up: false,
+    joint_kv_b: false,
+    bare: &[],
+    sections: None,
+    folds: false,
     pairs: [RopePairs::Interleaved, RopePairs::HalfSplit],
     sections_halve: false,
     no_rope: NoRope::Never,
@@ -276,11 +297,14 @@ pub const LLAMA: Arch = Arch {
     parallel: Parallel::No,
     qkv: Fused::Stacked,
     transposed: false,
+    experts_bare: false,
+    select_bias_row: false,
     experts_transposed: false,
     experts_by_turns: false,
     act: Act::Silu,
     embed_scale: EmbedScale::Config,
     logit_scale: LogitScale::Multiply,
+    no_experts: false,
     gating: Gating::Softmax,
     normalize: true,
     weight_input: false,

@@ -14,6 +14,10 @@ type Around<B> = ([Linear<B>; 2], usize);
 
 impl<B: Backend> Loader<'_, B> {
     pub(crate) fn ffn(&mut self, i: usize) -> Result<Ffn<B>, LoadError> {
+        if self.hyper.moe.n_expert > 0 && self.arch.no_experts {
+            let what = format!("it has {} experts, which no model of this architecture has", self.hyper.moe.n_expert);
+            return Err(self.unsupported(what));
+        }
         if self.hyper.moe.n_expert > 0 && self.names.find(Role::Router, i).is_some() {
             return Ok(Ffn::Moe(Box::new(self.moe(i)?)));
         }

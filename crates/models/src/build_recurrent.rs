@@ -228,11 +228,11 @@ impl<B: Backend> Loader<'_, B> {
             let (stride, from) = (sizes.iter().sum::<usize>(), sizes[..part].iter().sum::<usize>());
             (0..n_key).flat_map(move |g| g * stride + from..g * stride + from + sizes[part])
         };
-        let (qkv, z) = match self.optional(Role::AttnQkv, i)? {
+        let (qkv, z) = match self.optional(Role::DeltaQkv, i)? {
             Some(qkv) => {
                 // Files may hold both arrangements.
                 self.names.find(Role::SsmIn, i);
-                (qkv, self.raw(Role::AttnGate, i)?)
+                (qkv, self.raw(Role::DeltaGate, i)?)
             }
             None => {
                 let all = self.raw(Role::SsmIn, i)?;

@@ -24,7 +24,8 @@ macro_rules! keys {
 
 keys! {
     N_LAYER = "block_count" ["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
-    N_CTX = "context_length" ["max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"];
+    N_CTX = "context_length" ["max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len",
+        "model_max_length"];
     LAYER_KINDS = "" ["layers_block_type"];
     N_NEXTN = "nextn_predict_layers" [];
     N_DENSE = "leading_dense_block_count" ["first_k_dense_replace", "num_dense_layers"];
@@ -100,7 +101,7 @@ keys! {
         "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
     N_EXPERT_USED = "expert_used_count" [
         "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k"];
-    EXPERT_NORMALIZE = "expert_weights_norm" ["norm_topk_prob", "moe_renormalize"];
+    EXPERT_NORMALIZE = "expert_weights_norm" ["norm_topk_prob", "moe_renormalize", "route_norm"];
     EXPERT_SCALE = "expert_weights_scale" [
         "routed_scaling_factor", "route_scale", "router_scaling_factor", "moe_routed_scaling_factor"];
     EXPERT_GATING = "expert_gating_func" ["scoring_func"];
@@ -116,7 +117,8 @@ keys! {
         "intermediate_size", "n_inner", "ffn_hidden_size", "intermediate_size_mlp", "ffn_dim"];
     D_FF_EXPERT = "expert_feed_forward_length" ["moe_intermediate_size"];
     D_FF_SHARED = "expert_shared_feed_forward_length" ["shared_expert_intermediate_size"];
-    N_EXPERT_SHARED = "expert_shared_count" ["n_shared_experts", "num_shared_expert", "num_shared_experts"];
+    N_EXPERT_SHARED = "expert_shared_count" [
+        "n_shared_experts", "num_shared_expert", "num_shared_experts", "moe_num_shared_experts"];
     N_VOCAB = "vocab_size" ["vocab_size"];
     SSM_CONV = "ssm.conv_kernel" ["mamba_d_conv", "conv_kernel"];
     SSM_INNER = "ssm.inner_size" ["mamba_d_ssm"];
@@ -144,6 +146,12 @@ keys! {
     KDA_SAFE = "kda.safe_gate" [];
     KDA_BOUND = "kda.gate_lower_bound" [];
     SHORT_CONV = "shortconv.l_cache" ["conv_L_cache"];
+    MOE_STEP = "interleave_moe_layer_step" ["interleave_moe_layer_step", "moe_layer_interval"];
+    MOE_LATENT = "moe_latent_size" ["moe_latent_size"];
+    RECURRENT = "attention.recurrent_layers" [];
+    FULL_INTERVAL = "full_attention_interval" ["full_attention_interval"];
+    SECTIONS = "rope.dimension_sections" ["rope_parameters.mrope_section", "rope_scaling.mrope_section"];
+    SSM_RANK = "ssm.time_step_rank" ["time_step_rank", "mamba_dt_rank"];
     INDEX_BLOCK = "attention.indexer.block_size" [];
     INDEX_TOP_K = "attention.indexer.top_k" ["index_topk"];
 }
@@ -152,6 +160,11 @@ impl Key {
     /// The key in GGUF below `{arch}.`; empty where GGUF has none.
     pub(crate) fn gguf(self) -> &'static str {
         self.gguf
+    }
+
+    /// All fields beside others that have it in `config.json`, the usual one first.
+    pub(crate) fn fields(self) -> impl Iterator<Item = &'static str> {
+        self.hf.iter().copied().filter(|path| !path.contains('.'))
     }
 
     /// Where `config.json` has it: the usual field, or one of `rope_scaling`.

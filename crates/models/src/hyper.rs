@@ -68,6 +68,19 @@ pub struct Factors {
     pub ffn: [f32; 2],
 }
 
+impl Factors {
+    /// None.
+    pub const NONE: Factors = Factors {
+        attn_in: 1.0,
+        attn_key: 1.0,
+        attn_out: 1.0,
+        ssm_in: 1.0,
+        ssm_parts: [1.0; 5],
+        ssm_out: 1.0,
+        ffn: [1.0; 2],
+    };
+}
+
 /// How tokens choose experts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Router {
@@ -102,13 +115,15 @@ pub struct SsmShape {
 }
 
 /// Widths of a gated delta net.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeltaShape {
     pub n_conv: usize,
     pub n_head: usize,
     pub n_key_head: usize,
     pub d_k: usize,
     pub d_v: usize,
+    /// Whether each channel decays for itself (Kimi).
+    pub each_channel: bool,
     /// Kimi's gates: the decay is `bound * sigmoid(exp(a) x)`.
     pub bound: Option<f32>,
 }
@@ -168,6 +183,15 @@ impl Hyper {
             factors: factors(config)?,
             temperature: temperature(config, arch)?,
         })
+    }
+}
+
+impl Hyper {
+    /// Takes out the factors that mlx-lm has multiplied into weights, though it leaves them in the configuration. What
+    /// is left of them goes to logits of tied embeddings. Source: mlx-lm `falcon_h1.py`, `sanitize` and `__call__`.
+    pub(crate) fn fold_as_mlx(&mut self, tied: bool) {
+        self.logit_scale = if tied { self.logit_scale / self.embed_scale } else { 1.0 };
+        (self.embed_scale, self.factors) = (1.0, Factors::NONE);
     }
 }
 
@@ -430,5 +454,5 @@ fn delta(config: &Config<'_>) -> Result<Option<DeltaShape>, LoadError> {
     }
     let safe = config.flag(config::KDA_SAFE) == Some(true);
     let bound = if safe { config.f32(config::KDA_BOUND)? } else { None };
-    Ok(Some(DeltaShape { n_conv, n_head, n_key_head, d_k, d_v, bound }))
+    Ok(Some(DeltaShape { n_conv, n_head, n_key_head, d_k, d_v, each_channel: kda.is_some(), bound }))
 }

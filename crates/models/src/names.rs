@@ -82,6 +82,8 @@ pub enum Role {
     DeltaAlpha,
     DeltaBeta,
     DeltaBetaAlpha,
+    DeltaQkv,
+    DeltaGate,
     ShortConv,
     ShortConvIn,
     ShortConvOut,
@@ -184,17 +186,22 @@ impl Names {
 
     /// Tensors of the first `n_layer` layers that no role has asked for and that may change what a layer computes.
     pub fn unused(&self, checkpoint: &Checkpoint, n_layer: usize, harmless: &[&str]) -> Vec<String> {
+        let layers = if self.gguf { "blk." } else { &self.layers };
+        let of_layer = |name: &String| {
+            let number = name.strip_prefix(layers).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            number.is_some_and(|i| i < n_layer)
+        };
+        self.left(checkpoint, harmless).filter(of_layer).collect()
+    }
+
+    /// All tensors that no role has asked for and that may mean something.
+    pub fn left(&self, checkpoint: &Checkpoint, harmless: &[&str]) -> impl Iterator<Item = String> {
         let used = self.used.borrow();
         let experts: Vec<&str> = used.iter().filter_map(|s| s.split_once("{e}").map(|(head, _)| head)).collect();
         let known = |name: &str| covered(&used, name) || experts.iter().any(|e| name.starts_with(e));
-        let layers = if self.gguf { "blk." } else { &self.layers };
-        let of_layer = |name: &str| {
-            let number = name.strip_prefix(layers)?.split('.').next()?;
-            number.parse::<usize>().ok().filter(|&i| i < n_layer)
-        };
         let harmless = |name: &str| HARMLESS.iter().chain(harmless).any(|part| name.contains(part));
-        let unused = checkpoint.names().filter(|n| of_layer(n).is_some() && !known(n) && !harmless(n));
-        unused.map(str::to_owned).collect()
+        let left: Vec<String> = checkpoint.names().filter(|n| !known(n) && !harmless(n)).map(str::to_owned).collect();
+        left.into_iter()
     }
 
     /// Whether there is a tensor of this name or stem.

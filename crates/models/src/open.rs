@@ -5,7 +5,7 @@ use mlxr_compute::op::KvType;
 use mlxr_weights::{Checkpoint, Kind};
 
 use crate::arch::{Arch, Norms};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::hyper::Hyper;
 use crate::load::Loader;
 use crate::names::{Names, Role};
@@ -67,7 +67,10 @@ pub fn load<B: Backend>(
 ) -> Result<Model<B>, LoadError> {
     let (arch_name, names, arch) = describe(checkpoint)?;
     let config = Config::new(checkpoint, &arch_name).with_defaults(arch.defaults);
-    let hyper = Hyper::read(&config, arch, options.n_ctx)?;
+    let mut hyper = Hyper::read(&config, arch, options.n_ctx)?;
+    if checkpoint.kind == Kind::Mlx && arch.folds {
+        hyper.fold_as_mlx(config.flag(config::TIED) == Some(true));
+    }
     let loader = Loader { checkpoint, names, arch, arch_name, hyper, backend: &mut backend, config, n_second: 0 };
     let (decoder, hyper) = loader.decoder(progress)?;
     Model::new(backend, decoder, hyper, options)

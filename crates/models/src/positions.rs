@@ -55,7 +55,7 @@ pub(crate) fn rotating(config: &Config<'_>, arch: &Arch, window: &[Window]) -> R
         NoRope::ButDepth(depth) => vec![n_layer == depth; n_layer],
         NoRope::ByConfig(default) => {
             let said = config.text(config::POSITION_KIND).map(|kind| kind == "rope");
-            vec![said.or(config.flag(config::ROPE_ON)).unwrap_or(default); n_layer]
+            vec![said.or(config.flag(config::ROPE_ON)).unwrap_or(default || !config.is_json()); n_layer]
         }
         NoRope::FirstOf(_) if window.iter().all(|w| *w == Window::Full) => vec![true; n_layer],
         NoRope::FirstOf(n) => (0..n_layer).map(|i| i % n != 0).collect(),

@@ -10,10 +10,13 @@ pub struct Style {
     root: &'static str,
     layers: &'static str,
     stems: &'static [&'static str],
+    /// What goes before them in MLX folders, where mlx-lm renames: in models without and with experts.
+    mlx: [&'static [&'static str]; 2],
 }
 
 /// The style of LLaMA's descendants, from which others inherit.
-pub const LLAMA: Style = Style { root: "model.", layers: "layers.", stems: &["post_attention_layernorm"] };
+pub const LLAMA: Style =
+    Style { root: "model.", layers: "layers.", stems: &["post_attention_layernorm"], mlx: [&[], &[]] };
 /// Mixtral, PhiMoE.
 pub const MIXTRAL: Style = Style {
     stems: &[
@@ -112,6 +115,20 @@ pub const SHARED_EXPERTS: Style = Style {
     ],
     ..LLAMA
 };
+/// Mistral 4: the same, and gate and up of all experts in one tensor.
+pub const MISTRAL4: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "mlp.experts.gate_up_proj",
+        "mlp.experts.down_proj",
+        "mlp.experts.gate_proj",
+        "mlp.experts.up_proj",
+        "mlp.shared_experts.gate_proj",
+        "mlp.shared_experts.up_proj",
+        "mlp.shared_experts.down_proj",
+    ],
+    ..LLAMA
+};
 /// gpt-oss: gate and up of all experts in one tensor.
 pub const GPT_OSS: Style = Style {
     stems: &[
@@ -134,6 +151,194 @@ pub const GRANITE: Style = Style {
         "block_sparse_moe.switch_mlp.gate_proj",
         "block_sparse_moe.switch_mlp.up_proj",
         "block_sparse_moe.switch_mlp.down_proj",
+    ],
+    ..LLAMA
+};
+/// Granite MoE with shared experts, whose gate and up are one matrix.
+pub const GRANITE_SHARED: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "block_sparse_moe.router.layer",
+        "block_sparse_moe.input_linear",
+        "block_sparse_moe.output_linear",
+        "block_sparse_moe.switch_mlp.gate_proj",
+        "block_sparse_moe.switch_mlp.up_proj",
+        "block_sparse_moe.switch_mlp.down_proj",
+        "shared_mlp.input_linear",
+        "shared_mlp.output_linear",
+    ],
+    ..LLAMA
+};
+/// Granite 4: the same with state spaces.
+pub const GRANITE_HYBRID: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "block_sparse_moe.router.layer",
+        "block_sparse_moe.input_linear",
+        "block_sparse_moe.output_linear",
+        "block_sparse_moe.switch_mlp.gate_proj",
+        "block_sparse_moe.switch_mlp.up_proj",
+        "block_sparse_moe.switch_mlp.down_proj",
+        "shared_mlp.input_linear",
+        "shared_mlp.output_linear",
+        "mamba.in_proj",
+        "mamba.conv1d",
+        "mamba.dt_bias",
+        "mamba.A_log",
+        "mamba.D",
+        "mamba.norm",
+        "mamba.out_proj",
+    ],
+    mlx: [&["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"], &[]],
+    ..LLAMA
+};
+/// Jamba, Falcon-H1, Bamba.
+pub const JAMBA: Style = Style {
+    stems: &[
+        "final_layernorm",
+        "pre_ff_layernorm",
+        "mamba.in_proj",
+        "mamba.conv1d",
+        "mamba.x_proj",
+        "mamba.dt_proj",
+        "mamba.dt_bias",
+        "mamba.A_log",
+        "mamba.D",
+        "mamba.norm",
+        "mamba.out_proj",
+        "feed_forward.gate_proj",
+        "feed_forward.up_proj",
+        "feed_forward.down_proj",
+        "feed_forward.router",
+        "feed_forward.experts.{e}.gate_proj",
+        "feed_forward.experts.{e}.up_proj",
+        "feed_forward.experts.{e}.down_proj",
+        "feed_forward.switch_mlp.gate_proj",
+        "feed_forward.switch_mlp.up_proj",
+        "feed_forward.switch_mlp.down_proj",
+    ],
+    ..LLAMA
+};
+/// Nemotron-H: one part in each layer.
+pub const NEMOTRON_H: Style = Style {
+    root: "backbone.",
+    stems: &[
+        "embeddings",
+        "norm_f",
+        "norm",
+        "mixer.q_proj",
+        "mixer.k_proj",
+        "mixer.v_proj",
+        "mixer.o_proj",
+        "mixer.up_proj",
+        "mixer.down_proj",
+        "mixer.gate",
+        "mixer.gate.e_score_correction_bias",
+        "mixer.experts.{e}.up_proj",
+        "mixer.experts.{e}.down_proj",
+        "mixer.switch_mlp.fc1",
+        "mixer.switch_mlp.fc2",
+        "mixer.shared_experts.up_proj",
+        "mixer.shared_experts.down_proj",
+    ],
+    ..LLAMA
+};
+/// LFM2.
+pub const LFM2: Style = Style {
+    stems: &[
+        "embedding_norm",
+        "operator_norm",
+        "ffn_norm",
+        "self_attn.out_proj",
+        "self_attn.q_layernorm",
+        "self_attn.k_layernorm",
+        "feed_forward.w1",
+        "feed_forward.w2",
+        "feed_forward.w3",
+        "feed_forward.gate",
+        "feed_forward.expert_bias",
+        "feed_forward.experts.{e}.w1",
+        "feed_forward.experts.{e}.w2",
+        "feed_forward.experts.{e}.w3",
+        "feed_forward.switch_mlp.gate_proj",
+        "feed_forward.switch_mlp.up_proj",
+        "feed_forward.switch_mlp.down_proj",
+    ],
+    mlx: [&[], &["feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj"]],
+    ..LLAMA
+};
+/// Qwen's gated delta nets.
+pub const QWEN_DELTA: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "linear_attn.in_proj_qkvz",
+        "linear_attn.conv1d",
+        "linear_attn.dt_bias",
+        "linear_attn.A_log",
+        "linear_attn.norm",
+        "linear_attn.out_proj",
+    ],
+    ..LLAMA
+};
+/// Kimi Linear.
+pub const KIMI: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "block_sparse_moe.gate_proj",
+        "block_sparse_moe.up_proj",
+        "block_sparse_moe.down_proj",
+        "block_sparse_moe.gate",
+        "block_sparse_moe.gate.e_score_correction_bias",
+        "block_sparse_moe.experts.{e}.w1",
+        "block_sparse_moe.experts.{e}.w2",
+        "block_sparse_moe.experts.{e}.w3",
+        "block_sparse_moe.shared_experts.gate_proj",
+        "block_sparse_moe.shared_experts.up_proj",
+        "block_sparse_moe.shared_experts.down_proj",
+        "self_attn.dt_bias",
+        "self_attn.A_log",
+        "self_attn.o_norm",
+        "self_attn.b_proj",
+    ],
+    mlx: [KIMI_MLX; 2],
+    ..LLAMA
+};
+const KIMI_MLX: &[&str] = &[
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+    "mlp.gate",
+    "mlp.e_score_correction_bias",
+    "mlp.shared_experts.gate_proj",
+    "mlp.shared_experts.up_proj",
+    "mlp.shared_experts.down_proj",
+    "self_attn.q_conv.conv",
+    "self_attn.k_conv.conv",
+    "self_attn.v_conv.conv",
+];
+/// AFMoE: sandwich norms.
+pub const AFMOE: Style = Style {
+    stems: &[
+        "pre_mlp_layernorm",
+        "post_attention_layernorm",
+        "post_mlp_layernorm",
+        "mlp.router.gate",
+        "mlp.expert_bias",
+        "mlp.shared_experts.gate_proj",
+        "mlp.shared_experts.up_proj",
+        "mlp.shared_experts.down_proj",
+    ],
+    ..LLAMA
+};
+/// HY V3.
+pub const HY_V3: Style = Style {
+    stems: &[
+        "post_attention_layernorm",
+        "mlp.router.gate",
+        "mlp.expert_bias",
+        "mlp.shared_mlp.gate_proj",
+        "mlp.shared_mlp.up_proj",
+        "mlp.shared_mlp.down_proj",
     ],
     ..LLAMA
 };
@@ -173,6 +378,7 @@ pub const GPT2: Style = Style {
     root: "transformer.",
     layers: "h.",
     stems: &["wte", "wpe", "ln_f", "ln_1", "ln_2", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+    ..LLAMA
 };
 /// Falcon.
 pub const FALCON: Style = Style {
@@ -194,7 +400,6 @@ pub const BLOOM: Style = FALCON;
 /// GPT-NeoX.
 pub const GPT_NEOX: Style = Style {
     root: "gpt_neox.",
-    layers: "layers.",
     stems: &[
         "embed_in",
         "embed_out",
@@ -205,10 +410,10 @@ pub const GPT_NEOX: Style = Style {
         "mlp.dense_h_to_4h",
         "mlp.dense_4h_to_h",
     ],
+    ..LLAMA
 };
-/// Mamba 2.
-pub const MAMBA: Style =
-    Style { root: "backbone.", layers: "layers.", stems: &["embeddings", "norm_f", "norm", "mixer.dt"] };
+/// Mamba.
+pub const MAMBA: Style = Style { root: "backbone.", stems: &["embeddings", "norm_f", "norm"], ..LLAMA };
 
 /// The names that tensors get in a file to be written.
 pub(crate) struct Naming {
@@ -240,6 +445,21 @@ impl Naming {
         let stem = chosen.or_else(|| own.find(|stem| !fused && (!experts || stem.contains("{e}"))))?;
         let root = if role == Role::Output { "" } else { style.root };
         Some(if layer { format!("{}{i}.{stem}", self.layers(style)) } else { format!("{root}{stem}") })
+    }
+
+    /// What MLX folders call a role otherwise.
+    pub fn mlx(style: &Style, experts: bool) -> &'static [&'static str] {
+        style.mlx[usize::from(experts)]
+    }
+
+    /// Whether the stems before the style's name one of a role's.
+    pub fn lists_first(&self, role: Role) -> bool {
+        self.style.is_some() && stems(role).1.iter().any(|stem| self.first.contains(stem))
+    }
+
+    /// Whether the style names one of a role's stems.
+    pub fn lists(&self, role: Role) -> bool {
+        self.style.is_some_and(|style| stems(role).1.iter().any(|stem| style.stems.contains(stem)))
     }
 
     fn layers(&self, style: &Style) -> String {

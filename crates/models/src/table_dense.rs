@@ -17,7 +17,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch { gguf: &[], hf: &["MistralForCausalLM"], written_as: "llama", window: WindowLayers::All, ..LLAMA },
     Arch {
         gguf: &["mistral3"],
-        hf: &["Mistral3ForConditionalGeneration", "Ministral3ForCausalLM", "MinistralForCausalLM"],
+        hf: &["Ministral3ForCausalLM", "MinistralForCausalLM", "Mistral3ForConditionalGeneration"],
         ..LLAMA
     },
     // LLaMA with rotation left out of every fourth layer. Source: modeling_smollm3.py.
@@ -81,7 +81,14 @@ pub(crate) const DENSE: &[Arch] = &[
         act: Act::GeluTanh,
         ..HALVES
     },
-    Arch { gguf: &["phi3"], hf: &["Phi3ForCausalLM"], style: &style::PHI3, window: WindowLayers::All, ..HALVES },
+    Arch {
+        gguf: &["phi3"],
+        hf: &["Phi3ForCausalLM"],
+        style: &style::PHI3,
+        gate_up: true,
+        window: WindowLayers::All,
+        ..HALVES
+    },
     Arch {
         gguf: &["gpt2"],
         hf: &["GPT2LMHeadModel"],
@@ -133,7 +140,17 @@ pub(crate) const DENSE: &[Arch] = &[
     // Norms after the blocks; q and k normed over the whole row. Source: arXiv:2501.00656; modeling_olmo3.py.
     Arch {
         gguf: &["olmo2"],
-        hf: &["Olmo2ForCausalLM", "Olmo3ForCausalLM"],
+        hf: &["Olmo2ForCausalLM"],
+        style: &style::POST,
+        norms: Norms::Post,
+        window: WindowLayers::Period(4),
+        window_rope: WindowRope::Plain(0.0),
+        ..HALVES
+    },
+    Arch {
+        gguf: &[],
+        hf: &["Olmo3ForCausalLM"],
+        written_as: "olmo2",
         style: &style::POST,
         norms: Norms::Post,
         window: WindowLayers::Period(4),
@@ -178,7 +195,7 @@ pub(crate) const DENSE: &[Arch] = &[
         ffn_scales: false,
         ..LLAMA
     },
-    Arch { gguf: &["minicpm3"], hf: &["MiniCPM3ForCausalLM"], defaults: MINICPM, ..HALVES },
+    Arch { gguf: &["minicpm3"], hf: &["MiniCPM3ForCausalLM"], joint_kv_b: true, defaults: MINICPM, ..HALVES },
     Arch {
         gguf: &["internlm2"],
         hf: &["InternLM2ForCausalLM"],
@@ -222,6 +239,7 @@ pub(crate) const DENSE: &[Arch] = &[
         gguf: &["chatglm"],
         hf: &["GlmForCausalLM"],
         style: &style::GLM,
+        gate_up: true,
         pairs: INTERLEAVED,
         ffn_scales: false,
         ..LLAMA
@@ -230,6 +248,7 @@ pub(crate) const DENSE: &[Arch] = &[
         gguf: &["glm4"],
         hf: &["Glm4ForCausalLM"],
         style: &style::GLM4,
+        gate_up: true,
         pairs: INTERLEAVED,
         sections_halve: true,
         norms: Norms::Sandwich,
@@ -274,6 +293,7 @@ pub(crate) const DENSE: &[Arch] = &[
     Arch {
         gguf: &["refact"],
         hf: &["GPTRefactForCausalLM"],
+        no_experts: true,
         no_rope: NoRope::Always,
         alibi: Alibi::Bias(8.0),
         no_bias: &[Role::AttnOut, Role::FfnGate, Role::FfnUp, Role::FfnDown],
@@ -344,7 +364,8 @@ pub(crate) const DENSE: &[Arch] = &[
     // Layers that lack attention or feed-forward. Source: arXiv:2411.19146.
     Arch { gguf: &["deci"], hf: &["DeciLMForCausalLM"], single_part: true, ffn_scales: false, ..LLAMA },
     Arch { gguf: &[], hf: &["CwmForCausalLM"], written_as: "llama", window: WindowLayers::All, ..LLAMA },
-    Arch { gguf: &[], hf: &["HeliumForCausalLM"], pairs: INTERLEAVED, ..LLAMA },
+    // LLaMA with pairs that lie as in LLaMA's GGUF files.
+    Arch { gguf: &[], hf: &["HeliumForCausalLM"], written_as: "llama", pairs: INTERLEAVED, ..LLAMA },
     Arch {
         gguf: &[],
         hf: &["GPTJForCausalLM"],

@@ -41,11 +41,21 @@ pub(crate) const EXPERTS: &[Arch] = &[
         ..LLAMA
     },
     Arch {
-        gguf: &["deepseek2", "mistral4"],
-        hf: &["DeepseekV2ForCausalLM", "Mistral4ForCausalLM"],
+        gguf: &["deepseek2"],
+        hf: &["DeepseekV2ForCausalLM"],
         style: &style::SHARED_EXPERTS,
         pairs: INTERLEAVED,
         normalize: false,
+        ffn_scales: false,
+        ..LLAMA
+    },
+    Arch {
+        gguf: &["mistral4"],
+        hf: &["Mistral4ForCausalLM"],
+        style: &style::MISTRAL4,
+        pairs: INTERLEAVED,
+        normalize: false,
+        experts_bare: true,
         ffn_scales: false,
         ..LLAMA
     },
@@ -77,6 +87,7 @@ pub(crate) const EXPERTS: &[Arch] = &[
         act: Act::SwigluOai { alpha: 1.702, limit: 7.0 },
         gating: Gating::SoftmaxOfChosen,
         normalize: false,
+        experts_bare: true,
         experts_transposed: true,
         experts_by_turns: true,
         ..HALVES
@@ -84,8 +95,8 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch { gguf: &["olmoe"], hf: &["OlmoeForCausalLM"], normalize: false, ..HALVES },
     // LLaMA with factors on embeddings, residuals, attention and logits. Source: modeling_granite.py.
     Arch {
-        gguf: &["granite", "granitehybrid"],
-        hf: &["GraniteForCausalLM", "GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"],
+        gguf: &["granite"],
+        hf: &["GraniteForCausalLM", "GraniteMoeForCausalLM"],
         written_as: "granitemoe",
         style: &style::GRANITE,
         no_rope: NoRope::ByConfig(true),
@@ -95,10 +106,20 @@ pub(crate) const EXPERTS: &[Arch] = &[
     },
     Arch { gguf: &["granitemoe"], hf: &[], logit_scale: LogitScale::Divide, ffn_scales: false, ..LLAMA },
     Arch {
+        gguf: &[],
+        hf: &["GraniteMoeSharedForCausalLM"],
+        written_as: "granitemoe",
+        style: &style::GRANITE_SHARED,
+        no_rope: NoRope::ByConfig(true),
+        logit_scale: LogitScale::Divide,
+        ..LLAMA
+    },
+    Arch {
         gguf: &["ernie4_5", "ernie4_5-moe"],
         hf: &["Ernie4_5ForCausalLM", "Ernie4_5_MoeForCausalLM"],
         written_as: "ernie4_5-moe",
         style: &style::ERNIE,
+        select_bias_row: true,
         pairs: INTERLEAVED,
         no_bias: &[Role::AttnOut],
         ffn_scales: false,
@@ -159,6 +180,7 @@ pub(crate) const EXPERTS: &[Arch] = &[
         gating: Gating::Sigmoid,
         normalize: false,
         weight_input: true,
+        experts_bare: true,
         experts_transposed: true,
         ffn_scales: false,
         ..LLAMA
@@ -229,6 +251,8 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &[],
         hf: &["AfmoeForCausalLM"],
+        written_as: "afmoe",
+        style: &style::AFMOE,
         norms: Norms::Sandwich,
         embed_scale: EmbedScale::SqrtWidth,
         window: WindowLayers::Period(4),
@@ -249,13 +273,21 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &["hy_v3"],
         hf: &[],
+        bare: &[Role::SelectBias],
         gating: Gating::Sigmoid,
         normalize: false,
         beside: Beside::Unused,
         ffn_scales: true,
         ..HALVES
     },
-    Arch { gguf: &[], hf: &["HYV3ForCausalLM"], gating: Gating::Sigmoid, ..HALVES },
+    Arch {
+        gguf: &[],
+        hf: &["HYV3ForCausalLM"],
+        written_as: "hy_v3",
+        style: &style::HY_V3,
+        gating: Gating::Sigmoid,
+        ..HALVES
+    },
     Arch {
         gguf: &["laguna"],
         hf: &[],

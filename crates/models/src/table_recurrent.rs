@@ -8,12 +8,20 @@ use crate::style;
 use crate::table::{HALVES, INTERLEAVED};
 
 pub(crate) const RECURRENT: &[Arch] = &[
-    // State space duality. Source: arXiv:2405.21060.
     // Selective state spaces. Source: arXiv:2312.00752.
-    Arch { gguf: &["mamba"], hf: &["MambaForCausalLM"], no_rope: NoRope::Always, ffn_scales: false, ..LLAMA },
+    Arch {
+        gguf: &["mamba"],
+        hf: &["MambaForCausalLM"],
+        style: &style::MAMBA,
+        no_rope: NoRope::Always,
+        ffn_scales: false,
+        ..LLAMA
+    },
     Arch {
         gguf: &[],
         hf: &["FalconMambaForCausalLM"],
+        written_as: "mamba",
+        style: &style::MAMBA,
         no_rope: NoRope::Always,
         ssm_normed: true,
         ffn_scales: false,
@@ -23,6 +31,7 @@ pub(crate) const RECURRENT: &[Arch] = &[
     Arch {
         gguf: &["jamba"],
         hf: &["JambaForCausalLM"],
+        style: &style::JAMBA,
         no_rope: NoRope::Always,
         normalize: false,
         ffn_scales: false,
@@ -32,6 +41,9 @@ pub(crate) const RECURRENT: &[Arch] = &[
     Arch {
         gguf: &["falcon-h1"],
         hf: &["FalconH1ForCausalLM"],
+        style: &style::JAMBA,
+        bare: &[Role::FfnNorm],
+        folds: true,
         no_bias: &[Role::AttnOut],
         absent: &[Role::RopeFreqs],
         ..HALVES
@@ -40,6 +52,8 @@ pub(crate) const RECURRENT: &[Arch] = &[
     Arch {
         gguf: &["nemotron_h", "nemotron_h_moe"],
         hf: &["NemotronHForCausalLM"],
+        written_as: "nemotron_h_moe",
+        style: &style::NEMOTRON_H,
         no_rope: NoRope::Always,
         act: Act::ReluSquared,
         gating: Gating::Sigmoid,
@@ -51,6 +65,8 @@ pub(crate) const RECURRENT: &[Arch] = &[
     Arch {
         gguf: &["lfm2", "lfm2moe"],
         hf: &["Lfm2ForCausalLM", "Lfm2MoeForCausalLM"],
+        written_as: "lfm2moe",
+        style: &style::LFM2,
         renames: &[(Role::OutputNorm, Role::EmbedNorm)],
         absent: &[Role::EmbedNorm],
         window: WindowLayers::All,
@@ -61,9 +77,11 @@ pub(crate) const RECURRENT: &[Arch] = &[
     Arch {
         gguf: &["qwen3next"],
         hf: &["Qwen3NextForCausalLM"],
+        style: &style::QWEN_DELTA,
+        ffn_norm_is_post: true,
         norm_plus_one: true,
         mlx_norm_whole: true,
-        no_scale: &[Role::AttnQkv, Role::AttnGate, Role::SsmOut],
+        no_scale: &[Role::DeltaQkv, Role::DeltaGate, Role::SsmOut],
         ffn_scales: true,
         ..HALVES
     },
@@ -75,6 +93,10 @@ pub(crate) const RECURRENT: &[Arch] = &[
             "Qwen3_5MoeForCausalLM",
             "Qwen3_5MoeForConditionalGeneration",
         ],
+        written_as: "qwen35moe",
+        style: &style::QWEN_DELTA,
+        ffn_norm_is_post: true,
+        sections: Some([11, 11, 10, 0]),
         norm_plus_one: true,
         mlx_norm_whole: true,
         delta_tiled: true,
@@ -85,6 +107,7 @@ pub(crate) const RECURRENT: &[Arch] = &[
     Arch {
         gguf: &["kimi-linear"],
         hf: &["KimiLinearForCausalLM"],
+        style: &style::KIMI,
         no_rope: NoRope::Always,
         no_bias: &[Role::AttnQ, Role::AttnK, Role::AttnV],
         no_scale: &[Role::AttnQ, Role::AttnK, Role::AttnV, Role::DeltaBeta],
@@ -106,6 +129,7 @@ pub(crate) const RECURRENT: &[Arch] = &[
         ffn_scales: false,
         ..LLAMA
     },
+    // State space duality. Source: arXiv:2405.21060.
     Arch {
         gguf: &["mamba2"],
         hf: &["Mamba2ForCausalLM"],
@@ -114,12 +138,15 @@ pub(crate) const RECURRENT: &[Arch] = &[
         ffn_scales: false,
         ..LLAMA
     },
+    // Granite with state spaces by turns with attention.
     Arch {
-        gguf: &[],
+        gguf: &["granitehybrid"],
         hf: &["GraniteMoeHybridForCausalLM"],
+        style: &style::GRANITE_HYBRID,
         no_rope: NoRope::ByConfig(false),
         logit_scale: LogitScale::Divide,
+        ffn_scales: false,
         ..LLAMA
     },
-    Arch { gguf: &[], hf: &["BambaForCausalLM"], ..LLAMA },
+    Arch { gguf: &[], hf: &["BambaForCausalLM"], written_as: "granitehybrid", style: &style::JAMBA, ..LLAMA },
 ];

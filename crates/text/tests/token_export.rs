@@ -21,8 +21,9 @@ fn sentencepiece(name: &str) -> Source {
 /// Both give the same ids to all texts.
 fn same(a: &Tokenizer, b: &Tokenizer, name: &str) {
     let how = Encode { add_special: true, parse_special: true };
-    // GGUF cannot say that `<tool>` swallows the spaces before it, nor that a `▁` in the text is none.
-    for text in texts().into_iter().filter(|text| !text.contains("<tool>") && !text.contains('▁')) {
+    // GGUF cannot say that `<tool>` swallows the spaces before it, nor that a `▁` in the text is none; a unigram file
+    // of the library's finds tokens of bytes in the text.
+    for text in texts().into_iter().filter(|text| !["<tool>", "▁", "<0x"].iter().any(|odd| text.contains(odd))) {
         let ids = |tokenizer: &Tokenizer| tokenizer.encode(&text, how).expect(name);
         assert_eq!(ids(a), ids(b), "{name}: {text:?}");
     }
@@ -36,8 +37,8 @@ fn check(name: &str, source: &Source, want_exact: bool) {
     let gguf = Tokenizer::from_source(Source::Gguf(out.vocab.clone())).expect(name);
     if want_exact {
         same(&gguf, &built, &format!("{name} as GGUF, {:?}", out.vocab.pre));
+        back(name, &out.vocab, &gguf);
     }
-    back(name, &out.vocab, &gguf);
 }
 
 /// From GGUF to `tokenizer.json`.
@@ -72,10 +73,11 @@ fn every_kind_keeps_its_ids() {
 }
 
 #[test]
-fn kinds_that_gguf_merges_otherwise_are_refused() {
-    for (name, source) in [("unigram", hugging_face("unigram.json")), ("wordpiece", hugging_face("wordpiece.json"))] {
-        let built = Tokenizer::from_source(copy(&source)).expect(name);
-        let error = to_gguf(&source, &built, 0).expect_err(name).to_string();
-        assert!(error.contains("`model.type` is"), "{error}");
-    }
+fn pieces_keep_their_ids() {
+    check("wordpiece.json", &hugging_face("wordpiece.json"), true);
+    check("spm-unigram-unk.model", &sentencepiece("spm-unigram-unk.model"), true);
+    // Bytes stand for what is outside the vocabulary, which GGUF has for merges only.
+    check("spm-unigram.model", &sentencepiece("spm-unigram.model"), false);
+    // Its normalizer is a Unicode form, for which GGUF has no name.
+    check("unigram.json", &hugging_face("unigram.json"), false);
 }

@@ -39,7 +39,7 @@ pub fn run(args: &ConvertArgs) -> Result<(), CliError> {
     let (_, checkpoint) = load::open(&args.model, &args.folder)?;
     let n_thread = backend::n_thread(args.threads)?;
     if args.out.extension().is_none_or(|e| e != "gguf") {
-        return to_folder(args, &checkpoint);
+        return to_folder(args, &checkpoint, n_thread);
     }
     if args.bits.is_some() || args.mode.is_some() || args.recipe.is_some() || args.calibrate.is_some() {
         let text = "--bits, --mode, --recipe and --calibrate are for MLX's formats: name a folder, or use `mlx-run quant` \
@@ -61,7 +61,7 @@ pub fn run(args: &ConvertArgs) -> Result<(), CliError> {
     print(args, &report, start)
 }
 
-fn to_folder(args: &ConvertArgs, checkpoint: &Checkpoint) -> Result<(), CliError> {
+fn to_folder(args: &ConvertArgs, checkpoint: &Checkpoint, n_thread: usize) -> Result<(), CliError> {
     let start = Instant::now();
     let form = match args.to {
         FolderForm::Mlx => Form::Mlx,
@@ -73,11 +73,8 @@ fn to_folder(args: &ConvertArgs, checkpoint: &Checkpoint) -> Result<(), CliError
     let scheme = scheme(args, checkpoint)?;
     let n_layer = plan.n_layer();
     let recording = calibrate(args, checkpoint, &plan, scheme)?;
-    let calibration = match &recording {
-        Some(recording) => Some(Calibration { recording, n_thread: backend::n_thread(args.threads)? }),
-        None => None,
-    };
-    let how = (args.out.as_path(), scheme, n_layer);
+    let calibration = recording.as_ref().map(|recording| Calibration { recording, n_thread });
+    let how = (args.out.as_path(), scheme, n_layer, n_thread);
     let mut report = folder::write(checkpoint, plan, how, &extras.files, calibration, &mut |p| show(&bar, p))?;
     bar.finish_and_clear();
     report.notes.extend(extras.notes);

@@ -16,6 +16,9 @@ type RowOf = (usize, usize);
 /// Targets of a layer's attention, without its output.
 pub(super) fn targets(maker: &mut Maker<'_>, i: usize) -> Result<(), LoadError> {
     let names = &maker.source.names;
+    if names.find(Role::AttnOut, i).is_some() {
+        maker.matrix(Role::AttnGate, i)?;
+    }
     if let Some(mla) = maker.source.hyper.mla {
         maker.matrix(Role::AttnQ, i)?;
         return absorbed(maker, i, mla);
@@ -73,16 +76,27 @@ fn projections(maker: &mut Maker<'_>, i: usize, fused: Option<String>) -> Result
             roles.iter().map(stem).collect::<Result<_, _>>()?
         }
     };
+    // Qwen3-Next: each head's query is followed by its gate.
+    let n_query = widths[0] * widths[2];
+    let gated = match &fused {
+        Some(_) => false,
+        None => maker.shape(&maker.part(Role::AttnQ, &stems[0])?, Role::AttnQ, i)?[0] == 2 * n_query,
+    };
     let [mut q, mut k, v]: [Vec<RowOf>; 3] = match &fused {
         Some(_) => fused_rows(grouped(source.form()), widths).map(|rows| rows.into_iter().map(|r| (0, r)).collect()),
         None => {
-            let n = [widths[0] * widths[2], widths[1] * widths[2], widths[1] * widths[3]];
+            let n = [if gated { 2 * n_query } else { n_query }, widths[1] * widths[2], widths[1] * widths[3]];
             [0, 1, 2].map(|p| (0..n[p]).map(|r| (p, r)).collect())
         }
     };
     let order = permutation(maker)?;
-    for rows in [&mut q, &mut k] {
-        *rows = rows.chunks_exact(hyper.d_k).flat_map(|head| order.iter().map(|&r| head[r])).collect();
+    for (rows, gated) in [(&mut q, gated), (&mut k, false)] {
+        let heads = rows.chunks_exact(hyper.d_k).enumerate();
+        *rows = heads
+            .flat_map(|(h, head)| {
+                order.iter().enumerate().map(move |(at, &r)| head[if gated && h % 2 == 1 { at } else { r }])
+            })
+            .collect();
     }
     let written_fused = match (maker.to, source.form()) {
         (Form::Gguf, _) => fused.is_some() && !(arch.qkv == Fused::Grouped && arch.pairs[0] != arch.pairs[1]),
@@ -108,7 +122,7 @@ fn projections(maker: &mut Maker<'_>, i: usize, fused: Option<String>) -> Result
 }
 
 /// Adds a projection of these rows of the source's matrices, with its bias.
-fn push(
+pub(super) fn push(
     maker: &mut Maker<'_>,
     (role, i): (Role, usize),
     to: &str,
@@ -134,9 +148,8 @@ fn push(
         parts.push(Part { rows: (!whole).then_some(rows), ..part });
     }
     maker.push_matrix(role, to, [rows.len(), n_in], parts);
-    let biases = stems.iter().map(|stem| maker.source.checkpoint.vector(&format!("{stem}.bias")));
-    let biases: Vec<Option<Vec<f32>>> =
-        biases.map(|found| found.map(|b| b.map(|(_, b)| b))).collect::<Result<_, _>>()?;
+    let biases = stems.iter().map(|stem| maker.bias(role, stem));
+    let biases: Vec<Option<Vec<f32>>> = biases.collect::<Result<_, _>>()?;
     if rows.iter().all(|(p, row)| biases[*p].as_ref().is_some_and(|b| b.len() > *row)) {
         let bias: Vec<f32> = rows.iter().map(|(p, row)| biases[*p].as_ref().map_or(0.0, |b| b[*row])).collect();
         maker.push_numbers(role, format!("{to}.bias"), vec![bias.len()], bias);
@@ -178,8 +191,8 @@ fn head_norm(maker: &mut Maker<'_>, role: Role, i: usize, n_head: usize) -> Resu
     Ok(())
 }
 
-/// Latent attention's second projections: joint in Hugging Face files, `[kv_rank, d_nope]` and `[d_v, kv_rank]` for
-/// each head elsewhere.
+/// Latent attention's second projections: joint in Hugging Face files and some GGUF files, `[kv_rank, d_nope]` and
+/// `[d_v, kv_rank]` for each head elsewhere.
 fn absorbed(maker: &mut Maker<'_>, i: usize, mla: Mla) -> Result<(), LoadError> {
     let source = maker.source;
     let n_head = source.hyper.n_head[i];
@@ -191,7 +204,7 @@ fn absorbed(maker: &mut Maker<'_>, i: usize, mla: Mla) -> Result<(), LoadError> 
         (Some(joint), None) => (Some(joint), None),
         (None, None) => return Err(source.missing(Role::KvB, i)),
     };
-    if maker.to == Form::HuggingFace {
+    if maker.to == Form::HuggingFace || maker.to == Form::Gguf && target_arch(source, maker.to)?.joint_kv_b {
         if let Some(joint) = joint {
             let to = maker.stem(Role::KvB, i, &joint)?;
             return maker.renamed(Role::KvB, i, &joint, &to);

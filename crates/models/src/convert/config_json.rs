@@ -8,21 +8,25 @@ use serde_json::{Map, Value, json};
 
 use super::metadata::{act_text, differences, widths};
 use super::recipe::Target;
-use super::{Form, Source, target_arch};
+use super::{Form, Source, hybrid, target_arch};
 use crate::LoadError;
-use crate::arch::{Arch, LogitScale, Parallel};
+use crate::arch::{Arch, LogitScale, NoRope, Parallel};
 use crate::config::{self, Config, Key};
 use crate::hyper::Hyper;
 use crate::names::Role;
 use crate::rope::{RopeSpec, Scaling, yarn_mscale};
+use crate::style;
 
 /// The configuration, and what it cannot say.
-pub(super) fn write(source: &Source<'_>, targets: &[Target]) -> Result<(Value, Vec<String>), LoadError> {
+pub(super) fn write(source: &Source<'_>, form: Form, targets: &[Target]) -> Result<(Value, Vec<String>), LoadError> {
     if let Some(config) = source.checkpoint.config() {
         let mut config = config.clone();
         if let Some(fields) = config.as_object_mut() {
             fields.remove("quantization");
             fields.remove("quantization_config");
+            if form == Form::Mlx {
+                flat_rope(fields);
+            }
         }
         return Ok((config, Vec::new()));
     }
@@ -32,7 +36,7 @@ pub(super) fn write(source: &Source<'_>, targets: &[Target]) -> Result<(Value, V
     writer.fields.insert("architectures".into(), json!([class]));
     writer.fields.insert("model_type".into(), model_type(class).into());
     writer.shape(source, targets);
-    writer.attention(arch);
+    writer.attention(arch, targets);
     writer.experts(targets);
     let wanted = writer.rope(source)?;
     let path = source.checkpoint.path();
@@ -47,9 +51,50 @@ pub(super) fn write(source: &Source<'_>, targets: &[Target]) -> Result<(Value, V
     Ok((writer.fields.into(), losses))
 }
 
+/// mlx-lm reads rotation where transformers 4 wrote it: beside the other fields. Adds what is missing there.
+fn flat_rope(fields: &mut Map<String, Value>) {
+    let Some(rope) = fields.get("rope_parameters") else { return };
+    let Some(rope) = rope.get("full_attention").unwrap_or(rope).as_object().cloned() else { return };
+    for (name, from) in [
+        ("rope_theta", "rope_theta"),
+        ("rotary_emb_base", "rope_theta"),
+        ("partial_rotary_factor", "partial_rotary_factor"),
+        ("rotary_pct", "partial_rotary_factor"),
+    ] {
+        if let Some(value) = rope.get(from).filter(|_| !fields.contains_key(name)) {
+            fields.insert(name.to_owned(), value.clone());
+        }
+    }
+    let kind = rope.get("rope_type").and_then(Value::as_str).unwrap_or("default");
+    if kind != "default" && fields.get("rope_scaling").is_none_or(Value::is_null) {
+        fields.insert("rope_scaling".to_owned(), rope.into());
+    }
+}
+
+/// Says that there are no factors on parts of layers, which are in the weights.
+pub(super) fn without_factors(config: &mut Value, targets: &[Target]) {
+    let one = [
+        config::EMBED_SCALE,
+        config::ATTN_IN_FACTOR,
+        config::ATTN_KEY_FACTOR,
+        config::ATTN_OUT_FACTOR,
+        config::SSM_IN_FACTOR,
+        config::SSM_OUT_FACTOR,
+    ];
+    let Some(fields) = config.as_object_mut() else { return };
+    for name in one.iter().filter_map(|key| key.json()).chain(["lm_head_multiplier"]) {
+        fields.insert(name.to_owned(), 1.0.into());
+    }
+    for (key, n) in [(config::SSM_IN_FACTORS, 5), (config::FFN_FACTORS, 2)] {
+        fields.extend(key.json().map(|name| (name.to_owned(), vec![1.0; n].into())));
+    }
+    fields.insert("tie_word_embeddings".to_owned(), (!targets.iter().any(|t| t.role == Role::Output)).into());
+}
+
 /// The class that reads the file.
 fn class(source: &Source<'_>, arch: &Arch) -> Result<&'static str, LoadError> {
-    let experts = source.hyper.moe.n_expert > 0;
+    // Rows of models with and without experts name a class of each.
+    let experts = source.hyper.moe.n_expert > 0 && !arch.gguf.is_empty();
     let named = |name: &&&str| name.contains("Moe") || name.contains("MoE");
     let class = arch.hf.iter().find(|name| experts && named(name)).or(arch.hf.first());
     class.copied().ok_or_else(|| LoadError::Convert {
@@ -60,9 +105,29 @@ fn class(source: &Source<'_>, arch: &Arch) -> Result<&'static str, LoadError> {
 
 /// `model_type` of a class: its name in lower case, words apart.
 fn model_type(class: &str) -> String {
-    // Names in which capitals do not begin words.
-    const OTHERS: [(&str, &str); 4] =
-        [("GPT2", "gpt2"), ("GPTNeoX", "gpt_neox"), ("GPTBigCode", "gpt_bigcode"), ("StableLm", "stablelm")];
+    // Names in which capitals do not begin words, and those of the part of a model that reads text.
+    const OTHERS: [(&str, &str); 20] = [
+        ("Ernie4_5_Moe", "ernie4_5_moe"),
+        ("GPT2", "gpt2"),
+        ("GPTBigCode", "gpt_bigcode"),
+        ("GPTJ", "gptj"),
+        ("GPTNeoX", "gpt_neox"),
+        ("Gemma3", "gemma3_text"),
+        ("GraniteMoe", "granitemoe"),
+        ("GraniteMoeHybrid", "granitemoehybrid"),
+        ("GraniteMoeShared", "granitemoeshared"),
+        ("HYV3", "hy_v3"),
+        ("HunYuanDenseV1", "hunyuan_v1_dense"),
+        ("HunYuanMoEV1", "hunyuan_v1_moe"),
+        ("Llama4", "llama4_text"),
+        ("MiMoV2Flash", "mimo_v2_flash"),
+        ("MiniCPM3", "minicpm3"),
+        ("MiniMaxM2", "minimax_m2"),
+        ("Qwen3_5", "qwen3_5_text"),
+        ("Qwen3_5Moe", "qwen3_5_moe_text"),
+        ("SmolLM3", "smollm3"),
+        ("StableLm", "stablelm"),
+    ];
     let stem = class.strip_suffix("ForCausalLM").or(class.strip_suffix("LMHeadModel")).unwrap_or(class);
     if let Some((_, name)) = OTHERS.iter().find(|(name, _)| *name == stem) {
         return (*name).to_owned();
@@ -83,15 +148,16 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Sets a value under every name that a class has for it.
     fn set(&mut self, key: Key, value: impl Into<Value>) {
-        let Some(path) = key.json() else { return };
+        let (Some(path), value) = (key.json(), value.into()) else { return };
         match path.split_once('.') {
-            None => self.fields.insert(path.to_owned(), value.into()),
+            None => self.fields.extend(key.fields().map(|name| (name.to_owned(), value.clone()))),
             Some((block, field)) => {
                 let block = self.fields.entry(block).or_insert_with(|| Value::Object(Map::new()));
-                block.as_object_mut().and_then(|block| block.insert(field.to_owned(), value.into()))
+                block.as_object_mut().and_then(|block| block.insert(field.to_owned(), value));
             }
-        };
+        }
     }
 
     /// A number as short as its f32 is written.
@@ -118,12 +184,16 @@ impl Writer<'_> {
         }
         self.set(config::TIED, first(Role::Output).is_none());
         let widths = widths(hyper.n_layer, targets);
-        let listed = source.config.count(config::D_FF).ok().flatten();
+        let listed = source.config.count(config::D_FF).ok().flatten().filter(|n| *n > 0);
         if let Some(d_ff) = widths.into_iter().find(|n| *n > 0).or(listed) {
             self.set(config::D_FF, d_ff);
         }
         self.number(config::EPS_RMS, hyper.eps);
-        self.number(config::EPS_LAYER, hyper.eps);
+        if let Some(eps) = self.fields.get("rms_norm_eps").cloned() {
+            for name in ["layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"] {
+                self.fields.insert(name.to_owned(), eps.clone());
+            }
+        }
         for (id, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos")] {
             let key = format!("tokenizer.ggml.{key}_token_id");
             if let Ok(Some(token)) = source.checkpoint.meta().get::<u32>(&key) {
@@ -134,17 +204,20 @@ impl Writer<'_> {
             self.set(config::ACT, text);
             self.fields.insert("hidden_act".into(), text.into());
         }
-        if let Some(s) = hyper.ssm.filter(|_| targets.iter().any(|t| t.role == Role::SsmIn)) {
-            self.fields.insert("conv_kernel".into(), s.n_conv.into());
-            self.fields.insert("state_size".into(), s.d_state.into());
-            self.fields.insert("num_heads".into(), s.n_head.into());
-            self.fields.insert("head_dim".into(), (s.d_inner / s.n_head.max(1)).into());
-            self.fields.insert("n_groups".into(), s.n_group.into());
-            self.fields.insert("expand".into(), (s.d_inner / hyper.d_model.max(1)).into());
-        }
+        // Classes have padding tokens that a smaller vocabulary lacks.
+        let pad = source.checkpoint.meta().get::<u32>("tokenizer.ggml.padding_token_id").ok().flatten();
+        self.fields.insert("pad_token_id".into(), json!(pad));
+        let has = |role: Role, end: &str| targets.iter().any(|t| t.role == role && t.name.ends_with(end));
+        let attention_bias = has(Role::AttnQ, ".bias");
+        self.fields.insert("attention_bias".into(), attention_bias.into());
+        self.fields.insert("mlp_bias".into(), has(Role::FfnDown, ".bias").into());
+        self.fields.insert("use_bias".into(), attention_bias.into());
+        self.fields.insert("use_conv_bias".into(), has(Role::SsmConv, ".bias").into());
+        self.fields.insert("use_qk_norm".into(), has(Role::QNorm, "").into());
+        hybrid::json(&mut self.fields, hyper, targets);
     }
 
-    fn attention(&mut self, arch: &Arch) {
+    fn attention(&mut self, arch: &Arch, targets: &[Target]) {
         let hyper = self.hyper;
         if hyper.n_head.iter().all(|n| *n == 0) {
             return;
@@ -154,13 +227,31 @@ impl Writer<'_> {
             Some(mla) => {
                 self.counts(config::N_KV_HEAD, &hyper.n_head);
                 self.set(config::KV_RANK, mla.kv_rank);
+                let rank = targets.iter().find(|t| t.role == Role::QA).map(|t| t.shape[0]);
+                self.fields.insert("q_lora_rank".into(), json!(rank));
                 self.set(config::D_ROPE_MLA, mla.d_rope);
                 self.set(config::D_NOPE_MLA, mla.d_nope);
                 self.set(config::D_V_MLA, mla.d_v);
             }
             None => {
-                self.counts(config::N_KV_HEAD, &hyper.n_kv_head);
-                self.set(config::D_K, hyper.d_k);
+                // Of layers that attend: the others' counts of a GGUF file are none or those of queries.
+                let heads = hyper.n_kv_head.iter().zip(hybrid::attending(hyper.n_layer, targets));
+                let heads: Vec<usize> = heads.filter(|(_, attends)| *attends).map(|(n, _)| *n).collect();
+                match heads.as_slice() {
+                    [first, rest @ ..] if rest.iter().all(|n| n == first) => self.set(config::N_KV_HEAD, *first),
+                    _ => self.counts(config::N_KV_HEAD, &hyper.n_kv_head),
+                }
+                // Falcon's class computes the width of its heads.
+                if arch.style == &style::FALCON && hyper.d_k * hyper.n_head[0] == hyper.d_model {
+                    let one = heads.first() == Some(&1);
+                    self.fields.insert("multi_query".into(), one.into());
+                    self.fields.insert("new_decoder_architecture".into(), (!one).into());
+                } else {
+                    self.set(config::D_K, hyper.d_k);
+                }
+                let scalar = (hyper.attn_scale / hyper.rope.attn_scale).powi(-2);
+                let whole = (scalar - scalar.round()).abs() < 1e-3 * scalar;
+                self.number(config::QUERY_SCALAR, if whole { scalar.round() } else { scalar });
             }
         }
         if hyper.rope.n_rot != hyper.d_k && hyper.mla.is_none() {
@@ -187,6 +278,9 @@ impl Writer<'_> {
             self.number(config::TEMPERATURE, temperature.scale);
             self.number(config::TEMPERATURE_FLOOR, temperature.floor);
         }
+        if matches!(arch.no_rope, NoRope::ByConfig(_)) {
+            self.set(config::POSITION_KIND, if hyper.rotates.contains(&true) { "rope" } else { "nope" });
+        }
         if arch.parallel == Parallel::Config {
             self.set(config::PARALLEL, hyper.parallel == Parallel::Yes);
         }
@@ -201,9 +295,6 @@ impl Writer<'_> {
             let n = if key == config::N_EXPERT { moe.n_expert } else { moe.n_used };
             self.set(key, n);
         }
-        for name in ["num_experts", "n_routed_experts"] {
-            self.fields.insert(name.into(), moe.n_expert.into());
-        }
         let gating = match moe.gating {
             Gating::Sigmoid => Some("sigmoid"),
             Gating::Softmax => Some("softmax"),
@@ -214,10 +305,9 @@ impl Writer<'_> {
         }
         self.set(config::EXPERT_NORMALIZE, moe.normalize);
         self.number(config::EXPERT_SCALE, moe.scale);
-        if let Some((groups, used)) = moe.groups {
-            self.set(config::EXPERT_GROUPS, groups);
-            self.set(config::EXPERT_GROUPS_USED, used);
-        }
+        let (groups, used) = moe.groups.unwrap_or((1, 1));
+        self.set(config::EXPERT_GROUPS, groups);
+        self.set(config::EXPERT_GROUPS_USED, used);
         let first = |role| targets.iter().find(|t| t.role == role).and_then(|t| t.shape.last()).copied();
         if let Some(d_ff) = first(Role::ExpDown) {
             self.set(config::D_FF_EXPERT, d_ff);

@@ -1,56 +1,81 @@
 //! Gate, up and down: split or fused; experts: a tensor each, stacked, fused, transposed, by turns.
 
-use super::Form;
 use super::recipe::{Part, Recipe, Target};
 use super::tensors::Maker;
+use super::{Form, target_arch};
 use crate::LoadError;
 use crate::names::Role;
 
 const EXPERTS: [Role; 3] = [Role::ExpGate, Role::ExpUp, Role::ExpDown];
 
-/// Targets of a layer's feed-forward, without router and shared experts.
-pub(super) fn targets(maker: &mut Maker<'_>, i: usize) -> Result<(), LoadError> {
-    if maker.source.hyper.moe.n_expert > 0 && maker.source.names.find(Role::Router, i).is_some() {
-        return experts(maker, i);
-    }
-    dense(maker, i)
+/// Gate, up and down of what every token passes, and gate and up in one matrix where there is a role for it.
+struct Dense {
+    gate: Role,
+    up: Role,
+    down: Role,
+    fused: Option<Role>,
 }
 
-fn dense(maker: &mut Maker<'_>, i: usize) -> Result<(), LoadError> {
-    let source = maker.source;
-    maker.matrix(Role::FfnDown, i)?;
-    let [fused, gate, up] = [Role::FfnGateUp, Role::FfnGate, Role::FfnUp].map(|role| source.names.find(role, i));
-    let (from_gguf, to_gguf) = (source.form() == Form::Gguf, maker.to == Form::Gguf);
-    let style_fused = maker.naming.stem(Role::FfnGateUp, i).filter(|_| from_gguf && !to_gguf);
-    if let Some(from) = fused {
-        let to = if to_gguf { maker.stem(Role::FfnUp, i, &from)? } else { from.clone() };
-        return maker.renamed(Role::FfnUp, i, &from, &to);
+const DENSE: Dense = Dense { gate: Role::FfnGate, up: Role::FfnUp, down: Role::FfnDown, fused: Some(Role::FfnGateUp) };
+const SHARED: Dense = Dense { gate: Role::ShGate, up: Role::ShUp, down: Role::ShDown, fused: None };
+
+/// Targets of a layer's feed-forward, without router.
+pub(super) fn targets(maker: &mut Maker<'_>, i: usize) -> Result<(), LoadError> {
+    if maker.source.hyper.moe.n_expert > 0 && maker.source.names.find(Role::Router, i).is_some() {
+        dense(maker, i, &SHARED)?;
+        return experts(maker, i);
     }
-    let Some(up) = up else { return Ok(()) };
-    let up_part = maker.part(Role::FfnUp, &up)?;
-    let [n_up, n_in] = maker.shape(&up_part, Role::FfnUp, i)?;
-    let d_ff = match source.names.find(Role::FfnDown, i) {
-        Some(down) => maker.shape(&maker.part(Role::FfnDown, &down)?, Role::FfnDown, i)?[1],
+    dense(maker, i, &DENSE)
+}
+
+fn dense(maker: &mut Maker<'_>, i: usize, roles: &Dense) -> Result<(), LoadError> {
+    let source = maker.source;
+    maker.matrix(roles.down, i)?;
+    let fused = roles.fused.and_then(|role| source.names.find(role, i));
+    let [gate, up] = [roles.gate, roles.up].map(|role| source.names.find(role, i));
+    let (from_gguf, to_gguf) = (source.form() == Form::Gguf, maker.to == Form::Gguf);
+    let keeps = to_gguf && target_arch(source, maker.to)?.gate_up;
+    let Some(up) = fused.clone().or(up) else { return Ok(()) };
+    let part = maker.part(roles.up, &up)?;
+    let [n_up, n_in] = maker.shape(&part, roles.up, i)?;
+    let d_ff = match source.names.find(roles.down, i) {
+        Some(down) => maker.shape(&maker.part(roles.down, &down)?, roles.down, i)?[1],
         None => n_up,
+    };
+    let both = gate.is_none() && n_up == 2 * d_ff;
+    let apart = maker.to == Form::Mlx && maker.naming.lists_first(roles.gate);
+    let style_fused = match roles.fused {
+        _ if !from_gguf || to_gguf || apart => None,
+        Some(role) => maker.naming.stem(role, i),
+        // A style that lists no name for a shared expert's gate has it before up.
+        None => {
+            maker.naming.stem(roles.up, i).filter(|_| !maker.naming.lists(roles.gate) && maker.naming.lists(roles.up))
+        }
     };
     match (gate, style_fused) {
         (Some(gate), Some(to)) => {
-            let gate = maker.part(Role::FfnGate, &gate)?;
-            maker.push_matrix(Role::FfnUp, &to, [2 * n_up, n_in], vec![gate, up_part]);
+            let gate = maker.part(roles.gate, &gate)?;
+            maker.push_matrix(roles.up, &to, [2 * n_up, n_in], vec![gate, part]);
         }
-        (None, Some(to)) if n_up == 2 * d_ff => maker.renamed(Role::FfnUp, i, &up, &to)?,
-        (None, _) if n_up == 2 * d_ff && from_gguf && !to_gguf => {
-            for (role, from) in [(Role::FfnGate, 0), (Role::FfnUp, d_ff)] {
+        (None, Some(to)) if both => maker.renamed(roles.up, i, &up, &to)?,
+        (None, _) if both && (keeps || !from_gguf && !to_gguf && !apart) => {
+            let to = maker.stem(roles.up, i, &up)?;
+            maker.renamed(roles.up, i, &up, &to)?;
+        }
+        (None, _) if both => {
+            let bias = maker.bias(roles.up, &up)?;
+            for (role, from) in [(roles.gate, 0), (roles.up, d_ff)] {
                 let to = maker.naming.stem(role, i).ok_or_else(|| maker.nameless(role, i))?;
                 let rows = Some((from..from + d_ff).collect());
-                maker.push_matrix(role, &to, [d_ff, n_in], vec![Part { rows, ..up_part.clone() }]);
+                maker.push_matrix(role, &to, [d_ff, n_in], vec![Part { rows, ..part.clone() }]);
+                if let Some(bias) = &bias {
+                    maker.push_numbers(role, format!("{to}.bias"), vec![d_ff], bias[from..from + d_ff].to_vec());
+                }
             }
         }
-        (gate, _) => {
-            if gate.is_some() {
-                maker.matrix(Role::FfnGate, i)?;
-            }
-            maker.matrix(Role::FfnUp, i)?;
+        _ => {
+            maker.matrix(roles.gate, i)?;
+            maker.matrix(roles.up, i)?;
         }
     }
     Ok(())
@@ -65,7 +90,8 @@ struct Experts {
 
 fn experts(maker: &mut Maker<'_>, i: usize) -> Result<(), LoadError> {
     let all = read(maker, i)?;
-    let (n_expert, d_model) = (maker.source.hyper.moe.n_expert, maker.source.hyper.d_model);
+    let n_expert = maker.source.hyper.moe.n_expert;
+    let d_model = outer_width(maker, i)?;
     let shapes = [[all.d_ff, d_model], [all.d_ff, d_model], [d_model, all.d_ff]];
     let merged = match maker.to {
         Form::HuggingFace => maker.naming.stem(Role::ExpGateUp, i),
@@ -111,10 +137,11 @@ fn experts(maker: &mut Maker<'_>, i: usize) -> Result<(), LoadError> {
 
 /// Gate and up as one stack, as gpt-oss, Llama 4 and Granite have them.
 fn write_merged(maker: &mut Maker<'_>, i: usize, to: &str, all: Experts) -> Result<(), LoadError> {
-    let (n_expert, d_model, arch) = (maker.source.hyper.moe.n_expert, maker.source.hyper.d_model, maker.source.arch);
+    let (n_expert, arch) = (maker.source.hyper.moe.n_expert, maker.source.arch);
+    let d_model = outer_width(maker, i)?;
     let (d_ff, transposed) = (all.d_ff, arch.experts_transposed);
     let down = maker.naming.stem(Role::ExpDown, i).ok_or_else(|| maker.nameless(Role::ExpDown, i))?;
-    let suffix = if transposed { "" } else { ".weight" };
+    let suffix = if target_arch(maker.source, maker.to)?.experts_bare { "" } else { ".weight" };
     let [gates, ups, downs] = all.parts;
     let stack = gates.into_iter().zip(ups).map(|(gate, up)| vec![gate, up]).collect();
     let by_turns = arch.experts_by_turns.then(|| (0..d_ff).flat_map(|r| [r, d_ff + r]).collect::<Vec<usize>>());
@@ -147,7 +174,7 @@ fn write_merged(maker: &mut Maker<'_>, i: usize, to: &str, all: Experts) -> Resu
 /// The experts of the source, whatever its form.
 fn read(maker: &Maker<'_>, i: usize) -> Result<Experts, LoadError> {
     let source = maker.source;
-    let (d_model, n_expert) = (source.hyper.d_model, source.hyper.moe.n_expert);
+    let (d_model, n_expert) = (outer_width(maker, i)?, source.hyper.moe.n_expert);
     let down_stem = source.names.find(Role::ExpDown, i).ok_or_else(|| source.missing(Role::ExpDown, i))?;
     let merged = source.names.find(Role::ExpGateUp, i);
     let down = parts(maker, Role::ExpDown, &down_stem)?;
@@ -182,6 +209,14 @@ fn read(maker: &Maker<'_>, i: usize) -> Result<Experts, LoadError> {
         both.as_ref().map(|b| b.chunks_exact(2 * d_ff).flat_map(|b| order.iter().map(|&r| b[r])).collect())
     };
     Ok(Experts { parts: [half(0), half(1), down], biases: [half_bias(0), half_bias(1), down_bias], d_ff })
+}
+
+/// What experts read and write: the model's width, or that of the projections around them.
+fn outer_width(maker: &Maker<'_>, i: usize) -> Result<usize, LoadError> {
+    match maker.source.names.find(Role::LatentDown, i) {
+        None => Ok(maker.source.hyper.d_model),
+        Some(stem) => Ok(maker.shape(&maker.part(Role::LatentDown, &stem)?, Role::LatentDown, i)?[0]),
+    }
 }
 
 /// A part for each expert of a role.

@@ -8,26 +8,27 @@ use mlxr_weights::Metadata;
 use mlxr_weights::gguf::{Array, Value};
 
 use super::recipe::Target;
-use super::{Form, Source, gguf_name, target_arch};
+use super::{Form, Source, gguf_name, hybrid, target_arch};
 use crate::LoadError;
-use crate::arch::{Arch, LogitScale, Parallel};
+use crate::arch::{Arch, LogitScale, NoRope, Parallel};
 use crate::config::{self, Config, Key};
 use crate::hyper::{Hyper, Router};
 use crate::names::Role;
 use crate::rope::{Scaling, yarn_mscale};
 
-struct Writer<'a> {
+/// Metadata of one architecture.
+pub(super) struct Writer<'a> {
     meta: Metadata,
     name: String,
-    hyper: &'a Hyper,
+    pub hyper: &'a Hyper,
 }
 
 impl Writer<'_> {
-    fn set(&mut self, key: Key, value: Value) {
+    pub fn set(&mut self, key: Key, value: Value) {
         self.meta.set(&format!("{}.{}", self.name, key.gguf()), value);
     }
 
-    fn count(&mut self, key: Key, n: usize) {
+    pub fn count(&mut self, key: Key, n: usize) {
         self.set(key, Value::U32(n as u32));
     }
 
@@ -36,7 +37,7 @@ impl Writer<'_> {
     }
 
     /// One count if all layers have the same, else a list.
-    fn counts(&mut self, key: Key, list: &[usize]) {
+    pub fn counts(&mut self, key: Key, list: &[usize]) {
         match list {
             [first, rest @ ..] if rest.iter().all(|n| n == first) => self.count(key, *first),
             _ => self.set(key, Value::Array(Array::U32(list.iter().map(|n| *n as u32).collect()))),
@@ -51,11 +52,11 @@ pub(super) fn write(source: &Source<'_>, targets: &[Target]) -> Result<(Metadata
     let mut writer = Writer { meta: Metadata::new(path), name: name.clone(), hyper: &source.hyper };
     writer.meta.set("general.architecture", Value::Str(name.clone()));
     writer.meta.set("general.type", Value::Str("model".into()));
-    writer.shape(source, targets)?;
-    writer.attention(arch);
-    writer.rope();
+    writer.shape(source, arch, targets);
+    writer.attention(arch, targets);
+    writer.rope(source, arch);
     writer.experts(source, targets);
-    writer.state_space();
+    hybrid::metadata(&mut writer, source, targets);
     let read = |meta: &Metadata| {
         let config = Config::of_metadata(meta, path, &name).with_defaults(arch.defaults);
         Hyper::read(&config, arch, None)
@@ -63,11 +64,13 @@ pub(super) fn write(source: &Source<'_>, targets: &[Target]) -> Result<(Metadata
     let found = read(&writer.meta)?;
     writer.corrections(arch, &found);
     let found = read(&writer.meta)?;
-    Ok((writer.meta, differences(&source.hyper, &found)))
+    let mut losses = differences(&source.hyper, &found);
+    losses.extend(hybrid::losses(source));
+    Ok((writer.meta, losses))
 }
 
 impl Writer<'_> {
-    fn shape(&mut self, source: &Source<'_>, targets: &[Target]) -> Result<(), LoadError> {
+    fn shape(&mut self, source: &Source<'_>, arch: &Arch, targets: &[Target]) {
         let hyper = self.hyper;
         self.count(config::N_LAYER, hyper.n_layer);
         self.count(config::N_CTX, hyper.n_ctx);
@@ -75,24 +78,34 @@ impl Writer<'_> {
         if let Some(embed) = targets.iter().find(|t| t.role == Role::Embed) {
             self.count(config::N_VOCAB, embed.shape[0]);
         }
-        if let Some(rank) = targets.iter().find(|t| t.role == Role::QA).map(|t| t.shape[0]) {
+        // The runtime wants a rank of queries, 0 where they have none.
+        let rank = targets.iter().find(|t| t.role == Role::QA).map(|t| t.shape[0]);
+        if let Some(rank) = rank.or(hyper.mla.map(|_| 0)) {
             self.count(config::Q_RANK, rank);
         }
         let widths = widths(hyper.n_layer, targets);
+        let experts = hybrid::layers(hyper.n_layer, targets, |t| t.role == Role::ExpDown);
+        let none = widths.iter().all(|n| *n == 0) && !experts.contains(&true);
         let listed = source.config.count(config::D_FF).ok().flatten();
-        let usual = listed.or(widths.iter().copied().find(|n| *n > 0)).unwrap_or(0);
-        let widths: Vec<usize> = widths.into_iter().map(|n| if n == 0 { usual } else { n }).collect();
+        let usual = listed.or(widths.iter().copied().find(|n| *n > 0)).filter(|_| !none).unwrap_or(0);
+        let d_expert = targets.iter().find(|t| t.role == Role::ExpDown).and_then(|t| t.shape.last().copied());
+        let width = |(n, expert): (usize, bool)| match n {
+            0 if arch.single_part && expert => d_expert.unwrap_or(0),
+            0 if arch.single_part => 0,
+            0 => usual,
+            n => n,
+        };
+        let widths: Vec<usize> = widths.into_iter().zip(experts).map(width).collect();
         self.counts(config::D_FF, &widths);
-        let eps = if source.hyper.norm == NormKind::Rms { config::EPS_RMS } else { config::EPS_LAYER };
+        let eps = if hyper.norm == NormKind::Rms { config::EPS_RMS } else { config::EPS_LAYER };
         self.number(eps, hyper.eps);
-        if target_arch(source, Form::Gguf)?.norm != source.hyper.norm {
+        if arch.norm != hyper.norm || arch.single_part {
             self.number(config::EPS_RMS, hyper.eps);
             self.number(config::EPS_LAYER, hyper.eps);
         }
-        Ok(())
     }
 
-    fn attention(&mut self, arch: &Arch) {
+    fn attention(&mut self, arch: &Arch, targets: &[Target]) {
         let hyper = self.hyper;
         if hyper.n_head.iter().all(|n| *n == 0) {
             self.count(config::N_HEAD, 0);
@@ -100,9 +113,15 @@ impl Writer<'_> {
         }
         self.counts(config::N_HEAD, &hyper.n_head);
         match hyper.mla {
+            Some(mla) if arch.joint_kv_b => {
+                self.counts(config::N_KV_HEAD, &hyper.n_head);
+                self.count(config::KV_RANK, mla.kv_rank);
+                self.count(config::D_K, mla.d_nope + mla.d_rope);
+                self.count(config::D_V, mla.d_v);
+            }
             // One head of keys for all: the latent one.
             Some(mla) => {
-                self.count(config::N_KV_HEAD, 1);
+                self.counts(config::N_KV_HEAD, &hybrid::kv_heads(hyper, &vec![1; hyper.n_layer], targets));
                 self.count(config::KV_RANK, mla.kv_rank);
                 self.count(config::D_K, mla.kv_rank + mla.d_rope);
                 self.count(config::D_V, mla.kv_rank);
@@ -110,7 +129,7 @@ impl Writer<'_> {
                 self.count(config::D_V_MLA, mla.d_v);
             }
             None => {
-                self.counts(config::N_KV_HEAD, &hyper.n_kv_head);
+                self.counts(config::N_KV_HEAD, &hybrid::kv_heads(hyper, &hyper.n_kv_head, targets));
                 self.count(config::D_K, hyper.d_k);
                 self.count(config::D_V, hyper.d_v);
             }
@@ -139,17 +158,28 @@ impl Writer<'_> {
         }
         if let Some(temperature) = hyper.temperature {
             self.number(config::TEMPERATURE, temperature.scale);
-            self.number(config::TEMPERATURE_FLOOR, temperature.floor);
+            self.count(config::TEMPERATURE_FLOOR, temperature.floor as usize);
         }
         if arch.parallel == Parallel::Config {
             self.set(config::PARALLEL, Value::Bool(hyper.parallel == Parallel::Yes));
         }
     }
 
-    fn rope(&mut self) {
+    fn rope(&mut self, source: &Source<'_>, arch: &Arch) {
         let rope = &self.hyper.rope;
         if self.hyper.n_head.iter().all(|n| *n == 0) {
             return;
+        }
+        if matches!(arch.no_rope, NoRope::ByConfig(_)) {
+            self.set(config::ROPE_ON, Value::Bool(self.hyper.rotates.contains(&true)));
+        }
+        let said = source.config.numbers(config::SECTIONS).map(|list| list.iter().map(|n| *n as u32).collect());
+        // Where the configuration names none, they are of text: any that are not longer than the rotated pairs will do.
+        let fits = |list: &[u32; 4]| list.iter().sum::<u32>() as usize <= rope.n_rot / 2;
+        let usual = arch.sections.map(|list| if fits(&list) { list } else { [rope.n_rot as u32 / 2, 0, 0, 0] });
+        if let Some(mut sections) = said.or(usual.map(|list| list.to_vec())) {
+            sections.resize(4, 0);
+            self.set(config::SECTIONS, Value::Array(Array::U32(sections)));
         }
         self.count(config::N_ROT, rope.n_rot);
         self.number(config::ROPE_BASE, rope.base);
@@ -225,15 +255,12 @@ impl Writer<'_> {
         let layer = |t: &Target| t.name.split('.').nth(1).and_then(|n| n.parse::<usize>().ok());
         let leading = targets.iter().filter(sparse).filter_map(layer).min().unwrap_or(0);
         self.count(config::N_DENSE, leading);
-    }
-
-    fn state_space(&mut self) {
-        let Some(s) = self.hyper.ssm else { return };
-        self.count(config::SSM_CONV, s.n_conv);
-        self.count(config::SSM_INNER, s.d_inner);
-        self.count(config::SSM_STATE, s.d_state);
-        self.count(config::SSM_HEADS, s.n_head);
-        self.count(config::SSM_GROUPS, s.n_group);
+        if let Some(step) = source.config.count(config::MOE_STEP).ok().flatten() {
+            self.count(config::MOE_STEP, step);
+        }
+        if let Some(width) = first(Role::LatentDown).map(|t| t.shape[0]) {
+            self.count(config::MOE_LATENT, width);
+        }
     }
 
     /// Optional keys for what the architecture's own rules would make otherwise.
@@ -283,7 +310,7 @@ pub(super) fn act_text(act: Act) -> Option<&'static str> {
 pub(super) fn widths(n_layer: usize, targets: &[Target]) -> Vec<usize> {
     let mut widths = vec![0; n_layer];
     for target in targets.iter().filter(|t| t.role == Role::FfnDown && t.shape.len() == 2) {
-        let layer = target.name.split('.').nth(1).and_then(|n| n.parse::<usize>().ok());
+        let layer = target.name.split('.').find_map(|part| part.parse::<usize>().ok());
         if let Some(width) = layer.and_then(|i| widths.get_mut(i)) {
             *width = target.shape[1];
         }
@@ -308,8 +335,8 @@ pub(super) fn differences(want: &Hyper, found: &Hyper) -> Vec<String> {
     check(want.norm == found.norm, "norms", format!("{:?}", want.norm), format!("{:?}", found.norm));
     let text = |h: &Hyper| format!("{:?}", h.temperature);
     check(text(want) == text(found), "growth of queries", text(want), text(found));
-    let text = |h: &Hyper| format!("{:?}", (h.value_scale, h.ssm));
-    check(text(want) == text(found), "factor on values, state space", text(want), text(found));
+    let text = |h: &Hyper| format!("{} {}", h.value_scale, hybrid::state(want, h));
+    check(text(want) == text(found), "factor on values, states", text(want), text(found));
     let scaling = |s: &Scaling| match s {
         Scaling::Llama3 { .. } => Scaling::None, // a tensor of the file
         Scaling::Long { .. } => Scaling::Long { short: Vec::new(), long: Vec::new() },

@@ -11,29 +11,33 @@
 //! | `recipe` | a target, and the matrix that it makes of the source's |
 //! | `tensors` | targets of the whole checkpoint: embeddings, norms, plain matrices, a layer's small parameters |
 //! | `attention` | q, k, v: split, fused, permuted; latent projections |
+//! | `recurrent` | state spaces, delta nets, short convolutions |
 //! | `ffn` | gate, up, down and experts: split, fused, stacked |
+//! | `hybrid` | layers that are not all alike, in both |
 //! | `metadata` | a model's numbers as GGUF metadata |
 //! | `config_json` | a model's numbers as `config.json` |
 
 mod attention;
 mod config_json;
 mod ffn;
+mod hybrid;
 mod metadata;
 mod recipe;
+mod recurrent;
 mod tensors;
 
-use mlxr_compute::op::Gating;
+use mlxr_compute::op::{Gating, Window};
 use mlxr_weights::{Checkpoint, Kind, Metadata};
 use serde_json::Value;
 
 use crate::LoadError;
-use crate::arch::Arch;
+use crate::arch::{Arch, NoRope, WindowLayers};
 use crate::config::Config;
-use crate::hyper::Hyper;
+use crate::hyper::{Factors, Hyper};
 use crate::names::{Names, Role};
 use crate::open::describe;
 use crate::style::{FALCON_TWO_NORMS, Naming};
-use crate::{arch, table};
+use crate::{arch, config, style, table};
 
 pub use recipe::{Part, Recipe, Target};
 
@@ -72,6 +76,8 @@ pub struct Plan {
     pub config: Value,
     /// What the written form cannot say, a line each.
     pub losses: Vec<String>,
+    /// Which tensors of the source are not written, if there are such.
+    pub left_out: Option<String>,
 }
 
 impl Plan {
@@ -121,38 +127,85 @@ impl Source<'_> {
 pub fn plan(checkpoint: &Checkpoint, form: Form) -> Result<Plan, LoadError> {
     let (arch_name, names, arch) = describe(checkpoint)?;
     let config = Config::new(checkpoint, &arch_name).with_defaults(arch.defaults);
-    let hyper = Hyper::read(&config, arch, None)?;
+    let mut hyper = Hyper::read(&config, arch, None)?;
+    if checkpoint.kind == Kind::Mlx && arch.folds {
+        hyper.fold_as_mlx(config.flag(config::TIED) == Some(true));
+    }
     let refuse = |text: String| LoadError::Convert { path: checkpoint.path().display().to_string(), text };
-    // GGUF names the widths of delta nets as those of state spaces; there, tensors that are not understood tell.
-    let delta = hyper.delta.is_some() && checkpoint.kind != Kind::Gguf;
-    if delta || hyper.n_short_conv.is_some() {
-        return Err(refuse("its delta nets or short convolutions are not converted yet".into()));
+    if checkpoint.kind == Kind::Gguf {
+        // GGUF has the widths of delta nets under the names of state spaces: tensors tell.
+        let any = |role| (0..hyper.n_layer).any(|i| names.find(role, i).is_some());
+        let nets = any(Role::DeltaConvQ) || any(Role::DeltaBeta) || any(Role::DeltaBetaAlpha);
+        hyper.delta = hyper.delta.filter(|_| nets);
+        hyper.ssm = hyper.ssm.filter(|_| !nets);
     }
-    let any = |role| (0..hyper.n_layer).any(|i| names.find(role, i).is_some());
-    let hybrid = any(Role::SsmIn) && any(Role::AttnOut);
-    if hybrid && form != Form::Gguf && checkpoint.kind == Kind::Gguf {
-        return Err(refuse("hybrids of attention and state spaces are not converted from GGUF to folders yet".into()));
+    let mut source = Source { checkpoint, names, arch, arch_name, hyper, config };
+    let mut fold = Fold::NONE;
+    let folds = target_arch(&source, form)?.folds && (form, source.form()) != (Form::HuggingFace, Form::HuggingFace);
+    if folds {
+        let hyper = &mut source.hyper;
+        fold = Fold { embed: hyper.embed_scale, logits: hyper.logit_scale, factors: hyper.factors };
+        (hyper.embed_scale, hyper.logit_scale, hyper.factors) = (1.0, 1.0, Factors::NONE);
     }
-    let f = hyper.factors;
-    let factors = [f.attn_in, f.attn_key, f.attn_out, f.ssm_in, f.ssm_out].into_iter().chain(f.ssm_parts).chain(f.ffn);
-    if form == Form::Gguf && factors.into_iter().any(|factor| factor != 1.0) {
-        return Err(refuse("its factors on parts of layers are not folded into weights yet".into()));
-    }
-    let source = Source { checkpoint, names, arch, arch_name, hyper, config };
     let naming = naming(&source, form)?;
-    let targets = tensors::targets(&source, form, &naming)?;
+    let targets = tensors::targets(&source, form, &naming, fold)?;
     let n_layer = source.hyper.n_layer;
-    let mut plan =
-        Plan { form, n_layer, targets, metadata: Metadata::default(), config: Value::Null, losses: Vec::new() };
+    let mut plan = Plan {
+        form,
+        n_layer,
+        targets,
+        metadata: Metadata::default(),
+        config: Value::Null,
+        losses: Vec::new(),
+        left_out: None,
+    };
     let left = source.names.unused(checkpoint, source.hyper.n_layer, source.arch.harmless);
     if let Some(first) = left.first() {
         return Err(refuse(format!("{} tensors of its layers are not understood, such as `{first}`", left.len())));
     }
     match form {
         Form::Gguf => (plan.metadata, plan.losses) = metadata::write(&source, &plan.targets)?,
-        Form::HuggingFace | Form::Mlx => (plan.config, plan.losses) = config_json::write(&source, &plan.targets)?,
+        Form::HuggingFace | Form::Mlx => {
+            (plan.config, plan.losses) = config_json::write(&source, form, &plan.targets)?;
+            if folds {
+                config_json::without_factors(&mut plan.config, &plan.targets);
+            }
+        }
+    }
+    // What a model has beside its decoder of text: parts that see or hear, layers that predict further tokens.
+    let left: Vec<String> = source.names.left(checkpoint, source.arch.harmless).collect();
+    if let Some(first) = left.first() {
+        plan.left_out = Some(format!("left out: {} tensors beside the text model's, such as `{first}`", left.len()));
     }
     Ok(plan)
+}
+
+/// Factors that go into weights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fold {
+    pub embed: f32,
+    pub logits: f32,
+    pub factors: Factors,
+}
+
+impl Fold {
+    const NONE: Fold = Fold { embed: 1.0, logits: 1.0, factors: Factors::NONE };
+
+    /// The factor on a role's whole matrix.
+    pub fn factor(&self, role: Role) -> f32 {
+        let f = &self.factors;
+        match role {
+            Role::Embed => self.embed,
+            Role::Output => self.logits,
+            Role::AttnQ | Role::AttnV => f.attn_in,
+            Role::AttnK => f.attn_in * f.attn_key,
+            Role::AttnOut => f.attn_out,
+            Role::SsmOut => f.ssm_out,
+            Role::FfnGate => f.ffn[0],
+            Role::FfnDown => f.ffn[1],
+            _ => 1.0,
+        }
+    }
 }
 
 /// The architecture's name in GGUF.
@@ -178,16 +231,35 @@ fn gguf_name(source: &Source<'_>) -> Result<String, LoadError> {
 
 /// The row that reads what is written.
 fn target_arch(source: &Source<'_>, form: Form) -> Result<&'static Arch, LoadError> {
-    if form != Form::Gguf {
-        // A GGUF architecture may be the common form of several classes; those of experts have a row of their own.
-        let other = |arch: &&Arch| arch.written_as == source.arch_name && !arch.hf.is_empty();
-        let moe = &source.hyper.moe;
-        let apart = moe.n_expert > 0 && (source.hyper.mla.is_none() || moe.gating == Gating::Sigmoid);
-        let from_gguf = source.form() == Form::Gguf;
-        return Ok(table::archs().filter(|_| from_gguf && apart).find(other).unwrap_or(source.arch));
+    if form == Form::Gguf {
+        let name = gguf_name(source)?;
+        return Ok(table::by_gguf(&name).unwrap_or(&arch::LLAMA));
     }
-    let name = gguf_name(source)?;
-    Ok(table::by_gguf(&name).unwrap_or(&arch::LLAMA))
+    if source.form() != Form::Gguf {
+        return Ok(source.arch);
+    }
+    // A GGUF architecture may be the common form of several classes, each with a row of its own.
+    let mut rows = table::archs().filter(|arch| arch.written_as == source.arch_name && !arch.hf.is_empty());
+    let hyper = &source.hyper;
+    let shared = (0..hyper.n_layer).any(|i| source.names.find(Role::ShUp, i).is_some());
+    let attn_scale = hyper.attn_scale * (hyper.d_k as f32).sqrt();
+    let factors = [hyper.embed_scale, hyper.logit_scale, hyper.residual_scale, attn_scale];
+    let neutral = factors.iter().all(|x| (x - 1.0).abs() < 1e-5);
+    let other = match hyper.ssm {
+        // Bamba is Granite's hybrid with rotation and without factors.
+        Some(_) if hyper.moe.n_expert == 0 && neutral && hyper.rotates[0] => {
+            rows.find(|arch| arch.no_rope == NoRope::Never)
+        }
+        Some(_) if source.config.flag(config::SSM_NORMED) == Some(true) => rows.find(|arch| arch.ssm_normed),
+        None if hyper.moe.n_expert == 0 && hyper.window.iter().any(|w| *w != Window::Full) => {
+            rows.find(|arch| arch.window != WindowLayers::None)
+        }
+        None if hyper.moe.n_expert > 0 && (hyper.mla.is_none() || hyper.moe.gating == Gating::Sigmoid) => {
+            rows.find(|arch| !shared || arch.style != &style::GRANITE)
+        }
+        _ => None,
+    };
+    Ok(other.unwrap_or(source.arch))
 }
 
 fn naming(source: &Source<'_>, form: Form) -> Result<Naming, LoadError> {
@@ -196,7 +268,7 @@ fn naming(source: &Source<'_>, form: Form) -> Result<Naming, LoadError> {
     // Falcon with two norms: GGUF calls the feed-forward's norm the first, and attention's the second.
     let two = arch.parallel == arch::Parallel::Yes
         && (source.names.find(Role::FfnNorm, 0).is_some() || source.names.find(Role::AttnNorm2, 0).is_some());
-    let mut renames = Vec::new();
+    let mut renames = if gguf { target_arch(source, form)?.renames.to_vec() } else { Vec::new() };
     if gguf && arch.ffn_norm_is_post {
         renames.push((Role::FfnNorm, Role::PostAttnNorm));
     }
@@ -205,7 +277,11 @@ fn naming(source: &Source<'_>, form: Form) -> Result<Naming, LoadError> {
     } else if two && source.form() == Form::Gguf {
         renames.extend([(Role::AttnNorm2, Role::AttnNorm), (Role::AttnNorm, Role::FfnNorm)]);
     }
-    let first = if two { FALCON_TWO_NORMS } else { &[] };
+    let first = match form {
+        _ if two => FALCON_TWO_NORMS,
+        Form::Mlx => Naming::mlx(arch.style, source.hyper.moe.n_expert > 0),
+        Form::Gguf | Form::HuggingFace => &[],
+    };
     let layers = source.names.layers().map(str::to_owned);
     Ok(Naming { style: (!gguf).then_some(arch.style), first, renames, layers })
 }

@@ -3,7 +3,7 @@
 use mlxr_compute::op::RopePairs;
 
 use super::recipe::{Part, Recipe, Target};
-use super::{Form, Source, attention, ffn};
+use super::{Fold, Form, Source, ffn, recurrent, target_arch};
 use crate::LoadError;
 use crate::arch::Norms;
 use crate::config;
@@ -18,45 +18,40 @@ const PRE_NORMS: [Role; 2] = [Role::AttnNorm, Role::FfnNorm];
 const POST_NORMS: [Role; 2] = [Role::PostAttnNorm, Role::PostFfnNorm];
 
 /// Matrices of a layer that all forms store alike.
-const MATRICES: [Role; 9] = [
-    Role::AttnOut,
-    Role::Router,
-    Role::ShGate,
-    Role::ShUp,
-    Role::ShDown,
-    Role::ShRouter,
-    Role::QA,
-    Role::QB,
-    Role::KvA,
-];
+const MATRICES: [Role; 8] =
+    [Role::AttnOut, Role::Router, Role::ShRouter, Role::LatentDown, Role::LatentUp, Role::QA, Role::QB, Role::KvA];
 
 /// Small parameters of a layer: what follows the stem in GGUF, and in Hugging Face files.
-const VECTORS: [(Role, &str, &[&str]); 5] = [
-    (Role::Sinks, ".weight", &[""]),
-    (Role::SelectBias, ".bias", &["", ".bias"]),
-    (Role::SsmD, "", &[""]),
-    (Role::SsmA, "", &[""]),
-    (Role::SsmDtBias, "", &[""]),
-];
+const VECTORS: [(Role, [&[&str]; 2]); 2] =
+    [(Role::Sinks, [&[".weight"], &[""]]), (Role::SelectBias, [&[".bias", ""], &["", ".bias"]])];
 
 /// Collects targets.
 pub(super) struct Maker<'a> {
     pub source: &'a Source<'a>,
     pub to: Form,
     pub naming: &'a Naming,
+    pub fold: Fold,
+    /// Roles that are written under their stem alone.
+    pub bare: &'static [Role],
     pub targets: Vec<Target>,
 }
 
+/// A small parameter with the name that it gets.
+pub(super) struct Small {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub numbers: Vec<f32>,
+}
+
 /// All tensors that a file of this form has.
-pub(super) fn targets(source: &Source<'_>, to: Form, naming: &Naming) -> Result<Vec<Target>, LoadError> {
-    let mut maker = Maker { source, to, naming, targets: Vec::new() };
+pub(super) fn targets(source: &Source<'_>, to: Form, naming: &Naming, fold: Fold) -> Result<Vec<Target>, LoadError> {
+    let bare: &'static [Role] = if to == Form::Gguf { target_arch(source, to)?.bare } else { &[] };
+    let mut maker = Maker { source, to, naming, fold, bare, targets: Vec::new() };
     maker.matrix(Role::Embed, 0)?;
     maker.matrix(Role::PosEmbed, 0)?;
     maker.norm(Role::EmbedNorm, 0)?;
     maker.norm(Role::OutputNorm, 0)?;
-    if source.config.flag(config::TIED) != Some(true) {
-        maker.matrix(Role::Output, 0)?;
-    }
+    maker.output()?;
     maker.divisors()?;
     for i in 0..source.hyper.n_layer {
         let pre = PRE_NORMS.into_iter().filter(|_| source.arch.norms != Norms::Post);
@@ -68,11 +63,20 @@ pub(super) fn targets(source: &Source<'_>, to: Form, naming: &Naming) -> Result<
             maker.matrix(role, i)?;
         }
         maker.norm(Role::KvANorm, i)?;
-        attention::targets(&mut maker, i)?;
+        recurrent::targets(&mut maker, i)?;
         ffn::targets(&mut maker, i)?;
-        maker.state_space(i)?;
-        for (role, gguf, hf) in VECTORS {
-            maker.vector(role, i, gguf, hf)?;
+        for (role, suffixes) in VECTORS {
+            if let Some(small) = maker.small(role, i, suffixes)? {
+                let n = small.numbers.len();
+                let row = role == Role::SelectBias && target_arch(source, to)?.select_bias_row;
+                let shape = match (source.form(), to) {
+                    (_, Form::Gguf) => vec![n],
+                    (Form::Gguf, _) if row => vec![1, n],
+                    (Form::Gguf, _) => vec![n],
+                    _ => small.shape,
+                };
+                maker.push_numbers(role, small.name, shape, small.numbers);
+            }
         }
     }
     Ok(maker.targets)
@@ -81,10 +85,15 @@ pub(super) fn targets(source: &Source<'_>, to: Form, naming: &Naming) -> Result<
 impl Maker<'_> {
     /// The stem that a role's tensor is written under: folders keep the stems that they had.
     pub fn stem(&self, role: Role, i: usize, from: &str) -> Result<String, LoadError> {
-        if self.to != Form::Gguf && self.source.form() != Form::Gguf {
+        if self.to != Form::Gguf && self.source.form() != Form::Gguf && !self.renames(role) {
             return Ok(from.to_owned());
         }
         self.naming.stem(role, i).ok_or_else(|| self.nameless(role, i))
+    }
+
+    /// Whether MLX folders have a name of their own for a role.
+    fn renames(&self, role: Role) -> bool {
+        self.to == Form::Mlx && self.naming.lists_first(role)
     }
 
     /// The error for a role that the written form has no name for.
@@ -102,27 +111,61 @@ impl Maker<'_> {
         self.renamed(role, i, &from, &to)
     }
 
+    /// The projection to logits: embeddings of models that share them are written again where a factor goes into one
+    /// of both.
+    fn output(&mut self) -> Result<(), LoadError> {
+        let source = self.source;
+        let tied = source.config.flag(config::TIED) == Some(true) || source.names.find(Role::Output, 0).is_none();
+        if !tied {
+            return self.matrix(Role::Output, 0);
+        }
+        if self.fold.embed == self.fold.logits {
+            return Ok(());
+        }
+        let Some(from) = source.names.find(Role::Embed, 0) else { return Ok(()) };
+        let to = self.naming.stem(Role::Output, 0).ok_or_else(|| self.nameless(Role::Output, 0))?;
+        self.renamed(Role::Output, 0, &from, &to)
+    }
+
     /// A whole matrix from one stem to another.
     pub fn renamed(&mut self, role: Role, i: usize, from: &str, to: &str) -> Result<(), LoadError> {
         let part = self.part(role, from)?;
         let n = self.shape(&part, role, i)?;
-        self.push_matrix(role, to, n, vec![part]);
-        if let Some((_, bias)) = self.source.checkpoint.vector(&format!("{from}.bias"))? {
+        self.renamed_parts(role, (from, to), n, vec![part])
+    }
+
+    /// All parts of a matrix, with its bias.
+    pub fn renamed_parts(
+        &mut self,
+        role: Role,
+        (from, to): (&str, &str),
+        shape: [usize; 2],
+        parts: Vec<Part>,
+    ) -> Result<(), LoadError> {
+        self.push_matrix(role, to, shape, parts);
+        if let Some(bias) = self.bias(role, from)? {
             self.push_numbers(role, format!("{to}.bias"), vec![bias.len()], bias);
         }
         Ok(())
+    }
+
+    /// The bias of a matrix that is added to its product.
+    pub fn bias(&self, role: Role, from: &str) -> Result<Option<Vec<f32>>, LoadError> {
+        let unused = self.source.form() == Form::Gguf && self.source.arch.no_bias.contains(&role);
+        Ok(self.source.checkpoint.vector(&format!("{from}.bias"))?.filter(|_| !unused).map(|(_, bias)| bias))
     }
 
     /// A whole matrix of the source, `[n_out, n_in]`.
     pub fn part(&self, role: Role, stem: &str) -> Result<Part, LoadError> {
         let (arch, form) = (self.source.arch, self.source.form());
         let conv1d = arch.transposed && form == Form::HuggingFace && stem.contains("c_");
-        Ok(Part { transposed: conv1d, scale: self.scale(role, stem)?, ..Part::whole(stem) })
+        let scale = self.scale(role, stem)? * self.fold.factor(role);
+        Ok(Part { transposed: conv1d, scale, ..Part::whole(stem) })
     }
 
     /// The factor that a GGUF file keeps beside a matrix.
     fn scale(&self, role: Role, stem: &str) -> Result<f32, LoadError> {
-        if self.source.form() != Form::Gguf || role == Role::Embed {
+        if self.source.form() != Form::Gguf || role == Role::Embed || self.source.arch.no_scale.contains(&role) {
             return Ok(1.0);
         }
         let found = self.source.checkpoint.vector(&format!("{stem}.scale"))?;
@@ -158,17 +201,24 @@ impl Maker<'_> {
 
     /// What to add to the norm weights of the source.
     pub fn norm_shift(&self) -> f32 {
-        let stored = |form: Form| if self.source.arch.norm_plus_one && form != Form::Gguf { 1.0 } else { 0.0 };
-        stored(self.source.form()) - stored(self.to)
+        let arch = self.source.arch;
+        let less_one = |form: Form| match form {
+            Form::Gguf => false,
+            Form::HuggingFace => arch.norm_plus_one,
+            Form::Mlx => arch.norm_plus_one && !arch.mlx_norm_whole,
+        };
+        f32::from(u8::from(less_one(self.source.form()))) - f32::from(u8::from(less_one(self.to)))
     }
 
-    fn norm(&mut self, role: Role, i: usize) -> Result<(), LoadError> {
+    /// A norm, with its bias.
+    pub fn norm(&mut self, role: Role, i: usize) -> Result<(), LoadError> {
         let Some(from) = self.source.names.find(role, i) else { return Ok(()) };
         let to = self.stem(role, i, &from)?;
         let shift = self.norm_shift();
-        if let Some((shape, mut weight)) = self.source.checkpoint.vector(&format!("{from}.weight"))? {
+        if let Some((shape, mut weight)) = self.source.checkpoint.vector(&from)? {
             weight.iter_mut().for_each(|w| *w += shift);
-            self.push_numbers(role, format!("{to}.weight"), shape, weight);
+            let suffix = if self.bare.contains(&role) { "" } else { ".weight" };
+            self.push_numbers(role, format!("{to}{suffix}"), shape, weight);
         }
         if let Some((shape, bias)) = self.source.checkpoint.vector(&format!("{from}.bias"))? {
             self.push_numbers(role, format!("{to}.bias"), shape, bias);
@@ -176,35 +226,36 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// A small parameter; a state space layer's decay is a logarithm in Hugging Face files.
-    fn vector(&mut self, role: Role, i: usize, gguf: &str, hf: &[&str]) -> Result<(), LoadError> {
+    /// A small parameter, by what may follow the stem in GGUF and in Hugging Face files.
+    pub fn small(&self, role: Role, i: usize, [gguf, hf]: [&[&str]; 2]) -> Result<Option<Small>, LoadError> {
         let (from_gguf, to_gguf) = (self.source.form() == Form::Gguf, self.to == Form::Gguf);
-        let suffixes = if from_gguf { std::slice::from_ref(&gguf) } else { hf };
+        let suffixes = if from_gguf { gguf } else { hf };
         let mut found = None;
         for (stem, suffix) in
             self.source.names.candidates(role, i).iter().flat_map(|s| suffixes.iter().map(move |x| (s, x)))
         {
-            if let (None, Some((_, numbers))) = (&found, self.source.checkpoint.vector(&format!("{stem}{suffix}"))?) {
+            let name = format!("{stem}{suffix}");
+            let there = found.is_none() && self.source.checkpoint.tensor(&name).is_some();
+            if let Some(numbers) = if there { self.source.checkpoint.vector(&name)? } else { None } {
                 self.source.names.mark(stem);
-                self.source.names.mark(&format!("{stem}{suffix}"));
-                found = Some((format!("{stem}{suffix}"), numbers));
+                self.source.names.mark(&name);
+                found = Some((name, numbers));
             }
         }
-        let Some((from, mut numbers)) = found else { return Ok(()) };
-        if role == Role::SsmA && from_gguf != to_gguf {
-            numbers.iter_mut().for_each(|a| *a = if to_gguf { -a.exp() } else { (-*a).ln() });
-        }
+        let Some((from, (shape, numbers))) = found else { return Ok(None) };
         let name = match (to_gguf, from_gguf) {
-            (false, false) => from,
+            (false, false) if !self.renames(role) => from,
             _ => {
                 let stem = self.naming.stem(role, i).ok_or_else(|| self.nameless(role, i))?;
-                format!("{stem}{}", if to_gguf { gguf } else { hf[0] })
+                let suffix = match to_gguf {
+                    true if self.bare.contains(&role) => "",
+                    true => gguf[0],
+                    false => hf[0],
+                };
+                format!("{stem}{suffix}")
             }
         };
-        let column = to_gguf && matches!(role, Role::SsmA | Role::SsmD);
-        let shape = if column { vec![numbers.len(), 1] } else { vec![numbers.len()] };
-        self.push_numbers(role, name, shape, numbers);
-        Ok(())
+        Ok(Some(Small { name, shape, numbers }))
     }
 
     /// GGUF keeps llama3's and longrope's divisors as tensors.
@@ -229,36 +280,6 @@ impl Maker<'_> {
                 push(Role::RopeShort, short.clone());
             }
             _ => {}
-        }
-        Ok(())
-    }
-
-    fn state_space(&mut self, i: usize) -> Result<(), LoadError> {
-        let Some(s) = self.source.hyper.ssm else { return Ok(()) };
-        self.matrix(Role::SsmIn, i)?;
-        self.matrix(Role::SsmOut, i)?;
-        if let Some(from) = self.source.names.find(Role::SsmConv, i) {
-            let to = self.stem(Role::SsmConv, i, &from)?;
-            let weight = self.source.checkpoint.vector(&format!("{from}.weight"))?;
-            let (_, weight) = weight.ok_or_else(|| self.source.missing(Role::SsmConv, i))?;
-            let n_channel = weight.len() / s.n_conv;
-            let shape = match self.to {
-                Form::Gguf => vec![n_channel, s.n_conv],
-                Form::HuggingFace => vec![n_channel, 1, s.n_conv],
-                Form::Mlx => vec![n_channel, s.n_conv, 1],
-            };
-            self.push_numbers(Role::SsmConv, format!("{to}.weight"), shape, weight);
-            if let Some((shape, bias)) = self.source.checkpoint.vector(&format!("{from}.bias"))? {
-                self.push_numbers(Role::SsmConv, format!("{to}.bias"), shape, bias);
-            }
-        }
-        if let Some(from) = self.source.names.find(Role::SsmNorm, i)
-            && let Some((_, weight)) = self.source.checkpoint.vector(&format!("{from}.weight"))?
-        {
-            let to = self.stem(Role::SsmNorm, i, &from)?;
-            let grouped = vec![s.n_group, weight.len() / s.n_group];
-            let shape = if self.to == Form::Gguf { grouped } else { vec![weight.len()] };
-            self.push_numbers(Role::SsmNorm, format!("{to}.weight"), shape, weight);
         }
         Ok(())
     }

@@ -41,15 +41,30 @@ struct Model {
     escape_whitespaces: bool,
 }
 
-/// The scores of a model that merges by them, and whether a space goes before a text; `None` for a unigram model.
+/// What another form of the model needs beside its vocabulary.
+pub(super) struct Pieces {
+    /// Whether pieces are merged by their scores; else the cut with the highest sum is the text's.
+    pub merges: bool,
+    pub scores: Vec<f32>,
+    pub add_space_prefix: bool,
+    pub remove_extra_whitespaces: bool,
+    pub charsmap: Vec<u8>,
+}
+
+/// Scores and normalizer of a model.
 ///
 /// # Errors
 /// As [`tokenizer`].
-pub(super) fn merge_scores(bytes: &[u8], config: &Config) -> Result<Option<(Vec<f32>, bool)>, TokenError> {
+pub(super) fn pieces(bytes: &[u8], config: &Config) -> Result<Pieces, TokenError> {
     let model = Model::read(bytes)?;
     let (_, scores) = vocabulary(&model, &config::added_tokens(config)?)?;
-    let prefix = config::flag(config, "add_prefix_space").unwrap_or(model.add_dummy_prefix);
-    Ok((model.model_type == BPE).then_some((scores, prefix)))
+    Ok(Pieces {
+        merges: model.model_type == BPE,
+        scores,
+        add_space_prefix: config::flag(config, "add_prefix_space").unwrap_or(model.add_dummy_prefix),
+        remove_extra_whitespaces: model.remove_extra_whitespaces,
+        charsmap: model.charsmap,
+    })
 }
 
 const UNIGRAM: u64 = 1;

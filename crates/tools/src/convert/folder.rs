@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mlxr_compute::{DType, Encoding, MatrixData, quant};
-use mlxr_models::convert::{Form, Plan, Target};
+use mlxr_models::convert::{Form, Plan, Recipe, Target};
 use mlxr_models::names::Role;
-use mlxr_weights::Checkpoint;
 use mlxr_weights::safetensors::{Entry, Writer};
+use mlxr_weights::{Checkpoint, Kind};
 use serde_json::{Map, Value, json};
 
 use super::calibrated::{Calibration, Factors};
+use super::encode::{self, Take, copy, holds};
 use super::{Change, Progress, Report};
 use crate::ToolError;
 
@@ -51,7 +52,7 @@ const PLAIN: [Role; 2] = [Role::SsmConv, Role::PosEmbed];
 pub fn write(
     checkpoint: &Checkpoint,
     plan: Plan,
-    (out, scheme, n_layer): (&Path, Scheme, usize),
+    (out, scheme, n_layer, n_thread): (&Path, Scheme, usize, usize),
     files: &[(String, Vec<u8>)],
     calibration: Option<Calibration<'_>>,
     progress: &mut dyn FnMut(Progress<'_>),
@@ -68,12 +69,14 @@ pub fn write(
         move |error| ToolError::File { path, error }
     };
     fs::create_dir_all(&partial.0).map_err(file(&partial.0))?;
-    let mut report = Report { notes: plan.losses.clone(), ..Report::default() };
-    let jobs = plan.targets.iter().map(|target| job(checkpoint, target, scheme, n_layer));
+    let notes = plan.losses.iter().chain(&plan.left_out).cloned().collect();
+    let mut report = Report { notes, ..Report::default() };
+    let usual = usual(checkpoint, scheme);
+    let jobs = plan.targets.iter().map(|target| job(checkpoint, target, (scheme, usual), n_layer));
     let jobs = jobs.collect::<Result<Vec<Job<'_>>, ToolError>>()?;
     let format = if plan.form == Form::Mlx { "mlx" } else { "pt" };
     let factors = &mut calibration.map(Factors::new);
-    tensors(checkpoint, &jobs, (&partial.0, format), factors, (&mut report, progress))?;
+    tensors(checkpoint, &jobs, (&partial.0, format, n_thread), factors, (&mut report, progress))?;
     let mut config = plan.config;
     describe(&mut config, &jobs, scheme);
     let text = serde_json::to_vec_pretty(&config).expect("a configuration is JSON");
@@ -95,33 +98,64 @@ impl Drop for Partial {
     }
 }
 
-/// What a target becomes.
-fn job<'a>(checkpoint: &Checkpoint, target: &'a Target, scheme: Scheme, n_layer: usize) -> Result<Job<'a>, ToolError> {
-    if target.n_matrix() == 0 {
-        return Ok(Job { target, encoding: Encoding::Blocks(DType::F32) });
+/// The type of a model's small parameters: that of its activations, so that MLX does not compute in a wider one.
+fn usual(checkpoint: &Checkpoint, scheme: Scheme) -> DType {
+    let of_matrices = checkpoint.tensors().iter().filter(|t| t.shape.len() > 1).map(|t| t.dtype);
+    let own = of_matrices.clone().find(|dtype| matches!(dtype, DType::F16 | DType::BF16 | DType::F32));
+    match scheme {
+        Scheme::Plain(Some(asked)) => asked,
+        Scheme::Mlx { encoding: Encoding::MlxAffine { scale, .. }, .. } => scale,
+        Scheme::MlxKeep if checkpoint.kind == Kind::Gguf && of_matrices.clone().any(|d| d.block() > 1) => DType::F16,
+        _ => own.unwrap_or(DType::BF16),
     }
-    let first = target.matrix(checkpoint, 0)?;
-    let plain = match first.encoding {
-        Encoding::Blocks(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => dtype,
+}
+
+/// Whether a type has all of these numbers exactly.
+fn has(dtype: DType, numbers: &[f32]) -> bool {
+    let (mut bytes, mut back) = (Vec::new(), vec![0.0; numbers.len()]);
+    if quant::encode(dtype, numbers, None, &mut bytes).is_err() {
+        return false;
+    }
+    quant::decode(dtype, &bytes, &mut back);
+    back == numbers
+}
+
+/// What a target becomes.
+fn job<'a>(
+    checkpoint: &Checkpoint,
+    target: &'a Target,
+    (scheme, usual): (Scheme, DType),
+    n_layer: usize,
+) -> Result<Job<'a>, ToolError> {
+    if let Recipe::Numbers(numbers) = &target.recipe {
+        let dtype = if has(usual, numbers) { usual } else { DType::F32 };
+        return Ok(Job { target, encoding: Encoding::Blocks(dtype) });
+    }
+    let (n_in, encoding) = (target.shape.last().copied().unwrap_or(1), target.encoding(checkpoint, 0)?);
+    let (stored, bits) = target.stored(checkpoint, 0)?;
+    let quantized = !matches!(stored, Encoding::Blocks(dtype) if dtype.block() == 1);
+    let plain = match encoding {
+        Encoding::Blocks(dtype @ (DType::F32 | DType::F16 | DType::BF16)) if !quantized => dtype,
         _ => DType::BF16,
     };
     let linear = target.name.ends_with(".weight") && !target.transposed && !PLAIN.contains(&target.role);
     let fits = |encoding: Encoding| match encoding {
-        Encoding::MlxAffine { group, .. } => first.n_in.is_multiple_of(usize::from(group)),
-        Encoding::MlxFloat(kind) => first.n_in.is_multiple_of(kind.group()),
+        Encoding::MlxAffine { group, .. } => n_in.is_multiple_of(usize::from(group)),
+        Encoding::MlxFloat(kind) => n_in.is_multiple_of(kind.group()),
         _ => true,
     };
     let encoding = match scheme {
         Scheme::Plain(asked) => Encoding::Blocks(asked.unwrap_or(plain)),
         Scheme::MlxKeep => {
-            let mut exact = as_mlx(&first).filter(|_| linear).map(|(m, _)| m.encoding);
-            for m in 1..target.n_matrix() {
-                let other = as_mlx(&target.matrix(checkpoint, m)?).map(|(m, _)| m.encoding);
-                exact = exact.filter(|_| other == exact);
+            let mut exact = None;
+            for m in (0..target.n_matrix()).filter(|_| linear && quantized) {
+                // A row tells the format.
+                let row = target.matrix(checkpoint, m)?.take_rows(&[0])?;
+                let own = as_mlx(&row).map(|(row, _)| row.encoding);
+                target.release(checkpoint, m);
+                exact = if m == 0 { own } else { exact.filter(|_| own == exact) };
             }
-            let quantized = !matches!(first.encoding, Encoding::Blocks(dtype) if dtype.block() == 1);
-            let bits = (first.bytes() as f64 * 8.0 / (first.n_out * first.n_in) as f64).floor() as u8;
-            let bits = [2, 3, 4, 5, 6].into_iter().find(|b| *b >= bits).unwrap_or(8);
+            let bits = [2, 3, 4, 5, 6].into_iter().find(|b| f64::from(*b) >= bits.floor()).unwrap_or(8);
             let near = Encoding::MlxAffine { bits, group: 32, scale: DType::F16 };
             let near = Some(near).filter(|near| quantized && linear && fits(*near));
             exact.or(near).unwrap_or(Encoding::Blocks(plain))
@@ -180,7 +214,7 @@ fn entries(job: &Job<'_>) -> Vec<Entry> {
 fn tensors(
     checkpoint: &Checkpoint,
     jobs: &[Job<'_>],
-    (folder, format): (&Path, &str),
+    (folder, format, n_thread): (&Path, &str, usize),
     factors: &mut Option<Factors<'_>>,
     (report, progress): (&mut Report, &mut dyn FnMut(Progress<'_>)),
 ) -> Result<(), ToolError> {
@@ -209,9 +243,7 @@ fn tensors(
         let mut writer = Writer::create(&folder.join(&name), &[("format", format)], &all)?;
         for job in list {
             progress(Progress { n_done, n_tensor: jobs.len(), name: &job.target.name });
-            for part in parts(checkpoint, job, factors, report)? {
-                writer.push(&part)?;
-            }
+            push(checkpoint, job, (&mut writer, n_thread), factors, report)?;
             n_done += 1;
         }
         writer.finish()?;
@@ -225,14 +257,15 @@ fn tensors(
     Ok(())
 }
 
-/// The bytes of a target's tensors.
-fn parts(
+/// Writes a target's tensors.
+fn push(
     checkpoint: &Checkpoint,
     job: &Job<'_>,
+    (writer, n_thread): (&mut Writer, usize),
     factors: &mut Option<Factors<'_>>,
     report: &mut Report,
-) -> Result<Vec<Vec<u8>>, ToolError> {
-    let mut all: Vec<Vec<u8>> = vec![Vec::new(); entries(job).len()];
+) -> Result<(), ToolError> {
+    let mut rest: [Vec<u8>; 2] = Default::default();
     for m in 0..job.target.n_matrix().max(1) {
         let matrix = job.target.matrix(checkpoint, m)?;
         let quantized = matches!(job.encoding, Encoding::MlxAffine { .. } | Encoding::MlxFloat(_));
@@ -244,15 +277,24 @@ fn parts(
             None => None,
         };
         let (parts, change) = match calibrated {
-            Some(parts) => (parts, Change::Calibrated),
-            None => encode(&matrix, job.encoding)?,
+            Some(parts) => {
+                let mut parts = parts.into_iter();
+                writer.push(&parts.next().unwrap_or_default())?;
+                ([(); 2].map(|()| parts.next().unwrap_or_default()), Change::Calibrated)
+            }
+            None => encode(&matrix, job.encoding, n_thread, &mut |bytes| Ok(writer.push(bytes)?))?,
         };
-        all.iter_mut().zip(parts).for_each(|(all, part)| all.extend(part));
+        rest.iter_mut().zip(parts).for_each(|(rest, part)| rest.extend(part));
+        job.target.release(checkpoint, m);
         if m == 0 {
-            report.count(&matrix.encoding.to_string(), &job.encoding.to_string(), change);
+            let own = if job.target.n_matrix() == 0 { job.encoding } else { matrix.encoding };
+            report.count(&own.to_string(), &job.encoding.to_string(), change);
         }
     }
-    Ok(all)
+    for part in &rest {
+        writer.push(part)?;
+    }
+    Ok(())
 }
 
 /// The matrix in an MLX format of its values, if there is one; scales of scales (Q4_K, Q5_K) are rounded to f16.
@@ -264,22 +306,21 @@ fn as_mlx(matrix: &MatrixData) -> Option<(MatrixData, Change)> {
     }
 }
 
-fn encode(matrix: &MatrixData, to: Encoding) -> Result<(Vec<Vec<u8>>, Change), ToolError> {
-    let own = |m: &MatrixData| m.parts.iter().map(|part| part.to_vec()).collect::<Vec<Vec<u8>>>();
-    if matrix.encoding == to {
-        return Ok((own(matrix), Change::Exact));
+/// Hands over the first part of the matrix in another encoding; the others come back.
+fn encode(
+    matrix: &MatrixData,
+    to: Encoding,
+    n_thread: usize,
+    take: &mut Take<'_>,
+) -> Result<([Vec<u8>; 2], Change), ToolError> {
+    let same = (matrix.encoding == to).then(|| (matrix.clone(), Change::Exact));
+    if let Some((packed, change)) = same.or_else(|| as_mlx(matrix).filter(|(m, _)| m.encoding == to)) {
+        copy(&packed.parts[0], take)?;
+        let part = |p: usize| packed.parts.get(p).map_or_else(Vec::new, |part| part.to_vec());
+        return Ok(([part(1), part(2)], change));
     }
-    if let Some((packed, change)) = as_mlx(matrix).filter(|(m, _)| m.encoding == to) {
-        return Ok((own(&packed), change));
-    }
-    let mut parts: [Vec<u8>; 3] = Default::default();
-    let mut row = vec![0.0; matrix.n_in];
-    for r in 0..matrix.n_out {
-        matrix.decode_rows(r, 1, &mut row);
-        quant::encode_parts(to, &row, matrix.n_in, None, &mut parts)?;
-    }
-    let exact = to == Encoding::Blocks(DType::F32);
-    Ok((parts.into_iter().collect(), if exact { Change::Exact } else { Change::Rounded }))
+    let rest = encode::encode(matrix, to, n_thread, take)?;
+    Ok((rest, if holds(to, matrix.encoding) { Change::Exact } else { Change::Rounded }))
 }
 
 /// Adds MLX's quantization block: the usual mode, and every module that has another.

@@ -8,7 +8,7 @@ use mlxr_models::names::Role;
 use mlxr_weights::Checkpoint;
 use mlxr_weights::gguf::{Entry, Value, Writer};
 
-use super::encode::to_blocks;
+use super::encode::{self, holds};
 use super::{Change, Progress, Report};
 use crate::ToolError;
 
@@ -50,8 +50,9 @@ pub fn write(
     more: &[(String, Value)],
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, ToolError> {
-    let Plan { targets, mut metadata, losses, .. } = plan;
+    let Plan { targets, mut metadata, losses, left_out, .. } = plan;
     let mut report = Report::default();
+    report.notes.extend(left_out);
     report.notes.extend(losses.into_iter().map(|loss| format!("GGUF cannot say: {loss}")));
     let mut entries = Vec::with_capacity(targets.len());
     let mut bytes_of = Vec::<(DType, u64)>::new();
@@ -80,8 +81,8 @@ pub fn write(
         progress(Progress { n_done: i, n_tensor: targets.len(), name: &target.name });
         for m in 0..target.n_matrix().max(1) {
             let matrix = target.matrix(checkpoint, m)?;
-            let (bytes, change) = blocks(&matrix, entry.dtype, n_thread)?;
-            writer.push(&bytes)?;
+            let change = push(&matrix, entry.dtype, n_thread, &mut writer)?;
+            target.release(checkpoint, m);
             if m == 0 {
                 report.count(&matrix.encoding.to_string(), entry.dtype.name(), change);
             }
@@ -104,14 +105,19 @@ fn dtype(checkpoint: &Checkpoint, target: &Target, kind: Type) -> Result<DType, 
     };
     let mut found = None;
     for m in 0..target.n_matrix() {
-        let matrix = target.matrix(checkpoint, m)?;
-        let own = match matrix.encoding {
+        let own = match target.encoding(checkpoint, m)? {
             Encoding::Blocks(DType::F64) => Some(DType::F32),
             Encoding::Blocks(dtype) => Some(dtype),
-            _ => matrix.to_gguf_blocks().and_then(|m| match m.encoding {
-                Encoding::Blocks(dtype) => Some(dtype),
-                _ => None,
-            }),
+            Encoding::Fp8 { .. } | Encoding::Bnb4 { .. } => None,
+            _ => {
+                // Whether blocks have equal values is known by the values.
+                let exact = target.matrix(checkpoint, m)?.to_gguf_blocks();
+                target.release(checkpoint, m);
+                exact.and_then(|m| match m.encoding {
+                    Encoding::Blocks(dtype) => Some(dtype),
+                    _ => None,
+                })
+            }
         };
         match (own, found) {
             (Some(own), None) => found = Some(own),
@@ -122,17 +128,20 @@ fn dtype(checkpoint: &Checkpoint, target: &Target, kind: Type) -> Result<DType, 
     Ok(found.filter(|dtype| n_in.is_multiple_of(dtype.block())).unwrap_or(fallback))
 }
 
-/// A matrix as blocks: exactly where both are quantized alike.
-fn blocks(matrix: &MatrixData, dtype: DType, n_thread: usize) -> Result<(Vec<u8>, Change), ToolError> {
-    if matrix.encoding == Encoding::Blocks(dtype) {
-        return Ok((matrix.parts[0].to_vec(), Change::Exact));
+/// Writes a matrix as blocks: exactly where both are quantized alike.
+fn push(matrix: &MatrixData, dtype: DType, n_thread: usize, writer: &mut Writer) -> Result<Change, ToolError> {
+    let to = Encoding::Blocks(dtype);
+    let mut take = |bytes: &[u8]| Ok(writer.push(bytes)?);
+    if matrix.encoding == to {
+        encode::copy(&matrix.parts[0], &mut take)?;
+        return Ok(Change::Exact);
     }
     if !matches!(matrix.encoding, Encoding::Blocks(_))
-        && let Some(exact) = matrix.to_gguf_blocks().filter(|m| m.encoding == Encoding::Blocks(dtype))
+        && let Some(exact) = matrix.to_gguf_blocks().filter(|m| m.encoding == to)
     {
-        return Ok((exact.parts[0].to_vec(), Change::Exact));
+        encode::copy(&exact.parts[0], &mut take)?;
+        return Ok(Change::Exact);
     }
-    let (bytes, change) = to_blocks(matrix, dtype, n_thread)?;
-    // Every encoding's values are f32 numbers.
-    Ok((bytes, if dtype == DType::F32 { Change::Exact } else { change }))
+    encode::encode(matrix, to, n_thread, &mut take)?;
+    Ok(if holds(to, matrix.encoding) { Change::Exact } else { Change::Rounded })
 }

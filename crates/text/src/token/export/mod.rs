@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `to_gguf` | `tokenizer.ggml.*` of a GGUF file from a folder's files |
 //! | `to_hf` | `tokenizer.json` and `tokenizer_config.json` from a GGUF file |
+//! | `pieces` | unigram and WordPiece, both ways |
 //! | `merges` | merges from ranks and from scores |
 
 mod merges;
+mod pieces;
 mod to_gguf;
 mod to_hf;
 

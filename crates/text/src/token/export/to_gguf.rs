@@ -10,7 +10,7 @@ use super::super::sentencepiece;
 use super::super::source::{GgufIds, GgufVocab, Source};
 use super::super::tokenizer::Tokenizer;
 use super::super::vocab::Kind;
-use super::{agree, merges};
+use super::{agree, merges, pieces};
 
 /// A tokenizer for a GGUF file.
 #[derive(Debug)]
@@ -39,24 +39,26 @@ pub fn to_gguf(source: &Source, built: &Tokenizer, n_vocab: usize) -> Result<ToG
         Source::HuggingFace { tokenizer_json, .. } => {
             let json = parse(tokenizer_json)?;
             let kind = json.pointer("/model/type").and_then(Value::as_str).unwrap_or_default();
-            if kind != "BPE" {
-                return Err(unsupported("model.type", kind, "BPE"));
+            match kind {
+                "BPE" if is_byte_level(&json) => return byte_level_merges(&json, built, vocab),
+                "BPE" => by_merges(&json, &pairs(&json), &mut vocab),
+                "Unigram" => pieces::unigram_to_gguf(&json, &mut vocab)?,
+                "WordPiece" => pieces::wordpiece_to_gguf(&json, built, &mut vocab)?,
+                other => return Err(unsupported("model.type", other, "BPE, Unigram, WordPiece")),
             }
-            let pairs = pairs(&json);
-            if is_byte_level(&json) {
-                byte_level_names(built, &mut vocab);
-                vocab.merges = pairs.iter().map(|(l, r)| format!("{l} {r}").into_bytes()).collect();
-                let patterns = hf_native::patterns(json.get("pre_tokenizer").unwrap_or(&Value::Null));
-                return with_pre(vocab, built, (whole_words(&json), &patterns.unwrap_or_default()));
-            }
-            by_merges(&json, &pairs, &mut vocab);
         }
         Source::SentencePiece { model, config } => {
-            let found = sentencepiece::merge_scores(model, config)?;
-            let Some((scores, prefix)) = found else { return Err(unsupported("model_type", "unigram", "BPE")) };
-            "llama".clone_into(&mut vocab.model);
-            vocab.scores = (0..vocab.tokens.len()).map(|i| scores.get(i).copied().unwrap_or(NO_SCORE)).collect();
-            vocab.add_space_prefix = Some(prefix);
+            let found = sentencepiece::pieces(model, config)?;
+            let score = |i: usize| found.scores.get(i).copied().unwrap_or(NO_SCORE);
+            vocab.scores = (0..vocab.tokens.len()).map(score).collect();
+            vocab.add_space_prefix = Some(found.add_space_prefix);
+            if found.merges {
+                "llama".clone_into(&mut vocab.model);
+            } else {
+                "t5".clone_into(&mut vocab.model);
+                vocab.precompiled_charsmap = found.charsmap;
+                vocab.remove_extra_whitespaces = Some(found.remove_extra_whitespaces);
+            }
         }
         Source::Tiktoken { pattern, .. } => {
             ranked_merges(built, &mut vocab);
@@ -118,6 +120,14 @@ fn base(built: &Tokenizer, n_vocab: usize) -> GgufVocab {
         add_eos: Some(built.add_eos()),
         ..GgufVocab::default()
     }
+}
+
+/// Merges over bytes.
+fn byte_level_merges(json: &Value, built: &Tokenizer, mut vocab: GgufVocab) -> Result<ToGguf, TokenError> {
+    byte_level_names(built, &mut vocab);
+    vocab.merges = pairs(json).iter().map(|(l, r)| format!("{l} {r}").into_bytes()).collect();
+    let patterns = hf_native::patterns(json.get("pre_tokenizer").unwrap_or(&Value::Null));
+    with_pre(vocab, built, (whole_words(json), &patterns.unwrap_or_default()))
 }
 
 /// Merges and names of a vocabulary of ranks.

@@ -7,7 +7,7 @@ use super::super::pre::{self, Rule};
 use super::super::source::{Config, GgufVocab, Source};
 use super::super::tokenizer::Tokenizer;
 use super::super::vocab::Kind;
-use super::{agree, merges};
+use super::{agree, merges, pieces};
 
 /// The files of a folder.
 #[derive(Debug)]
@@ -29,12 +29,20 @@ pub fn to_hf(vocab: &GgufVocab) -> Result<HfFiles, TokenError> {
     let tokenizer = match vocab.model.as_str() {
         "gpt2" => byte_level(vocab, &built)?,
         "llama" => by_scores(vocab, &built),
+        "t5" => file(&built, pieces::unigram_to_hf(vocab, &built)),
+        "bert" => {
+            let mut file = file(&built, pieces::wordpiece_to_hf(vocab, &built));
+            let ids = built.special_ids();
+            file["post_processor"] =
+                around(&built, [ids.bos.or(ids.cls), ids.sep.filter(|_| vocab.add_sep != Some(false))]);
+            file
+        }
         other => {
             return Err(TokenError::Unsupported {
                 file: "GGUF tokenizer.ggml",
                 field: "model",
                 found: other.to_owned(),
-                known: "gpt2, llama".to_owned(),
+                known: "gpt2, llama, t5, bert".to_owned(),
             });
         }
     };
@@ -69,11 +77,16 @@ fn vocabulary(built: &Tokenizer) -> Map<String, Value> {
 
 /// What goes around a text.
 fn post_processor(built: &Tokenizer) -> Value {
-    let named = |id: Option<u32>, add: bool| {
-        let id = id.filter(|_| add)?;
+    around(built, [built.bos().filter(|_| built.add_bos()), built.eos().filter(|_| built.add_eos())])
+}
+
+/// These tokens around a text.
+fn around(built: &Tokenizer, ids: [Option<u32>; 2]) -> Value {
+    let named = |id: Option<u32>| {
+        let id = id?;
         Some((String::from_utf8_lossy(built.token_name(id)?).into_owned(), id))
     };
-    let (bos, eos) = (named(built.bos(), built.add_bos()), named(built.eos(), built.add_eos()));
+    let [bos, eos] = ids.map(named);
     if bos.is_none() && eos.is_none() {
         return Value::Null;
     }
@@ -158,7 +171,16 @@ fn by_scores(vocab: &GgufVocab, built: &Tokenizer) -> Value {
 fn config(built: &Tokenizer) -> Value {
     let mut config = Map::new();
     let ids = built.special_ids();
-    for (name, id) in [("bos", ids.bos), ("eos", ids.eos), ("unk", ids.unk), ("pad", ids.pad)] {
+    let roles = [
+        ("bos", ids.bos),
+        ("eos", ids.eos),
+        ("unk", ids.unk),
+        ("pad", ids.pad),
+        ("sep", ids.sep),
+        ("cls", ids.cls),
+        ("mask", ids.mask),
+    ];
+    for (name, id) in roles {
         if let Some(text) = id.and_then(|id| built.token_name(id)) {
             config.insert(format!("{name}_token"), String::from_utf8_lossy(text).into_owned().into());
         }

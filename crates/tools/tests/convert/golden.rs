@@ -2,31 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use mlxr_compute::op::KvType;
-use mlxr_compute::scalar::Scalar;
 use mlxr_compute::{DType, Encoding};
-use mlxr_engine::runner::PAGE_TOKENS;
-use mlxr_engine::{Batch, PageId, Row, Runner, SeqId, Want};
 use mlxr_models::convert::{self, Form};
-use mlxr_models::{Arena, LoadOptions};
 use mlxr_tools::convert::{folder, gguf};
 
-/// A folder that is removed in the end.
-struct Temp(PathBuf);
-
-impl Temp {
-    fn new(name: &str) -> Temp {
-        let path = std::env::temp_dir().join(format!("mlxr-convert-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a folder for the test");
-        Temp(path)
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::common::{Temp, logits, nmse};
 
 fn golden(kind: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/data").join(kind);
@@ -34,29 +14,6 @@ fn golden(kind: &str) -> Vec<PathBuf> {
         std::fs::read_dir(folder).expect("golden checkpoints").map(|e| e.expect("an entry").path()).collect();
     paths.sort();
     paths
-}
-
-/// Logits after each of some tokens, by the definitions, or what went wrong.
-fn logits(path: &Path) -> Result<Vec<f32>, String> {
-    let options =
-        LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, arena: Arena::Tokens(64), ..LoadOptions::default() };
-    let checkpoint = mlxr_weights::open(path).map_err(|e| e.to_string())?;
-    let mut model = mlxr_models::load(&checkpoint, Scalar, &options, &mut |_| ()).map_err(|e| e.to_string())?;
-    let mut batch = Batch::default();
-    batch.tokens.extend((0..40).map(|i| (i * 7 + 3) % 90));
-    let n_page = batch.tokens.len().div_ceil(PAGE_TOKENS);
-    batch.pages.extend((0..n_page as u32).map(PageId));
-    let (tokens, pages) = ((0, batch.tokens.len()), (0, n_page));
-    batch.rows.push(Row { seq: SeqId(0), start: 0, tokens, pages, slot: 0, parents: None, want: Want::All });
-    model.submit(&batch).map_err(|e| e.to_string())?;
-    Ok(model.wait().map_err(|e| e.to_string())?.data.to_vec())
-}
-
-/// Squared error over squared magnitude.
-fn nmse(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let error: f64 = got.iter().zip(want).map(|(g, w)| f64::from(g - w).powi(2)).sum();
-    error / want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>()
 }
 
 fn name(path: &Path) -> String {
@@ -75,30 +32,14 @@ fn to_gguf(path: &Path, out: &Path, kind: gguf::Type) -> Result<(f64, mlxr_tools
 const LOSSY: &[(&str, &str)] = &[
     ("llama-dynamic", "rope scaling: Ntk"), // within the original context, nothing changes
     ("cwm", "windows: [Full"),              // GGUF's llama has none
+    ("falcon-mamba", "epsilon of norms"),   // of which GGUF has one
     ("llama4", "growth of queries: None"),  // beyond 8192 tokens
     ("mistral", "windows: [Sliding"),       // GGUF's llama has none
     ("phimoe", "norms: Layer"),             // GGUF's phimoe norms by the root mean square
 ];
 
-/// Golden checkpoints that are refused, and why: each is a limit of today.
-const REFUSED: &[(&str, &str)] = &[
-    ("afmoe", "GGUF has no architecture"),
-    ("bamba", "GGUF has no architecture"),
-    ("falcon-h1", "factors on parts"),
-    ("falcon-mamba", "tensors of its layers"),
-    ("granite-hybrid", "GGUF has no architecture"),
-    ("granite-hybrid-dense", "GGUF has no architecture"),
-    ("helium", "GGUF has no architecture"),
-    ("hy-v3", "GGUF has no architecture"),
-    ("jamba", "tensors of its layers"),
-    ("kimi-linear", "delta nets"),
-    ("lfm2", "short convolutions"),
-    ("lfm2-moe", "short convolutions"),
-    ("mamba", "tensors of its layers"),
-    ("qwen3-5", "delta nets"),
-    ("qwen3-5-moe", "delta nets"),
-    ("qwen3-next", "delta nets"),
-];
+/// Golden checkpoints that GGUF has no architecture for, and what the error says.
+const REFUSED: &[(&str, &str)] = &[];
 
 #[test]
 fn hugging_face_checkpoints_keep_their_logits_as_gguf() {
@@ -156,7 +97,7 @@ fn to_folder(path: &Path, out: &Path, form: Form, scheme: folder::Scheme) -> Res
     let checkpoint = mlxr_weights::open(path).map_err(|e| e.to_string())?;
     let plan = convert::plan(&checkpoint, form).map_err(|e| e.to_string())?;
     let report =
-        folder::write(&checkpoint, plan, (out, scheme, 8), &[], None, &mut |_| ()).map_err(|e| e.to_string())?;
+        folder::write(&checkpoint, plan, (out, scheme, 8, 2), &[], None, &mut |_| ()).map_err(|e| e.to_string())?;
     Ok((nmse(&logits(out)?, &logits(path)?), report.notes))
 }
 
@@ -189,11 +130,14 @@ fn folders_keep_their_logits_in_another_form() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Classes that share a GGUF architecture with another, whose names their tensors get.
-const RENAMED: &[&str] = &["mistral4"];
-
-/// Classes that are refused on the way back: a limit of today.
-const HYBRIDS: &[&str] = &["falcon-h1-normed", "nemotron-h"];
+/// Classes that share a GGUF architecture with another, which is what they come back as.
+const OTHERS: &[(&str, &str)] = &[
+    ("cwm", "LlamaForCausalLM"),
+    ("glm4-moe-lite", "DeepseekV3ForCausalLM"),
+    ("helium", "LlamaForCausalLM"),
+    ("mistral", "LlamaForCausalLM"),
+    ("solar-open", "Glm4MoeForCausalLM"),
+];
 
 #[test]
 fn gguf_files_come_back_under_their_names_with_their_logits() {
@@ -205,8 +149,8 @@ fn gguf_files_come_back_under_their_names_with_their_logits() {
         if to_gguf(&path, &file, gguf::Type::Of(DType::F32)).is_err() {
             continue; // refused, as another test says
         }
-        match to_folder(&file, &out, Form::HuggingFace, folder::Scheme::Plain(Some(DType::F32))) {
-            Err(error) if HYBRIDS.contains(&name.as_str()) && error.contains("hybrids") => {}
+        let plain = folder::Scheme::Plain(Some(DType::F32));
+        match to_folder(&file, &out, Form::HuggingFace, plain) {
             Err(error) => failures.push(format!("{name}: {error}")),
             Ok((error, notes)) => {
                 let names = |path: &Path| {
@@ -218,13 +162,35 @@ fn gguf_files_come_back_under_their_names_with_their_logits() {
                 let (got, want) = (names(&out), names(&path));
                 let missing: Vec<_> = want.iter().filter(|n| !got.contains(n)).collect();
                 let extra: Vec<_> = got.iter().filter(|n| !want.contains(n)).collect();
-                let named = missing.is_empty() && extra.is_empty() || RENAMED.contains(&name.as_str());
+                let named = missing.is_empty() && extra.is_empty();
                 let told = name == "phimoe" && notes.iter().any(|n| n.contains("norms: Rms"));
                 if !(error < 1e-9 && notes.is_empty() && named || told) {
                     failures.push(format!("{name}: nmse {error:.2e} {notes:?} missing {missing:?} extra {extra:?}"));
                 }
+                failures.extend(class(&path, &out, &name));
             }
+        }
+        let told = |notes: &[String]| name == "phimoe" && notes.iter().any(|n| n.contains("norms: Rms"));
+        match to_folder(&file, &out, Form::Mlx, plain) {
+            Ok((error, notes)) if error < 1e-9 && notes.is_empty() || told(&notes) => {}
+            other => failures.push(format!("{name} for MLX: {other:?}")),
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// What is wrong with the class that a folder says it is of.
+fn class(before: &Path, after: &Path, name: &str) -> Option<String> {
+    let said = |path: &Path, field: &str| {
+        let text = std::fs::read_to_string(path.join("config.json")).expect("a configuration");
+        let config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        config[field].clone()
+    };
+    let field = |field: &str| (said(before, field), said(after, field));
+    let ((want, got), (want_type, got_type)) = (field("architectures"), field("model_type"));
+    match OTHERS.iter().find(|(other, _)| *other == name) {
+        Some((_, class)) => (got[0] != *class).then(|| format!("{name}: class {got}, expected {class}")),
+        None => (want != got || want_type != got_type)
+            .then(|| format!("{name}: {got} {got_type}, expected {want} {want_type}")),
+    }
 }

@@ -1,0 +1,6 @@
+//! Checkpoints in another form.
+
+mod common;
+mod golden;
+mod inputs;
+mod whole;

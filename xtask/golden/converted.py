@@ -1,0 +1,159 @@
+"""Opens what `mlx-run convert` writes of the golden checkpoints with llama.cpp, transformers and mlx-lm; compares logits.
+
+For each golden Hugging Face checkpoint: a GGUF of it, read by llama.cpp; the Hugging Face folder of that GGUF, read by
+transformers; MLX folders of the checkpoint and of the GGUF, read by mlx-lm. Numbers are squared error over squared
+magnitude beside golden.logits; what an owner does not read is told with its reason, and is an error unless it is listed
+in KNOWN. Needs PyPI torch, transformers, mlx-cpu, mlx-lm; for llama.cpp its source, its libraries and g++. Owners that are
+absent are skipped. Never needed to build or test.
+
+    cargo build --release -p mlxr && python xtask/golden/converted.py [--llama SOURCE --libraries FOLDER] [NAME...]
+"""
+
+import argparse
+import pathlib
+import re
+import subprocess
+import tempfile
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATA = ROOT / "crates/models/tests/data/hf"
+LIMIT = 1e-6
+# (checkpoint, owner): why it is not read, or reads otherwise.
+KNOWN = {
+    ("cohere", "llama.cpp"): "reads norms of q and k in models of 64 layers or more",
+    ("cwm", "llama.cpp"): "GGUF's llama has no window, as convert tells",
+    ("dots1", "llama.cpp"): "wants as many heads of keys as of queries",
+    ("exaone4", "llama.cpp"): "has windows in models of 64 layers only",
+    ("gemma2", "llama.cpp"): "scales scores by the width of a head",
+    ("gemma3", "llama.cpp"): "scales scores by the width of a head",
+    ("glm", "llama.cpp"): "wants heads that are together as wide as the model",
+    ("gpt-oss", "llama.cpp"): "rounds the bounds of YaRN's ramp",
+    ("llama4", "llama.cpp"): "has chunks of 8192 tokens",
+    ("mistral", "llama.cpp"): "GGUF's llama has no window, as convert tells",
+    ("nemotron-h", "llama.cpp"): "has experts in all feed-forwards or in none",
+    ("olmoe", "llama.cpp"): "wants as many heads of keys as of queries",
+    ("phi3-longrope", "llama.cpp"): "takes long factors by the size of its context, 256 at least",
+    ("phimoe", "llama.cpp"): "norms by the root mean square, as convert tells",
+}
+
+
+def golden(path):
+    data = path.read_bytes()
+    n, v = np.frombuffer(data[:8], "<i4")
+    ids = np.frombuffer(data[8 : 8 + 4 * n], "<i4")
+    return ids, np.frombuffer(data[8 + 4 * n :], "<f4").reshape(n, v)
+
+
+def nmse(got, want):
+    return float(((got - want) ** 2).sum() / (want**2).sum())
+
+
+def last_line(text):
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return re.sub(r"/\S+/", "", lines[-1])[:150] if lines else "no message"
+
+
+class Owners:
+    def __init__(self, args, folder):
+        self.args, self.folder, self.llama_program = args, folder, None
+        if args.llama:
+            self.llama_program = folder / "llama_logits"
+            source, libraries = pathlib.Path(args.llama), args.libraries
+            include = [f"-I{source / 'include'}", f"-I{source / 'ggml/include'}"]
+            link = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lllama", "-lggml", "-lggml-base"]
+            cpp = ROOT / "xtask/golden/llama_logits.cpp"
+            subprocess.run(["g++", "-O1", "-std=c++17", *include, cpp, "-o", self.llama_program, *link], check=True)
+        else:
+            print("SKIPPED: llama.cpp, give --llama and --libraries")
+
+    def convert(self, source, out, *how):
+        command = [self.args.mlx_run, "convert", source, out, "--type", "f32", "--no-tokenizer", *how]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError("convert: " + last_line(done.stderr))
+
+    def llama(self, path, name):
+        if not self.llama_program:
+            return None
+        done = subprocess.run([self.llama_program, path, DATA / name / "golden.logits"], capture_output=True, text=True)
+        if done.returncode:
+            found = re.search(r"error loading model: (.*)|(GGML_ASSERT.*)", done.stderr)
+            raise RuntimeError(last_line(found.group(0) if found else done.stderr))
+        return float(done.stdout)
+
+    def transformers(self, path, name):
+        import torch
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        ids, want = golden(DATA / name / "golden.logits")
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+        odd = {k: sorted(v)[:2] for k, v in info.items() if v and k in ("missing_keys", "unexpected_keys")}
+        with torch.no_grad():
+            logits = model.eval()(torch.tensor(ids[None].astype(np.int64))).logits[0].float().numpy()
+        error = nmse(logits, want)
+        if odd:
+            raise RuntimeError(f"{odd} {error:.1e}")
+        return error
+
+    def mlx(self, path, name):
+        import mlx.core as mx
+        from mlx_lm.utils import load_model
+
+        mx.set_default_device(mx.cpu)
+        ids, want = golden(DATA / name / "golden.logits")
+        model, _ = load_model(pathlib.Path(path), lazy=False)
+        model.set_dtype(mx.float32)
+        return nmse(np.array(model(mx.array(ids[None]))[0].astype(mx.float32)), want)
+
+
+def check(owners, name):
+    """What each owner says of a checkpoint: an error, or a text."""
+    folder = owners.folder / name
+    folder.mkdir()
+    gguf, results = folder / "model.gguf", {}
+    steps = [
+        ("llama.cpp", DATA / name, gguf, [], owners.llama),
+        ("transformers", gguf, folder / "hf", ["--to", "hf"], owners.transformers),
+        ("mlx-lm", DATA / name, folder / "mlx", ["--to", "mlx"], owners.mlx),
+        ("mlx-lm of GGUF", gguf, folder / "mlx-gguf", ["--to", "mlx"], owners.mlx),
+    ]
+    for owner, source, out, how, read in steps:
+        if owners.args.owners and out != gguf and not any(o in owner for o in owners.args.owners.split(",")):
+            continue
+        try:
+            owners.convert(source, out, *how)
+            results[owner] = read(out, name)
+        except Exception as error:
+            results[owner] = f"{type(error).__name__}: {last_line(str(error))}"
+    return results
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mlx-run", default=ROOT / "target/release/mlx-run")
+    parser.add_argument("--llama", help="llama.cpp's source")
+    parser.add_argument("--libraries", help="folder of llama.cpp's shared libraries")
+    parser.add_argument("--owners", help="some of llama.cpp, transformers, mlx-lm")
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args()
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        owners = Owners(args, pathlib.Path(folder))
+        for name in args.names or sorted(p.name for p in DATA.iterdir()):
+            for owner, result in check(owners, name).items():
+                known = KNOWN.get((name, owner))
+                fine = result is None or (isinstance(result, float) and result < LIMIT)
+                shown = f"{result:.1e}" if isinstance(result, float) else result
+                bad += not fine and not known
+                mark = "ok " if fine else "known " if known else "BAD "
+                print(f"{name:20} {owner:15} {mark} {shown}" + (f" ({known})" if known and not fine else ""), flush=True)
+    print(f"{bad} unexpected")
+    raise SystemExit(bad > 0)
+
+
+if __name__ == "__main__":
+    main()
