@@ -6,7 +6,7 @@ magnitude beside golden.logits; what an owner does not read is told with its rea
 in KNOWN. Needs PyPI torch, transformers, mlx-cpu, mlx-lm; for llama.cpp its source, its libraries and g++. Owners that are
 absent are skipped. Never needed to build or test.
 
-    cargo build --release -p mlxr && python xtask/golden/converted.py [--llama SOURCE --libraries FOLDER] [NAME...]
+    cargo build --release -p mlxr-cli && python xtask/golden/converted.py [--llama SOURCE --libraries FOLDER] [NAME...]
 """
 
 import argparse
