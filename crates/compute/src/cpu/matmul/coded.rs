@@ -21,8 +21,10 @@ pub(super) trait Coded: Pod {
     const SCALES: usize;
     /// Bits of a packed code, 2 to 4.
     const BITS: usize;
-    /// Value of each code.
+    /// Value of each code; of equal ones the first counts.
     const VALUES: [i8; 16];
+    /// Code of each value, as a byte.
+    const CODES: [u8; 256] = codes(Self::VALUES);
     /// See above.
     const FACTOR: f32;
 
@@ -32,8 +34,6 @@ pub(super) trait Coded: Pod {
     fn scale(&self, k: usize) -> u8;
     /// The values of weights `8 i .. 8 i + 8` as bytes of word `i`, the first lowest.
     fn values(&self) -> [u64; WEIGHTS / 8];
-    /// The code of a value.
-    fn code(value: i8) -> u8;
 }
 
 /// Bytes of 16 rows of a block: `d` f16 `[16]`, scales `k` and `k + SCALES / 2` as nibbles `[SCALES / 2, 16]`, then the
@@ -69,12 +69,12 @@ fn pack<B: Coded>(block: &B, row: usize, group: &mut [u8]) {
     for k in 0..B::SCALES {
         group[2 * ROWS + ROWS * (k % (B::SCALES / 2)) + row] |= block.scale(k) << (4 * (k / (B::SCALES / 2)));
     }
-    let values = block.values();
+    let (values, table) = (block.values(), &B::CODES);
     for (values, lines) in values.as_chunks::<4>().0.iter().zip(group[lines_at::<B>()..].chunks_exact_mut(B::BITS * 64))
     {
         let mut codes = [0; 32];
         for (codes, values) in codes.as_chunks_mut::<8>().0.iter_mut().zip(values) {
-            *codes = values.to_le_bytes().map(|value| B::code(value as i8));
+            *codes = values.to_le_bytes().map(|value| table[usize::from(value)]);
         }
         match B::BITS {
             4 => nibbles(&codes, row, lines),
@@ -88,12 +88,18 @@ fn pack<B: Coded>(block: &B, row: usize, group: &mut [u8]) {
     }
 }
 
-/// The sign above the number of the magnitude, which is `magnitude >> shift`.
-fn sign_magnitude(value: i8, shift: u32, bits: u32) -> u8 {
-    value.unsigned_abs() >> shift | u8::from(value < 0) << (bits - 1)
+/// The inverse of a table of values.
+const fn codes(values: [i8; 16]) -> [u8; 256] {
+    let mut codes = [0; 256];
+    let mut code = values.len();
+    while code > 0 {
+        code -= 1;
+        codes[values[code] as u8 as usize] = code as u8;
+    }
+    codes
 }
 
-/// The values of such codes.
+/// The values of codes that are the number of a magnitude, plus `sign` where it is negative.
 const fn signed<const N: usize>(magnitudes: [i8; N], sign: usize) -> [i8; 16] {
     let mut values = [0; 16];
     let mut i = 0;
@@ -169,10 +175,6 @@ impl Coded for BlockIQ2_XXS {
             negate(grids::IQ2_XXS[usize::from(qs[i % 4])], signs_of(word, i % 4))
         })
     }
-
-    fn code(value: i8) -> u8 {
-        sign_magnitude(value, 4, 3)
-    }
 }
 
 impl Coded for BlockIQ2_XS {
@@ -195,10 +197,6 @@ impl Coded for BlockIQ2_XS {
             let q = usize::from(u16::from_le_bytes(qs));
             negate(grids::IQ2_XS[q & 511], grids::SIGNS[q >> 9])
         })
-    }
-
-    fn code(value: i8) -> u8 {
-        sign_magnitude(value, 4, 3)
     }
 }
 
@@ -223,10 +221,6 @@ impl Coded for BlockIQ2_S {
             negate(grids::IQ2_S[q], self.signs[i])
         })
     }
-
-    fn code(value: i8) -> u8 {
-        sign_magnitude(value, 4, 3)
-    }
 }
 
 impl Coded for BlockIQ3_XXS {
@@ -249,10 +243,6 @@ impl Coded for BlockIQ3_XXS {
             let [low, high] = [0, 1].map(|h| grids::IQ3_XXS[usize::from(self.qs[2 * i + h])]);
             negate(pair(low, high), signs_of(u32::from_le_bytes(self.signs[i / 4]), i % 4))
         })
-    }
-
-    fn code(value: i8) -> u8 {
-        sign_magnitude(value, 3, 4)
     }
 }
 
@@ -278,10 +268,6 @@ impl Coded for BlockIQ3_S {
             let next = usize::from(self.qs[2 * i + 1]) | (high >> 1 & 1) << 8;
             negate(pair(grids::IQ3_S[low], grids::IQ3_S[next]), self.signs[i])
         })
-    }
-
-    fn code(value: i8) -> u8 {
-        sign_magnitude(value, 1, 4)
     }
 }
 
@@ -315,10 +301,6 @@ impl Coded for BlockTQ1_0 {
         }
         bytemuck::cast(codes)
     }
-
-    fn code(value: i8) -> u8 {
-        (value + 1) as u8
-    }
 }
 
 impl Coded for BlockTQ2_0 {
@@ -339,9 +321,5 @@ impl Coded for BlockTQ2_0 {
     fn values(&self) -> [u64; 32] {
         let code = |i: usize| (self.qs[32 * (i / 128) + i % 32] >> (2 * (i / 32 % 4)) & 3).wrapping_sub(1);
         std::array::from_fn(|i| u64::from_le_bytes(std::array::from_fn(|k| code(8 * i + k))))
-    }
-
-    fn code(value: i8) -> u8 {
-        (value + 1) as u8
     }
 }
