@@ -370,7 +370,7 @@ class Soak:
         taken = ["mlxr:memory_bytes"]
         self.wait(daemon, lambda: not any(self.left(daemon, taken).values()), lambda: self.left(daemon, taken))
         # Connections and threads that wait for work end by themselves; allocators keep some memory.
-        room = {"files": 4, "threads": 4, "rss_mib": 400}
+        room = {"files": 4, "threads": 4, "rss_mib": 200}
         less = lambda: all(n <= before[what] + room[what] for what, n in daemon.usage().items())
         self.wait(daemon, less, lambda: f"{daemon.usage()}, at the start {before}")
         after = daemon.usage()
