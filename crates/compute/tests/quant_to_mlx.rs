@@ -1,4 +1,6 @@
-//! GGUF blocks in MLX's packed formats mean what the blocks mean.
+//! GGUF blocks, GPTQ and AWQ mean the same in MLX's packed formats.
+
+mod quant_common;
 
 use mlxr_compute::conformance::{Random, Sample, random_matrix};
 use mlxr_compute::{DType, Encoding, MatrixData};
@@ -46,17 +48,67 @@ fn packed_values_equal_the_blocks_bit_for_bit() {
     }
 }
 
+/// Whether columns of a GPTQ matrix lie in groups one after another.
+fn ordered(matrix: &MatrixData, group: u32) -> bool {
+    let ids = matrix.parts[3].as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id));
+    ids.zip(0..).all(|(id, i)| id == i / group)
+}
+
+/// Whether MLX has the codes of a GPTQ or AWQ matrix.
+fn has_codes(matrix: &MatrixData) -> bool {
+    let of_32 = |group: u32| group.is_multiple_of(32) || group as usize >= matrix.n_in;
+    let fits = match matrix.encoding {
+        Encoding::Gptq { group, .. } => of_32(group) && ordered(matrix, group),
+        Encoding::Awq { group, .. } => of_32(group),
+        _ => false,
+    };
+    fits && matrix.n_in.is_multiple_of(32)
+}
+
+#[test]
+fn gptq_and_awq_keep_their_codes() {
+    let mut found = [0; 2];
+    for name in ["gptq", "awq"] {
+        for case in quant_common::cases(name) {
+            let matrix = quant_common::matrix(name, &case);
+            let Some(packed) = matrix.to_mlx(DType::F32) else {
+                assert!(!has_codes(&matrix), "{}", matrix.encoding);
+                found[0] += 1;
+                continue;
+            };
+            packed.check().expect("the packed parts fit the shape");
+            let halves = matrix.to_mlx(DType::F16).expect("scales that f16 has, about");
+            let want = decoded(&matrix);
+            let largest = want.iter().fold(0f32, |m, w| m.max(w.abs()));
+            let off = |got: &[f32]| want.iter().zip(got).fold(0f32, |m, (w, g)| m.max((w - g).abs()));
+            // A product of a zero and a scale of 24 bits rounds.
+            let whole = |scale: DType| if scale == DType::F32 { largest / 1e6 } else { 0.0 };
+            let near = match matrix.encoding {
+                Encoding::Gptq { scale, .. } | Encoding::Awq { scale, .. } => whole(scale),
+                _ => panic!("{}", matrix.encoding),
+            };
+            assert!(has_codes(&matrix) && off(&decoded(&packed)) <= near, "{}", matrix.encoding);
+            // Scales and biases rounded to 11 bits: codes and zeros are at most 255 scales from 0.
+            let off = off(&decoded(&halves));
+            assert!(off <= largest / 512.0, "{}: off by {off} of {largest}", matrix.encoding);
+            assert_eq!(off > 0.0, matrix.rounds_in_mlx(), "{}: off by {off}", matrix.encoding);
+            found[1] += 1;
+        }
+    }
+    assert!(found.iter().all(|n| *n > 0), "cases that MLX has not and has: {found:?}");
+}
+
 #[test]
 fn other_encodings_have_none() {
     let mut random = Random::new(7);
     for sample in Sample::all() {
+        let shape = [32usize.next_multiple_of(sample.n_out_of), sample.n_in_of.max(128)];
+        let matrix = random_matrix(&mut random, sample.encoding, shape);
         let known = match sample.encoding {
             Encoding::Blocks(dtype) => TYPES.contains(&dtype),
             Encoding::MlxAffine { .. } | Encoding::MlxFloat(_) => true,
-            _ => false,
+            _ => has_codes(&matrix),
         };
-        let shape = [32usize.next_multiple_of(sample.n_out_of), sample.n_in_of.max(128)];
-        let matrix = random_matrix(&mut random, sample.encoding, shape);
         assert_eq!(matrix.to_mlx(DType::F32).is_some(), known, "{}", sample.encoding);
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! | encoding | as |
 //! |---|---|
-//! | MLX's own, and GGUF blocks that [`MatrixData::to_mlx`] packs | `quantized_matmul` |
-//! | GPTQ and AWQ that [`MatrixData::to_gguf_blocks`] holds exactly | packed likewise |
+//! | MLX's own, and GGUF blocks, GPTQ and AWQ that [`MatrixData::to_mlx`] packs | `quantized_matmul` |
 //! | F32, F16, BF16 | `matmul` |
 //! | the rest | decoded to plain numbers when loaded, and reported |
 
@@ -47,8 +46,7 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision) -> Result<(Matrix
         Precision::Full => DType::F32,
         Precision::Half => DType::F16,
     };
-    let packed = data.to_mlx(scale).or_else(|| data.to_gguf_blocks()?.to_mlx(scale));
-    if let Some(packed) = packed {
+    if let Some(packed) = data.to_mlx(scale) {
         return Ok((with_scales(packed, precision), false));
     }
     match (data.encoding, precision) {

@@ -43,7 +43,7 @@ use std::path::{Path, PathBuf};
 
 use mlxr_compute::Bytes;
 
-pub use atomic::AtomicFile;
+pub use atomic::{AtomicFile, AtomicFolder};
 pub use checkpoint::{Checkpoint, Kind, Vector};
 pub use error::OpenError;
 pub use fields::Fields;

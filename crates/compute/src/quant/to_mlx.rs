@@ -1,4 +1,4 @@
-//! GGUF blocks in MLX's packed formats, whose products Apple's kernels compute.
+//! GGUF blocks, GPTQ and AWQ in MLX's packed formats, whose products Apple's kernels compute.
 //!
 //! ```text
 //! from             to                         w = scale * q + bias
@@ -8,17 +8,22 @@
 //! TQ1_0 TQ2_0      affine 2 bits g128         d * q - d
 //! Q1_0 Q2_0        affine 2 bits g128, g64    d * q - d
 //! MXFP4 NVFP4      mxfp4, nvfp4               the same codes in another order
+//! GPTQ AWQ         affine, their bits         scale * q - zero * scale    no act-order, groups of a multiple of 32
 //! ```
 //!
 //! Every value is equal (a zero may change its sign), but that scales of type F16 round the products `d sc` and
-//! `dmin m` of Q4_K and Q5_K, to 2^-11 of them.
+//! `dmin m` of Q4_K and Q5_K and `zero * scale` of GPTQ and AWQ, where they do not have them: to 2^-11 of them
+//! ([`MatrixData::rounds_in_mlx`]). Where GPTQ's or AWQ's scales are f32, f32 rounds those products.
 //!
-//! Source: MLX `mlx/backend/cpu/quantized.cpp` @ 0.32; the same repack of Q4_0, Q4_1 and Q8_0 in `mlx/io/gguf_quants.cpp`.
+//! Source: MLX `mlx/backend/cpu/quantized.cpp` @ 0.32; the same repack of Q4_0, Q4_1 and Q8_0 in `mlx/io/gguf_quants.cpp`,
+//! of GPTQ and AWQ in mlx-lm's `utils.py`.
 
 use super::float::Half;
 use super::mlx::pack_bits;
+use super::parts::groups;
+use super::transposed::grid_line;
 use super::{Block, BlockMXFP4, BlockNVFP4, BlockQ4_0, BlockQ4_1, BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K};
-use super::{BlockQ1_0, BlockQ2_0, BlockQ8_0, BlockTQ1_0, BlockTQ2_0, k};
+use super::{BlockQ1_0, BlockQ2_0, BlockQ8_0, BlockTQ1_0, BlockTQ2_0, awq, gptq, k};
 use crate::matrix::MlxFloat;
 use crate::{DType, Encoding, MatrixData};
 
@@ -117,6 +122,64 @@ fn affine(dtype: DType, bytes: &[u8]) -> Option<Affine> {
     })
 }
 
+/// Scales and zeros of a GPTQ or AWQ matrix whose groups lie one after another: `[n_group, n_out]` each.
+struct Grids {
+    bits: u8,
+    /// Columns of a group.
+    group: usize,
+    scales: Vec<f32>,
+    zeros: Vec<u8>,
+}
+
+impl Grids {
+    fn of(matrix: &MatrixData) -> Option<Grids> {
+        let (bits, group, scale) = match matrix.encoding {
+            Encoding::Gptq { bits, group, scale, .. } if gptq::in_order(matrix, group) => (bits, group, scale),
+            Encoding::Awq { group, scale } => (4, group, scale),
+            _ => return None,
+        };
+        let (n_group, rows) = (groups(matrix.n_in, group), [0, matrix.n_out]);
+        let (mut scales, mut zeros) = (Vec::new(), Vec::new());
+        for g in 0..n_group {
+            scales.extend(grid_line(matrix, scale, g, rows));
+            zeros.extend(match matrix.encoding {
+                Encoding::Gptq { bits, group, zero_plus_one, scale } => {
+                    gptq::zeros(matrix, gptq::Gptq { bits, group, zero_plus_one, scale }, g, rows)
+                }
+                _ => awq::line(&matrix.parts[1], matrix.n_out, g, rows),
+            });
+        }
+        let group = if n_group == 1 { matrix.n_in } else { group as usize };
+        Some(Grids { bits, group, scales, zeros })
+    }
+
+    /// Scale and bias of group `g` of a row.
+    fn line(&self, at: usize) -> (f32, f32) {
+        (self.scales[at], -(f32::from(self.zeros[at]) * self.scales[at]))
+    }
+}
+
+/// GPTQ or AWQ, in the largest of MLX's groups of which theirs are multiples.
+fn transposed(matrix: &MatrixData) -> Option<Affine> {
+    let grids = Grids::of(matrix)?;
+    let fits = |group: &usize| matrix.n_in.is_multiple_of(*group) && grids.group.is_multiple_of(*group);
+    let mut affine = Affine::new(grids.bits, [128, 64, 32].into_iter().find(fits)?);
+    let mut codes = vec![0; matrix.n_in];
+    for row in 0..matrix.n_out {
+        for (run, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            *codes = match matrix.encoding {
+                Encoding::Gptq { bits, .. } => gptq::codes(matrix, bits, run, row),
+                _ => awq::codes(matrix, run, row),
+            };
+        }
+        for (g, codes) in codes.chunks(grids.group).enumerate() {
+            let (scale, bias) = grids.line(g * matrix.n_out + row);
+            affine.push(codes, scale, bias);
+        }
+    }
+    Some(affine)
+}
+
 /// Nibbles of a block (the first half in low nibbles) as MLX packs them: two neighbours a byte.
 fn neighbours<const N: usize>(qs: &[u8; N], bytes: &mut Vec<u8>) {
     let code = |i: usize| if i < N { qs[i] & 15 } else { qs[i - N] >> 4 };
@@ -168,22 +231,35 @@ impl MatrixData {
     /// The matrix in one of MLX's packed formats, affine scales of type `scale` (F16 or F32), or `None` where the table
     /// above has none for its encoding. A matrix in such a format is returned as it is.
     pub fn to_mlx(&self, scale: DType) -> Option<MatrixData> {
-        let dtype = match self.encoding {
-            Encoding::MlxAffine { .. } | Encoding::MlxFloat(_) => return Some(self.clone()),
-            Encoding::Blocks(dtype) => dtype,
-            _ => return None,
-        };
         let bytes = &self.parts[0];
-        let (encoding, parts) = match dtype {
-            DType::MXFP4 => (Encoding::MlxFloat(MlxFloat::Mxfp4), mxfp4(bytes)?.to_vec()),
-            DType::NVFP4 => (Encoding::MlxFloat(MlxFloat::Nvfp4), nvfp4(bytes)?.to_vec()),
-            _ => {
-                let affine = affine(dtype, bytes)?;
-                let encoding = Encoding::MlxAffine { bits: affine.bits, group: affine.group as u16, scale };
-                (encoding, vec![affine.weights, scales(scale, &affine.scales)?, scales(scale, &affine.biases)?])
-            }
+        let affine = match self.encoding {
+            Encoding::MlxAffine { .. } | Encoding::MlxFloat(_) => return Some(self.clone()),
+            Encoding::Blocks(DType::MXFP4) => return Some(self.of_floats(MlxFloat::Mxfp4, mxfp4(bytes)?)),
+            Encoding::Blocks(DType::NVFP4) => return Some(self.of_floats(MlxFloat::Nvfp4, nvfp4(bytes)?)),
+            Encoding::Blocks(dtype) => affine(dtype, bytes)?,
+            _ => transposed(self)?,
         };
+        let encoding = Encoding::MlxAffine { bits: affine.bits, group: affine.group as u16, scale };
+        let parts = [affine.weights, scales(scale, &affine.scales)?, scales(scale, &affine.biases)?];
+        Some(self.packed(encoding, parts))
+    }
+
+    fn of_floats(&self, kind: MlxFloat, parts: [Vec<u8>; 2]) -> MatrixData {
+        self.packed(Encoding::MlxFloat(kind), parts)
+    }
+
+    fn packed<const N: usize>(&self, encoding: Encoding, parts: [Vec<u8>; N]) -> MatrixData {
         let parts = parts.into_iter().map(Into::into).collect();
-        Some(MatrixData { name: self.name.clone(), n_out: self.n_out, n_in: self.n_in, encoding, parts })
+        MatrixData { name: self.name.clone(), n_out: self.n_out, n_in: self.n_in, encoding, parts }
+    }
+
+    /// Whether [`MatrixData::to_mlx`] with f16 scales has to round some of them.
+    pub fn rounds_in_mlx(&self) -> bool {
+        if let Some(grids) = Grids::of(self) {
+            let inexact = |x: f32| Half::new(x).f32() != x;
+            let line = |at: usize| grids.line(at);
+            return (0..grids.scales.len()).map(line).any(|(scale, bias)| inexact(scale) || inexact(bias));
+        }
+        matches!(self.encoding, Encoding::Blocks(DType::Q4_K | DType::Q5_K))
     }
 }

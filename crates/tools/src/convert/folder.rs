@@ -1,13 +1,13 @@
 //! A folder of a checkpoint: `config.json`, safetensors, and its side files, as Hugging Face or mlx-lm write them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mlxr_compute::{DType, Encoding, MatrixData, quant};
 use mlxr_models::convert::{Form, Plan, Recipe, Target};
 use mlxr_models::names::Role;
 use mlxr_weights::safetensors::{Entry, Writer};
-use mlxr_weights::{Checkpoint, Kind};
+use mlxr_weights::{AtomicFolder, Checkpoint, Kind};
 use serde_json::{Map, Value, json};
 
 use super::calibrated::{Calibration, Factors};
@@ -61,14 +61,7 @@ pub fn write(
         let error = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "it exists: name a new folder");
         return Err(ToolError::File { path: out.to_owned(), error });
     }
-    let mut name = out.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".partial-{}", std::process::id()));
-    let partial = Partial(out.with_file_name(name));
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |error| ToolError::File { path, error }
-    };
-    fs::create_dir_all(&partial.0).map_err(file(&partial.0))?;
+    let folder = AtomicFolder::create(out)?;
     let notes = plan.losses.iter().chain(&plan.left_out).cloned().collect();
     let mut report = Report { notes, ..Report::default() };
     let usual = usual(checkpoint, scheme);
@@ -76,26 +69,17 @@ pub fn write(
     let jobs = jobs.collect::<Result<Vec<Job<'_>>, ToolError>>()?;
     let format = if plan.form == Form::Mlx { "mlx" } else { "pt" };
     let factors = &mut calibration.map(Factors::new);
-    tensors(checkpoint, &jobs, (&partial.0, format, n_thread), factors, (&mut report, progress))?;
+    tensors(checkpoint, &jobs, (folder.partial(), format, n_thread), factors, (&mut report, progress))?;
     let mut config = plan.config;
     describe(&mut config, &jobs, scheme);
     let text = serde_json::to_vec_pretty(&config).expect("a configuration is JSON");
     let own = [("config.json".to_owned(), text)];
     for (name, bytes) in own.iter().chain(files) {
-        let path = partial.0.join(name);
-        fs::write(&path, bytes).map_err(file(&path))?;
+        let path = folder.partial().join(name);
+        fs::write(&path, bytes).map_err(|error| ToolError::File { path: path.clone(), error })?;
     }
-    fs::rename(&partial.0, out).map_err(file(out))?;
+    folder.finish()?;
     Ok(report)
-}
-
-/// A folder under a temporary name; what is left of it goes when it is dropped.
-struct Partial(PathBuf);
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // it has its own name by now, or nothing is left to do about a failure
-    }
 }
 
 /// The type of a model's small parameters: that of its activations, so that MLX does not compute in a wider one.
@@ -149,9 +133,10 @@ fn job<'a>(
         Scheme::MlxKeep => {
             let mut exact = None;
             for m in (0..target.n_matrix()).filter(|_| linear && quantized) {
-                // A row tells the format.
-                let row = target.matrix(checkpoint, m)?.take_rows(&[0])?;
-                let own = as_mlx(&row).map(|(row, _)| row.encoding);
+                // A few rows tell the format: as many as GPTQ and AWQ have in whole words.
+                let matrix = target.matrix(checkpoint, m)?;
+                let rows = matrix.slice_rows(0..matrix.n_out.min(32))?;
+                let own = as_mlx(&rows).map(|(rows, _)| rows.encoding);
                 target.release(checkpoint, m);
                 exact = if m == 0 { own } else { exact.filter(|_| own == exact) };
             }
@@ -297,13 +282,10 @@ fn push(
     Ok(())
 }
 
-/// The matrix in an MLX format of its values, if there is one; scales of scales (Q4_K, Q5_K) are rounded to f16.
+/// The matrix in an MLX format of its codes, if there is one; scales may be rounded to f16.
 fn as_mlx(matrix: &MatrixData) -> Option<(MatrixData, Change)> {
-    match matrix.encoding {
-        Encoding::MlxAffine { .. } | Encoding::MlxFloat(_) => Some((matrix.clone(), Change::Exact)),
-        Encoding::Blocks(DType::Q4_K | DType::Q5_K) => Some((matrix.to_mlx(DType::F16)?, Change::Rounded)),
-        _ => Some((matrix.to_mlx(DType::F16)?, Change::Exact)),
-    }
+    let packed = matrix.to_mlx(DType::F16)?;
+    Some((packed, if matrix.rounds_in_mlx() { Change::Rounded } else { Change::Exact }))
 }
 
 /// Hands over the first part of the matrix in another encoding; the others come back.

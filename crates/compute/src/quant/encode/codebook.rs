@@ -5,7 +5,7 @@ use super::super::grids::IQ4_VALUES;
 use super::Encode;
 use super::nested::{super_weights, symmetric_scales};
 use super::search::{
-    Levels, array, error_weights, inverse, largest, low_byte, mean_square, plain_or_weights, symmetric, symmetric_error,
+    Levels, array, error_weights, inverse, largest, low_byte, mean_square, plain_or_weights, sums, symmetric,
 };
 use crate::quant::{BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4};
 
@@ -51,25 +51,25 @@ impl Levels for Iq4 {
 struct Fp4;
 
 impl Fp4 {
-    /// A magnitude in steps of its range, rounded, of two as near the smaller; one by the step; the code of the range
-    /// less its steps. Steps are 1 below 4, 2 below 8, then 4 up to 12.
+    /// The value nearest to a magnitude; of two as near, the smaller. From 2 on values have one bit of mantissa, below
+    /// they are 0 and 1.
     #[inline(always)]
-    fn steps(x: f32) -> [f32; 3] {
-        let magnitude = if x.abs() < 12.0 { x.abs() } else { 12.0 };
-        let (below4, below8) = (magnitude < 4.0, magnitude < 8.0);
-        let inverse = if below4 { 1.0 } else { 0.5 };
-        let inverse = if below8 { inverse } else { 0.25 };
-        let first = if below4 { 0.0 } else { 2.0 };
-        let first = if below8 { first } else { 4.0 };
-        let n = (magnitude * inverse - 0.5).ceil();
-        [if n > 0.0 { n } else { 0.0 }, inverse, first]
+    fn magnitude(x: f32) -> f32 {
+        const FRACTION: u32 = 1 << 22;
+        let x = if x < 12.0 { x } else { 12.0 };
+        let large = f32::from_bits((x.to_bits() + (FRACTION / 2 - 1)) & !(FRACTION - 1));
+        let small = (x - 0.5).ceil();
+        let small = if small > 0.0 { small } else { 0.0 };
+        if x < 2.0 { small } else { large }
     }
 
     /// The code of the value nearest to `x`.
     #[inline(always)]
     fn code(x: f32) -> u8 {
-        let [n, _, first] = Fp4::steps(x);
-        let magnitude = low_byte(n + first);
+        let value = Fp4::magnitude(x.abs());
+        // 2 is code 2, and each half of an octave is another.
+        let large = (value.to_bits() >> 22).wrapping_sub((2f32.to_bits() >> 22) - 2) as u8;
+        let magnitude = if value < 2.0 { low_byte(value) } else { large };
         magnitude | if x < 0.0 && magnitude > 0 { 8 } else { 0 }
     }
 }
@@ -82,8 +82,7 @@ pub(super) fn fp4_code(x: f32) -> u8 {
 impl Levels for Fp4 {
     #[inline(always)]
     fn round(&self, x: f32) -> f32 {
-        let [n, inverse, _] = Fp4::steps(x);
-        (n / inverse).copysign(x)
+        Fp4::magnitude(x.abs()).copysign(x)
     }
 
     #[inline(always)]
@@ -103,7 +102,7 @@ impl Encode<32> for BlockIQ4_NL {
     #[inline(always)]
     fn encode(weights: &[f32; 32], importance: Option<&[f32; 32]>) -> Self {
         let errors = error_weights(weights, 2.0 * mean_square(weights), importance.map(|w| w.as_slice()));
-        let d = Half::new(symmetric(weights, &errors, Iq4));
+        let d = Half::new(symmetric(weights, &errors, Iq4, 2));
         BlockIQ4_NL { d, qs: nibbles(weights, d.f32(), Iq4::code) }
     }
 }
@@ -124,19 +123,23 @@ impl Encode<256> for BlockIQ4_XS {
     }
 }
 
-/// The scale byte from `first` to `last` with the least error. Loops, since iterators' adapters are not always inlined.
+/// The byte of a scale, of `N` from `first` on and none above `top`, with the least error.
 #[inline(always)]
-fn best_byte(x: &[f32], errors: &[f32], [first, last]: [u8; 2], value: fn(u8) -> f32) -> u8 {
-    let (mut best, mut least) = (first, f32::INFINITY);
-    let mut byte = first;
-    while byte <= last {
-        let error = symmetric_error(x, errors, value(byte), Fp4);
-        if error < least {
-            (best, least) = (byte, error);
-        }
-        byte += 1;
+fn best_byte<const N: usize>(x: &[f32], errors: &[f32], [first, top]: [u8; 2], value: impl Fn(u8) -> f32) -> u8 {
+    let bytes: [u8; N] = array(|n| first.saturating_add(n as u8).min(top));
+    let ds: [f32; N] = array(|n| value(bytes[n]));
+    let inverses: [f32; N] = array(|n| inverse(ds[n]));
+    let found: [f32; N] = sums(x, errors, |x, w| {
+        array(|n| {
+            let miss = ds[n] * Fp4.round(x * inverses[n]) - x;
+            w * miss * miss
+        })
+    });
+    let mut best = 0;
+    for n in 1..N {
+        best = if found[n] < found[best] { n } else { best };
     }
-    best
+    bytes[best]
 }
 
 impl Encode<32> for BlockMXFP4 {
@@ -146,7 +149,7 @@ impl Encode<32> for BlockMXFP4 {
         // The exponent for which the largest weight is 4 to 8 (6 is the largest value), and the next.
         let exponent = (largest(weights).to_bits() >> 23) as u8;
         let e = exponent.saturating_sub(2);
-        let e = best_byte(weights, &errors, [e, e.saturating_add(1).min(254)], float::e8m0_half);
+        let e = best_byte::<2>(weights, &errors, [e, 254], float::e8m0_half);
         BlockMXFP4 { e, qs: nibbles(weights, float::e8m0_half(e), Fp4::code) }
     }
 }
@@ -173,8 +176,7 @@ impl Encode<64> for BlockNVFP4 {
             // Scales are in the order of their bytes; the last below `largest / 6`, and those about it.
             let target = largest(x) / 12.0;
             let near = last_below(target);
-            let bytes = [near.saturating_sub(1), (near + 2).min(0x7e)];
-            block.d[k] = best_byte(x, &errors, bytes, float::ue4m3_half);
+            block.d[k] = best_byte::<4>(x, &errors, [near.saturating_sub(1), 0x7e], float::ue4m3_half);
             block.qs[k] = nibbles(x, float::ue4m3_half(block.d[k]), Fp4::code);
         }
         block

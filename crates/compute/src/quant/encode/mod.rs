@@ -247,7 +247,10 @@ impl Encoder {
                 let found = format!("{} weights with importance of {n} columns", weights.len());
                 return refused(found, "rows of whole blocks, as long as the importance");
             }
-            if let Some(i) = columns.iter().position(|w| !w.is_finite() || *w < 0.0) {
+            let refuses = |w: &f32| !w.is_finite() || *w < 0.0;
+            if columns.iter().fold(false, |some, w| some | refuses(w))
+                && let Some(i) = columns.iter().position(refuses)
+            {
                 return refused(format!("importance {} of column {i}", columns[i]), "a finite number, not negative");
             }
         }

@@ -64,10 +64,17 @@ pub(super) fn extreme(x: &[f32]) -> f32 {
         others |= *x == -largest;
     }
     match (some, others) {
-        (true, true) => x.iter().copied().find(|x| x.abs() == largest).unwrap_or(largest),
+        (true, true) => first(x, largest),
         (true, false) => largest,
         _ => -largest,
     }
+}
+
+/// The first weight of a magnitude. Apart, since the compiler would load every weight alone for it, in its callers too.
+#[cold]
+#[inline(never)]
+fn first(x: &[f32], magnitude: f32) -> f32 {
+    x.iter().copied().find(|x| x.abs() == magnitude).unwrap_or(magnitude)
 }
 
 /// The least and the largest weight.
@@ -96,15 +103,15 @@ pub(super) fn low_byte(integer: f32) -> u8 {
     (integer + 12_582_912.0).to_bits() as u8
 }
 
-/// Weight of each error: importance, of at most 1, times a rise with magnitude, since large weights matter more.
-/// Importance that is zero everywhere is none.
+/// Weight of each error: importance, of about 1 at most, times a rise with magnitude, since large weights matter more.
+/// Importance that is zero everywhere, or nearly so, is none.
 ///
 /// Source: `quantize_row_q4_K_impl` and kin, ggml `src/ggml-quants.c` @ d99724f2.
 #[inline(always)]
 pub(super) fn error_weights<const N: usize>(x: &[f32; N], sigma2: f32, importance: Option<&[f32]>) -> [f32; N] {
-    let largest = importance.map_or(0.0, largest);
+    let unit = importance.map_or(0.0, |w| inverse(largest(w)));
     match importance {
-        Some(w) if largest > 0.0 => array(|i| w[i] / largest * (sigma2 + x[i] * x[i]).sqrt()),
+        Some(w) if unit > 0.0 => array(|i| w[i] * unit * (sigma2 + x[i] * x[i]).sqrt()),
         _ => array(|i| (sigma2 + x[i] * x[i]).sqrt()),
     }
 }
@@ -148,7 +155,7 @@ fn total(mut lanes: [f32; LANES]) -> f32 {
 pub(super) trait Levels: Copy {
     /// The value nearest to `x`.
     fn round(&self, x: f32) -> f32;
-    /// Values that the extreme weight is mapped to in turn: the ends of the range and their surroundings.
+    /// Values that the extreme weight is mapped to in turn, in pairs: the ends of the range and their surroundings.
     fn reaches(&self) -> &'static [f32];
 }
 
@@ -182,46 +189,56 @@ struct Fit {
     gain: f32,
 }
 
-#[inline(always)]
-fn fit(x: &[f32], weights: &[f32], inverse: f32, levels: impl Levels) -> Fit {
-    let [xq, qq] = sums(x, weights, |x, w| {
-        let q = levels.round(x * inverse);
-        [w * x * q, w * q * q]
-    });
-    let scale = if qq > 0.0 { xq / qq } else { 0.0 };
-    Fit { scale, gain: scale * xq }
+impl Fit {
+    /// Of the sums of `w x q` and `w q^2` for codes `q`.
+    #[inline(always)]
+    fn new(xq: f32, qq: f32) -> Fit {
+        let scale = if qq > 0.0 { xq / qq } else { 0.0 };
+        Fit { scale, gain: scale * xq }
+    }
+
+    #[inline(always)]
+    fn of(x: &[f32], weights: &[f32], inverse: f32, levels: impl Levels) -> Fit {
+        let [xq, qq] = sums(x, weights, |x, w| {
+            let q = levels.round(x * inverse);
+            [w * x * q, w * q * q]
+        });
+        Fit::new(xq, qq)
+    }
+
+    /// Two at once: sums are long chains.
+    #[inline(always)]
+    fn both(x: &[f32], weights: &[f32], inverses: [f32; 2], levels: impl Levels) -> [Fit; 2] {
+        let [xq, qq, other_xq, other_qq] = sums(x, weights, |x, w| {
+            let (q, other) = (levels.round(x * inverses[0]), levels.round(x * inverses[1]));
+            let wx = w * x;
+            [wx * q, w * q * q, wx * other, w * other * other]
+        });
+        [Fit::new(xq, qq), Fit::new(other_xq, other_qq)]
+    }
 }
 
-/// A scale `d`, of either sign, for which `x ~ d * level` has a small error.
+/// A scale `d`, of either sign, for which `x ~ d * level` has a small error. The best of the reaches is refined `n_round`
+/// times.
 #[inline(always)]
-pub(super) fn symmetric(x: &[f32], weights: &[f32], levels: impl Levels) -> f32 {
+pub(super) fn symmetric(x: &[f32], weights: &[f32], levels: impl Levels, n_round: usize) -> f32 {
     let extreme = extreme(x);
     let mut best = Fit::default();
     if extreme == 0.0 {
         return 0.0;
     }
-    for reach in levels.reaches() {
-        let found = fit(x, weights, *reach / extreme, levels);
-        if found.gain > best.gain {
-            best = found;
+    let unit = 1.0 / extreme;
+    for reaches in levels.reaches().as_chunks::<2>().0 {
+        for found in Fit::both(x, weights, [reaches[0] * unit, reaches[1] * unit], levels) {
+            best = if found.gain > best.gain { found } else { best };
         }
     }
-    for _ in 0..2 {
-        let found = fit(x, weights, inverse(best.scale), levels);
-        if found.gain > best.gain {
-            best = found;
+    for _ in 0..n_round {
+        let found = Fit::of(x, weights, inverse(best.scale), levels);
+        if found.gain <= best.gain {
+            break; // the same scale would give the same again
         }
+        best = found;
     }
     best.scale
-}
-
-/// The error of a scale with the levels nearest to each weight.
-#[inline(always)]
-pub(super) fn symmetric_error(x: &[f32], weights: &[f32], d: f32, levels: impl Levels) -> f32 {
-    let inverse = inverse(d);
-    let [error] = sums(x, weights, |x, w| {
-        let miss = d * levels.round(x * inverse) - x;
-        [w * miss * miss]
-    });
-    error
 }

@@ -25,7 +25,7 @@ fn weights_of(x: &[f32; 32], importance: &[f32; 32]) -> [f32; 32] {
 /// What extreme weights of Q4_0, Q5_0 and Q2_0 are mapped to.
 const REACHES_4: [f32; 8] = [-9.0, -8.6, -8.3, -8.0, -7.7, -7.3, 7.2, 6.8];
 const REACHES_5: [f32; 8] = [-16.8, -16.4, -16.1, -15.8, -15.5, -15.1, 15.2, 14.7];
-const REACHES_2: [f32; 2] = [2.5, -1.75];
+const REACHES_2: [f32; 4] = [2.5, -1.75, 3.2, -2.4];
 /// Codes that the range of a block with a minimum is spread over, less the largest.
 const SPREADS: [f32; 9] = [-0.9, -0.6, -0.35, -0.15, 0.0, 0.15, 0.35, 0.6, 0.9];
 
@@ -40,7 +40,7 @@ fn centred(x: &[f32; 32], importance: Option<&[f32; 32]>, zero: i32) -> (Half, [
     };
     let reaches = if zero == 8 { &REACHES_4 } else { &REACHES_5 };
     let levels = Integers { low: -zero, high: zero - 1, reaches };
-    let d = Half::new(symmetric(x, &weights_of(x, importance), levels));
+    let d = Half::new(symmetric(x, &weights_of(x, importance), levels, 2));
     let inverse = inverse(d.f32());
     (d, array(|i| low_byte(levels.round(x[i] * inverse) + zero as f32)))
 }
@@ -219,9 +219,12 @@ impl Encode<64> for BlockQ2_0 {
     fn encode(weights: &[f32; 64], importance: Option<&[f32; 64]>) -> Self {
         let errors = plain_or_weights(weights, importance.map(|w| w.as_slice()));
         let levels = Integers { low: -1, high: 2, reaches: &REACHES_2 };
-        let d = Half::new(symmetric(weights, &errors, levels));
+        let d = Half::new(symmetric(weights, &errors, levels, 1));
         let inverse = inverse(d.f32());
-        let code = |i: usize, k: usize| low_byte(levels.round(weights[4 * i + k] * inverse) + 1.0) << (2 * k);
-        BlockQ2_0 { d, qs: array(|i| code(i, 0) | code(i, 1) | code(i, 2) | code(i, 3)) }
+        let codes: [u8; 64] = array(|i| low_byte(levels.round(weights[i] * inverse) + 1.0));
+        let fours = codes.as_chunks::<4>().0;
+        // Of four codes, each in its byte, to four in one.
+        let pack = |four: u32| (four | four >> 6 | four >> 12 | four >> 18) as u8;
+        BlockQ2_0 { d, qs: array(|i| pack(u32::from_le_bytes(fours[i]))) }
     }
 }
