@@ -11,6 +11,8 @@ pub use crate::convert_args::{ConvertArgs, ConvertType, FolderForm, MixedRecipe,
 pub use load::{BackendName, KvTypeName, LoadArgs};
 pub use quant::QuantArgs;
 
+use mlxr_tools::clients::Client;
+
 use crate::limits::ModelLimits;
 use crate::memory::parse_size;
 use crate::setting::SettingArgs;
@@ -297,6 +299,9 @@ pub struct BenchArgs {
     /// Sequences that are decoded at once
     #[arg(short = 'b', long, value_delimiter = ',', default_value = "1", value_name = "N,..")]
     pub batch: Vec<usize>,
+    /// Clients that ask at once, each a prompt and the length of its reply in tokens: continuous batching
+    #[arg(long, value_delimiter = ',', value_name = "N:M,..", conflicts_with = "compare")]
+    pub clients: Vec<Client>,
     /// Threads [default: the processors of this machine]
     #[arg(short = 't', long, value_delimiter = ',', value_name = "N,..")]
     pub threads: Vec<usize>,

@@ -11,7 +11,7 @@ use mlxr_compute::op::KvType;
 use mlxr_compute::recorder::{Record, Recorder, Recording};
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::Runner;
-use mlxr_mlx::{Device, Kind, Mlx, Precision, find};
+use mlxr_mlx::{Device, Kernels, Kind, Mlx, Precision, find};
 use mlxr_models::{LoadError, LoadOptions, Model};
 use mlxr_weights::Checkpoint;
 
@@ -157,7 +157,18 @@ fn mlx() -> Result<Mlx, CliError> {
         Kind::Cpu => Precision::Full,
         Kind::Gpu => Precision::Half,
     };
-    Ok(Mlx::new(device, precision, Box::new(|text| eprintln!("warning: {text}"))))
+    let kernels = kernels()?;
+    Ok(Mlx::new(device, precision, kernels, Box::new(|text| eprintln!("warning: {text}"))))
+}
+
+/// Whose kernels compute on a GPU: what `MLXR_KERNELS` says.
+fn kernels() -> Result<Kernels, CliError> {
+    let Ok(asked) = std::env::var("MLXR_KERNELS") else { return Ok(Kernels::DEFAULT) };
+    let known = Kernels::NAMES.into_iter().find(|(name, _)| *name == asked);
+    known.map(|(_, kernels)| kernels).ok_or_else(|| {
+        let names: Vec<&str> = Kernels::NAMES.iter().map(|(name, _)| *name).collect();
+        CliError::Usage(format!("MLXR_KERNELS is `{asked}`, expected one of {}", names.join(", ")))
+    })
 }
 
 /// The processor with all its threads and its best instructions.

@@ -147,6 +147,20 @@ pub trait Backend {
         seqs: &Seqs<'_>,
     ) -> Self::Tensor;
 
+    /// Queries and keys rotated where `rope` says, keys and values stored, then attention: `[rope, kv_append, attention]` of
+    /// `[q, k, v]` in one, which backends may do in fewer passes.
+    fn attend(
+        &mut self,
+        qkv: [Self::Tensor; 3],
+        kv: &mut Self::Kv,
+        layer: usize,
+        rope: Option<&Rope>,
+        attention: &Attention<'_, Self>,
+        seqs: &Seqs<'_>,
+    ) -> Self::Tensor {
+        attend_apart(self, qkv, (kv, layer), rope, attention, seqs)
+    }
+
     /// Causal depthwise convolution over each row's tokens, its past taken from and left in the state of `layer`:
     /// `x` `[n_tok, n_channel]`, `weight` `[n_channel, n_kernel]` (last column: the current token), `bias`
     /// `[1, n_channel]`.
@@ -235,6 +249,26 @@ pub trait Backend {
 
     /// Rows and columns of a tensor.
     fn shape(&self, x: &Self::Tensor) -> [usize; 2];
+}
+
+/// [`Backend::attend`], one operation after the other.
+pub fn attend_apart<B: Backend + ?Sized>(
+    backend: &mut B,
+    [q, k, v]: [B::Tensor; 3],
+    (kv, layer): (&mut B::Kv, usize),
+    rope: Option<&Rope>,
+    attention: &Attention<'_, B>,
+    seqs: &Seqs<'_>,
+) -> B::Tensor {
+    let (n_col, n_col_k) = (backend.shape(&q)[1], backend.shape(&k)[1]);
+    let (mut q, mut k) = (q, k);
+    if let Some(rope) = rope {
+        let n_kv_head = n_col_k * attention.n_head / n_col;
+        q = backend.rope(q, attention.n_head, seqs.positions, rope);
+        k = backend.rope(k, n_kv_head, seqs.positions, rope);
+    }
+    backend.kv_append(kv, layer, &k, Some(&v), seqs);
+    backend.attention(&q, kv, layer, attention, seqs)
 }
 
 /// Experts that share a matrix layout; a helper for model code.

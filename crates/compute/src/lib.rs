@@ -31,7 +31,7 @@ pub mod quant;
 pub mod recorder;
 pub mod scalar;
 
-pub use backend::Backend;
+pub use backend::{Backend, attend_apart};
 pub use bytes::{Bytes, Owner};
 pub use dtype::DType;
 pub use error::Error;

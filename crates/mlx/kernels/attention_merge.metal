@@ -1,17 +1,24 @@
-// Joins the shares of `paged_attention`. Group: (head, token), 1 wave.
+// Joins the shares of `paged_attention`. Group: (head, token), 4 waves.
 //
 //   parts [n_tok, n_head, n_share, D]   sums [n_tok, n_head, n_share, 2]   sinks [n_head]: -1e30 for none
-//   sizes [n_head, n_share]             out [n_tok, n_head, D]
-const uint n_head = sizes[0], n_share = sizes[1];
+//   sizes [n_head, n_share], at most 128 shares                            out [n_tok, n_head, D]
+const uint n_head = sizes[0], n_share = sizes[1], rank = wave * 32 + lane;
 const uint head = group_x, token = group_y, at = (token * n_head + head) * n_share;
+SHARED(float, shared_keep, 128);
+SHARED(float, shared_tops, 8);
+const float own = rank < n_share ? sums[2 * (at + rank)] : -1e30f;
+const float wave_top = simd_max(own);
+if (lane == 0) shared_tops[wave] = wave_top;
+BARRIER();
 float top = sinks[head];
-for (uint s = 0; s < n_share; s++) top = sums[2 * (at + s)] > top ? sums[2 * (at + s)] : top;
-float mass = exp(sinks[head] - top);
-float sum[D / 32];
-for (uint i = 0; i < D / 32; i++) sum[i] = 0.0f;
-for (uint s = 0; s < n_share; s++) {
-  const float keep = exp(sums[2 * (at + s)] - top);
-  mass += sums[2 * (at + s) + 1] * keep;
-  for (uint i = 0; i < D / 32; i++) sum[i] += parts[(at + s) * D + i * 32 + lane] * keep;
+for (uint w = 0; w < 4; w++) top = shared_tops[w] > top ? shared_tops[w] : top;
+shared_keep[rank] = exp(own - top);
+const float wave_mass = simd_sum(rank < n_share ? sums[2 * (at + rank) + 1] * shared_keep[rank] : 0.0f);
+if (lane == 0) shared_tops[4 + wave] = wave_mass;
+BARRIER();
+const float mass = exp(sinks[head] - top) + shared_tops[4] + shared_tops[5] + shared_tops[6] + shared_tops[7];
+for (uint i = rank; i < D; i += 128) {
+  float sum = 0.0f;
+  for (uint s = 0; s < n_share; s++) sum += parts[(at + s) * D + i] * shared_keep[s];
+  out[(token * n_head + head) * D + i] = sum / mass;
 }
-for (uint i = 0; i < D / 32; i++) out[(token * n_head + head) * D + i * 32 + lane] = sum[i] / mass;

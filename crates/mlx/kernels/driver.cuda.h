@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 inline void must(cudaError_t error) {
   if (error == cudaSuccess) return;
@@ -15,7 +16,8 @@ struct Launch {
   std::vector<char*> inputs, outputs;
   template <class T>
   const T* input(int i) { return reinterpret_cast<const T*>(inputs[i]); }
-  float* output(int i) { return reinterpret_cast<float*>(outputs[i]); }
+  template <class T>
+  T* output(int i) { return reinterpret_cast<T*>(outputs[i]); }
 };
 #define RUN(kernel, n_thread, ...)                                                     \
   {                                                                                    \
@@ -57,23 +59,28 @@ int main(int argc, char** argv) {
     l.instance = take<uint32_t>(in);
     for (uint& size : l.grid) size = take<uint32_t>(in);
     l.inputs.resize(take<uint32_t>(in));
+    std::vector<std::pair<char*, size_t>> results;
+    std::vector<std::pair<size_t, size_t>> written;
     for (auto& input : l.inputs) {
+      const bool kept = take<uint32_t>(in);
       std::vector<char> bytes(take<uint64_t>(in));
+      if (kept) written.push_back({&input - &l.inputs[0], bytes.size()});
       if (std::fread(bytes.data(), 1, bytes.size(), in) != bytes.size()) return 2;
       must(cudaMalloc(&input, bytes.size()));
       must(cudaMemcpy(input, bytes.data(), bytes.size(), cudaMemcpyHostToDevice));
     }
     l.outputs.resize(take<uint32_t>(in));
-    std::vector<size_t> sizes;
     for (auto& output : l.outputs) {
-      sizes.push_back(take<uint64_t>(in));
-      must(cudaMalloc(&output, sizes.back()));
-      must(cudaMemset(output, 0x7f, sizes.back()));
+      const size_t size = take<uint64_t>(in);
+      must(cudaMalloc(&output, size));
+      must(cudaMemset(output, 0x7f, size));
+      results.push_back({output, size});
     }
+    for (auto [i, size] : written) results.push_back({l.inputs[i], size});
     launch(l);
-    for (size_t i = 0; i < sizes.size(); i++) {
-      std::vector<char> bytes(sizes[i]);
-      must(cudaMemcpy(bytes.data(), l.outputs[i], sizes[i], cudaMemcpyDeviceToHost));
+    for (auto [from, size] : results) {
+      std::vector<char> bytes(size);
+      must(cudaMemcpy(bytes.data(), from, size, cudaMemcpyDeviceToHost));
       std::fwrite(bytes.data(), 1, bytes.size(), out);
     }
     for (char* input : l.inputs) must(cudaFree(input));

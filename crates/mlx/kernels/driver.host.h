@@ -6,7 +6,8 @@ struct Launch {
   std::vector<std::vector<char>> inputs, outputs;
   template <class T>
   const T* input(int i) { return reinterpret_cast<const T*>(inputs[i].data()); }
-  float* output(int i) { return reinterpret_cast<float*>(outputs[i].data()); }
+  template <class T>
+  T* output(int i) { return reinterpret_cast<T*>(outputs[i].data()); }
 };
 #define RUN(kernel, n_thread, ...)                     \
   for (uint z = 0; z < l.grid[2]; z++)                 \
@@ -29,7 +30,9 @@ int main(int argc, char** argv) {
     l.instance = take<uint32_t>(in);
     for (uint& size : l.grid) size = take<uint32_t>(in);
     l.inputs.resize(take<uint32_t>(in));
+    std::vector<size_t> written;
     for (auto& input : l.inputs) {
+      if (take<uint32_t>(in)) written.push_back(&input - &l.inputs[0]);
       input.resize(take<uint64_t>(in));
       if (std::fread(input.data(), 1, input.size(), in) != input.size()) return 2;
     }
@@ -37,6 +40,7 @@ int main(int argc, char** argv) {
     for (auto& output : l.outputs) output.resize(take<uint64_t>(in), 0x7f);
     launch(l);
     for (auto& output : l.outputs) std::fwrite(output.data(), 1, output.size(), out);
+    for (size_t i : written) std::fwrite(l.inputs[i].data(), 1, l.inputs[i].size(), out);
   }
   return std::fclose(out) == 0 ? 0 : 5;
 }

@@ -1,82 +1,116 @@
 // Attention of one token's queries over a share of its KV slots, all query heads of a KV head at once: each key and
-// value is read once. Group: (KV head, token, share), 4 waves; a wave takes four slots of sixteen at a time, so that their
-// loads and sums overlap, a lane D / 32 dimensions; the softmax runs along (Milakov and Gimelshein, arXiv:1805.02867).
-// `attention_merge` joins the shares.
+// value is read once. Group: (KV head, token, share), 4 waves. A lane takes E dimensions, 16 bytes of f16 where D allows, so
+// that D / E lanes hold a slot; each such team takes four slots at a time, so that their loads overlap, and keeps a softmax
+// of its own that runs along (Milakov and Gimelshein, arXiv:1805.02867). Teams are joined at the end, shares by
+// `attention_merge`.
 //
-//   q [n_tok, n_kv_head * G, D]     k, v [n_place, n_kv_head, D]    pages [n_tok, max_page]
-//   spans [n_tok, 2]: KV slots from, to                             sizes [n_kv_head, max_page, n_share, page_tokens]
-//   factors [scale, cap]: cap 0 for none
-//   parts [n_tok, n_kv_head * G, n_share, D]: weighted sums         sums [.., 2]: largest score, sum of exponentials
-const uint n_kv_head = sizes[0], max_page = sizes[1], n_share = sizes[2], page_tokens = sizes[3];
-const uint kv_head = group_x, token = group_y, share = group_z;
-const uint from = spans[2 * token], to = spans[2 * token + 1];
-const uint length = (to - from + n_share - 1) / n_share;
+//   q [n_tok, n_kv_head * G, D]     k, v [n_place, n_kv_head, D]    table, of the step (see `own::table`)
+//   sizes [n_kv_head, n_share, page_tokens, window (0 full, 1 sliding, 2 chunked), its tokens, first token]
+//   factors [scale, cap]: cap 0 for none                            sinks [n_kv_head * G]: -1e30 for none
+//   parts [n_run, n_kv_head * G, n_share, D]: weighted sums, or with one share the outputs themselves
+//   sums [.., 2]: largest score, sum of exponentials
+constexpr uint E = D == 64 || D == 128 || D == 256 ? 8 : D / 32;
+constexpr uint TEAM = D / E, TEAMS = 32 / TEAM;
+const uint n_kv_head = sizes[0], n_share = sizes[1], page_tokens = sizes[2];
+const uint kv_head = group_x, share = group_z, token = group_y + sizes[5];
+const uint slot_own = uint(table[4 * token + 2]), pages = uint(table[4 * token + 3]);
+const uint from = sizes[3] == 0 ? 0 : sizes[3] == 2 ? slot_own / sizes[4] * sizes[4]
+                : slot_own + 1 > sizes[4] ? slot_own + 1 - sizes[4] : 0;
+const uint to = slot_own + 1, length = (to - from + n_share - 1) / n_share;
 const uint first = from + share * length;
 const uint last = first + length < to ? first + length : to;
+const uint team = lane / TEAM, at_lane = lane % TEAM * E;
 const float cap = factors[1];
-SHARED(float, shared_parts, 4 * D);
-SHARED(float, shared_sums, 8);
+SHARED(float, shared_parts, 4 * TEAMS * D);
+SHARED(float, shared_sums, 8 * TEAMS);
 
-float query[G][D / 32], sum[G][D / 32], largest[G], mass[G];
+float query[G][E], sum[G][E], largest[G], mass[G];
+UNROLL
 for (uint g = 0; g < G; g++) {
   largest[g] = -1e30f;
   mass[g] = 0.0f;
-  for (uint i = 0; i < D / 32; i++) {
-    query[g][i] = q[((token * n_kv_head + kv_head) * G + g) * D + lane * (D / 32) + i] * factors[0];
+  UNROLL
+  for (uint i = 0; i < E; i++) {
+    query[g][i] = q[((token * n_kv_head + kv_head) * G + g) * D + at_lane + i] * factors[0];
     sum[g][i] = 0.0f;
   }
 }
-for (uint base = first + 4 * wave; base < last; base += 16) {
-  float score[G][4], value[4][D / 32];
+for (uint base = first; base < last; base += 16 * TEAMS) {
+  float key[4][E], value[4][E];
+  UNROLL
   for (uint s = 0; s < 4; s++) {
-    const uint slot = base + s < last ? base + s : base;
-    const uint place = uint(pages[token * max_page + slot / page_tokens]) * page_tokens + slot % page_tokens;
-    const uint at = (place * n_kv_head + kv_head) * D + lane * (D / 32);
-    float key[D / 32];
-    for (uint i = 0; i < D / 32; i++) {
-      key[i] = float(k[at + i]);
-      value[s][i] = float(v[at + i]);
-    }
-    for (uint g = 0; g < G; g++) {
-      score[g][s] = 0.0f;
-      for (uint i = 0; i < D / 32; i++) score[g][s] += query[g][i] * key[i];
+    const uint wanted = base + (wave * 4 + s) * TEAMS + team, slot = wanted < last ? wanted : last - 1;
+    const uint place = uint(table[pages + slot / page_tokens]) * page_tokens + slot % page_tokens;
+    const uint at = (place * n_kv_head + kv_head) * D + at_lane;
+    if (E == 8) {
+      const uint4 four = LOAD4(k, at / 8), other = LOAD4(v, at / 8);
+      const uint keys[4] = {four.x, four.y, four.z, four.w}, values[4] = {other.x, other.y, other.z, other.w};
+      UNROLL
+      for (uint i = 0; i < 4; i++) {
+        key[s][2 * i % E] = pair_low(keys[i]);
+        key[s][(2 * i + 1) % E] = pair_high(keys[i]);
+        value[s][2 * i % E] = pair_low(values[i]);
+        value[s][(2 * i + 1) % E] = pair_high(values[i]);
+      }
+    } else {
+      UNROLL
+      for (uint i = 0; i < E; i++) {
+        key[s][i] = float(k[at + i]);
+        value[s][i] = float(v[at + i]);
+      }
     }
   }
+  UNROLL
   for (uint g = 0; g < G; g++) {
-    float top = largest[g];
+    float score[4], top = largest[g];
+    UNROLL
     for (uint s = 0; s < 4; s++) {
-      score[g][s] = simd_sum(score[g][s]);
-      if (cap > 0.0f) score[g][s] = cap * tanh(score[g][s] / cap);
-      if (base + s >= last) score[g][s] = -1e30f;
-      top = score[g][s] > top ? score[g][s] : top;
+      float part = 0.0f;
+      UNROLL
+      for (uint i = 0; i < E; i++) part += query[g][i] * key[s][i];
+      score[s] = lanes_sum(part, TEAM);
+      if (cap > 0.0f) score[s] = cap * tanh(score[s] / cap);
+      if (base + (wave * 4 + s) * TEAMS + team >= last) score[s] = -1e30f;
+      top = score[s] > top ? score[s] : top;
     }
     const float keep = exp(largest[g] - top);
     largest[g] = top;
     mass[g] *= keep;
-    for (uint i = 0; i < D / 32; i++) sum[g][i] *= keep;
+    UNROLL
+    for (uint i = 0; i < E; i++) sum[g][i] *= keep;
+    UNROLL
     for (uint s = 0; s < 4; s++) {
-      const float weight = exp(score[g][s] - top);
+      const float weight = score[s] > -1e30f ? exp(score[s] - top) : 0.0f;
       mass[g] += weight;
-      for (uint i = 0; i < D / 32; i++) sum[g][i] += weight * value[s][i];
+      UNROLL
+      for (uint i = 0; i < E; i++) sum[g][i] += weight * value[s][i];
     }
   }
 }
+const uint rank = wave * 32 + lane, n_team = 4 * TEAMS;
+UNROLL
 for (uint g = 0; g < G; g++) {
-  if (lane == 0) shared_sums[wave] = largest[g];
-  BARRIER();
-  float top = shared_sums[0];
-  for (uint w = 1; w < 4; w++) top = shared_sums[w] > top ? shared_sums[w] : top;
-  const float keep = exp(largest[g] - top);
-  if (lane == 0) shared_sums[4 + wave] = mass[g] * keep;
-  for (uint i = 0; i < D / 32; i++) shared_parts[wave * D + lane * (D / 32) + i] = sum[g][i] * keep;
-  BARRIER();
-  const uint at = ((token * n_kv_head + kv_head) * G + g) * n_share + share;
-  for (uint i = wave * 32 + lane; i < D; i += 128) {
-    parts[at * D + i] = shared_parts[i] + shared_parts[D + i] + shared_parts[2 * D + i] + shared_parts[3 * D + i];
+  const uint head = kv_head * G + g;
+  if (at_lane == 0) {
+    shared_sums[wave * TEAMS + team] = largest[g];
+    shared_sums[n_team + wave * TEAMS + team] = mass[g];
   }
-  if (wave == 0 && lane == 0) {
+  UNROLL
+  for (uint i = 0; i < E; i++) shared_parts[(wave * TEAMS + team) * D + at_lane + i] = sum[g][i];
+  BARRIER();
+  float top = n_share == 1 ? sinks[head] : -1e30f;
+  for (uint t = 0; t < n_team; t++) top = shared_sums[t] > top ? shared_sums[t] : top;
+  float total = n_share == 1 ? exp(sinks[head] - top) : 0.0f;
+  for (uint t = 0; t < n_team; t++) total += shared_sums[n_team + t] * exp(shared_sums[t] - top);
+  const uint at = ((group_y * n_kv_head * G) + head) * n_share + share;
+  for (uint i = rank; i < D; i += 128) {
+    float joined = 0.0f;
+    for (uint t = 0; t < n_team; t++) joined += shared_parts[t * D + i] * exp(shared_sums[t] - top);
+    parts[at * D + i] = n_share == 1 ? joined / total : joined;
+  }
+  if (rank == 0) {
     sums[2 * at] = top;
-    sums[2 * at + 1] = shared_sums[4] + shared_sums[5] + shared_sums[6] + shared_sums[7];
+    sums[2 * at + 1] = total;
   }
   BARRIER();
 }

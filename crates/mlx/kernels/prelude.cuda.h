@@ -1,11 +1,16 @@
 // prelude.metal for CUDA.
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define SHARED(T, name, n) __shared__ T name[n]
 #define BARRIER() __syncthreads()
+#define UNROLL _Pragma("unroll")
+#define LOAD4(array, i) (reinterpret_cast<const uint4*>(array)[i])
+#define WRITE(array, T, i, x) const_cast<T*>(array)[i] = T(x)
 typedef unsigned int uint;
 typedef signed char i8;
 typedef unsigned char u8;
 typedef unsigned short u16;
+typedef __nv_bfloat16 bfloat;
 __device__ inline float simd_sum(float x) {
   for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(0xffffffff, x, i);
   return x;
@@ -14,4 +19,31 @@ __device__ inline float simd_max(float x) {
   for (int i = 16; i > 0; i /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, i));
   return x;
 }
+__device__ inline float lanes_sum(float x, uint n) {
+  for (int i = n / 2; i > 0; i /= 2) x += __shfl_xor_sync(0xffffffff, x, i);
+  return x;
+}
 __device__ inline float half_bits(uint bits) { return __half2float(__ushort_as_half((unsigned short)bits)); }
+__device__ inline uint half_pair(float low, float high) {
+  uint pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+__device__ inline uint bfloat_pair(float low, float high) {
+  uint pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+__device__ inline float pair_low(uint pair) { return half_bits(pair & 0xffff); }
+__device__ inline float pair_high(uint pair) { return half_bits(pair >> 16); }
+__device__ inline uint pair_fma(uint a, uint b, uint c) {
+  uint d;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+#define MATRIX(n_wave)
+#define MULTIPLY(sum, a0, a1, a2, a3, b0, b1)                                                              \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
+      "{%0, %1, %2, %3};"                                                                                  \
+      : "+f"((sum)[0]), "+f"((sum)[1]), "+f"((sum)[2]), "+f"((sum)[3])                                     \
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))

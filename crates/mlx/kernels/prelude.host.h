@@ -9,14 +9,25 @@
 #include <vector>
 #define SHARED(T, name, n) static T name[n]
 #define BARRIER() fibers::group_barrier()
+#define UNROLL
+#define LOAD4(array, i) fibers::load4(array, i)
+#define WRITE(array, T, i, x) const_cast<T*>(array)[i] = T(x)
+#define MATRIX(n_wave)
+#define MULTIPLY(sum, ...) fibers::multiply(sum, {__VA_ARGS__})
 typedef unsigned int uint;
 typedef signed char i8;
 typedef unsigned char u8;
 typedef unsigned short u16;
+using std::cos;
 using std::exp;
 using std::max;
 using std::min;
+using std::sin;
+using std::sqrt;
 using std::tanh;
+struct uint4 {
+  uint x, y, z, w;
+};
 
 inline float half_bits(uint bits) {
   const uint sign = (bits & 0x8000) << 16, magnitude = bits & 0x7fff;
@@ -37,10 +48,50 @@ inline float half_bits(uint bits) {
   return value;
 }
 
+// Rounded to the nearest, halves to even.
+inline uint bits_of_half(float x) {
+  uint word;
+  std::memcpy(&word, &x, 4);
+  const uint sign = word >> 16 & 0x8000, magnitude = word & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;
+  // Numbers below 2^-14 are multiples of 2^-24, to which an addition of 0.5 rounds.
+  if (magnitude < 0x38800000) {
+    float shifted = std::fabs(x) + 0.5f;
+    std::memcpy(&word, &shifted, 4);
+    return sign | (word - 0x3f000000);
+  }
+  return sign | (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
+}
+
 struct half {
   uint16_t bits;
+  half() = default;
+  explicit half(float x) : bits(bits_of_half(x)) {}
   operator float() const { return half_bits(bits); }
 };
+struct bfloat {
+  uint16_t bits;
+  operator float() const {
+    const uint word = uint(bits) << 16;
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+  }
+};
+
+inline uint bits_of_bfloat(float x) {
+  uint word;
+  std::memcpy(&word, &x, 4);
+  return (word + 0x7fff + (word >> 16 & 1)) >> 16;
+}
+inline uint bfloat_pair(float low, float high) { return bits_of_bfloat(low) | bits_of_bfloat(high) << 16; }
+inline float pair_low(uint pair) { return half_bits(pair & 0xffff); }
+inline float pair_high(uint pair) { return half_bits(pair >> 16); }
+inline uint half_pair(float low, float high) { return bits_of_half(low) | bits_of_half(high) << 16; }
+inline uint pair_fma(uint a, uint b, uint c) {
+  return half_pair(pair_low(a) * pair_low(b) + pair_low(c), pair_high(a) * pair_high(b) + pair_high(c));
+}
 
 namespace fibers {
 struct Fiber {
@@ -110,6 +161,32 @@ float exchange(float x, F f) {
   meet(waves[wave], 32);
   return result;
 }
+
+template <class T>
+uint4 load4(const T* array, uint i) {
+  uint4 four;
+  std::memcpy(&four, reinterpret_cast<const char*>(array) + 16 * size_t(i), 16);
+  return four;
+}
+
+struct Pairs {
+  uint a[4], b[2];
+};
+inline Pairs operands[32][32];
+inline void multiply(float* sum, Pairs own) {
+  const uint wave = current / 32, lane = current % 32;
+  operands[wave][lane] = own;
+  meet(waves[wave], 32);
+  const Pairs* all = operands[wave];
+  for (uint i = 0; i < 4; i++) {
+    const uint row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+    for (uint k = 0; k < 16; k++) {
+      const uint a = all[row % 8 * 4 + k % 8 / 2].a[row / 8 + 2 * (k / 8)], b = all[4 * column + k % 8 / 2].b[k / 8];
+      sum[i] += k % 2 == 0 ? pair_low(a) * pair_low(b) : pair_high(a) * pair_high(b);
+    }
+  }
+  meet(waves[wave], 32);
+}
 }  // namespace fibers
 
 inline float simd_sum(float x) {
@@ -117,4 +194,13 @@ inline float simd_sum(float x) {
 }
 inline float simd_max(float x) {
   return fibers::exchange(x, [](float a, float b) { return a > b ? a : b; });
+}
+inline float lanes_sum(float x, uint n) {
+  const uint wave = fibers::current / 32, lane = fibers::current % 32;
+  fibers::slots[wave][lane] = x;
+  fibers::meet(fibers::waves[wave], 32);
+  float result = 0;
+  for (uint i = 0; i < n; i++) result += fibers::slots[wave][lane / n * n + i];
+  fibers::meet(fibers::waves[wave], 32);
+  return result;
 }

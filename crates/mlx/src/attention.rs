@@ -23,39 +23,50 @@ pub(crate) fn attention(
     let heads = KvHeads::of(&kv.spec, layer);
     heads.check_attention(q.shape, attention, |t| t.shape);
     seqs.check(q.shape[0], &kv.spec);
-    let Layer::Kv(keys, values) = &kv.layers[layer] else { unreachable!("KvHeads::of has checked the layer") };
-    let plain = attention.softcap.is_none() && attention.alibi.is_none();
-    let mut outputs = Vec::with_capacity(seqs.rows.len());
-    for (i, row) in seqs.rows.iter().enumerate().filter(|(_, row)| row.n_tok > 0) {
-        let span = plan::span(seqs, row, attention.window);
-        let places = plan.gather(d, seqs, i, span, kv.spec.page_tokens);
-        let k = keys.gather(d, &places);
-        let v = match values {
-            Some(values) => values.gather(d, &places),
-            None => d.slice(&k, &[0, 0, 0], &[heads.n_kv_head, span[1] - span[0], heads.d_latent]),
-        };
-        let n_col = q.shape[1];
-        let queries = d.slice(&q.array, &[row.first, 0], &[row.first + row.n_tok, n_col]);
-        let queries = d.reshape(&queries, &[row.n_tok, attention.n_head, heads.d_k]);
-        let queries = d.transpose(&queries, &[1, 0, 2]);
-        // A query sees all that comes before it: MLX needs no mask for that.
-        let lower = attention.causal && attention.window == Window::Full && !row.tree;
-        let mask = if plain && lower { None } else { plan.mask(d, seqs, i, (attention.window, attention.causal)) };
-        let out = if plain {
-            fused(d, [&queries, &k, &v], lower && row.n_tok > 1, mask.as_ref(), attention)
-        } else {
-            let distances = attention.alibi.map(|_| distances(d, seqs, row, span));
-            spelled_out(d, [&queries, &k, &v], mask.as_ref(), distances.as_ref(), attention)
-        };
-        let out = d.transpose(&out, &[1, 0, 2]);
-        outputs.push(d.reshape(&out, &[row.n_tok, attention.n_head * heads.d_out()]));
-    }
+    let rows = (0..seqs.rows.len()).filter(|&i| seqs.rows[i].n_tok > 0);
+    let outputs: Vec<Array> = rows.map(|i| row(d, plan, (q, Dtype::F32), (kv, layer), attention, (seqs, i))).collect();
     let shape = [q.shape[0], attention.n_head * heads.d_out()];
     let array = match &outputs[..] {
         [one] => one.clone(),
         many => d.concatenate(&many.iter().collect::<Vec<_>>(), 0),
     };
     Tensor { array, shape }
+}
+
+/// Attention of the tokens of row `i`, computed in `dtype` where MLX's own attention is: `[n_tok, n_head * d_v]` f32.
+pub(crate) fn row(
+    d: &Device,
+    plan: &mut Plan,
+    (q, dtype): (&Tensor, Dtype),
+    (kv, layer): (&Kv, usize),
+    attention: &Attention<'_, Mlx>,
+    (seqs, i): (&Seqs<'_>, usize),
+) -> Array {
+    let (heads, row) = (KvHeads::of(&kv.spec, layer), &seqs.rows[i]);
+    let Layer::Kv(keys, values) = &kv.layers[layer] else { unreachable!("KvHeads::of has checked the layer") };
+    let plain = attention.softcap.is_none() && attention.alibi.is_none();
+    let dtype = if plain { dtype } else { Dtype::F32 };
+    let span = plan::span(seqs, row, attention.window);
+    let places = plan.gather(d, seqs, i, span, kv.spec.page_tokens);
+    let k = keys.gather(d, &places, dtype);
+    let v = match values {
+        Some(values) => values.gather(d, &places, dtype),
+        None => d.slice(&k, &[0, 0, 0], &[heads.n_kv_head, span[1] - span[0], heads.d_latent]),
+    };
+    let queries = d.slice(&q.array, &[row.first, 0], &[row.first + row.n_tok, q.shape[1]]);
+    let queries = d.reshape(&queries, &[row.n_tok, attention.n_head, heads.d_k]);
+    let queries = d.transpose(&d.astype(&queries, dtype), &[1, 0, 2]);
+    // A query sees all that comes before it: MLX needs no mask for that.
+    let lower = attention.causal && attention.window == Window::Full && !row.tree;
+    let mask = if plain && lower { None } else { plan.mask(d, seqs, i, (attention.window, attention.causal)) };
+    let out = if plain {
+        fused(d, [&queries, &k, &v], lower && row.n_tok > 1, mask.as_ref(), attention)
+    } else {
+        let distances = attention.alibi.map(|_| distances(d, seqs, row, span));
+        spelled_out(d, [&queries, &k, &v], mask.as_ref(), distances.as_ref(), attention)
+    };
+    let out = d.astype(&d.transpose(&out, &[1, 0, 2]), Dtype::F32);
+    d.reshape(&out, &[row.n_tok, attention.n_head * heads.d_out()])
 }
 
 /// MLX's attention of `[n_head, n_tok, d]` over `[n_kv_head, n, d]`.

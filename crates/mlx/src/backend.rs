@@ -7,6 +7,7 @@ use mlxr_compute::{Backend, DType, Encoding, Error, MatrixData};
 
 use crate::ffi::{Array, Device, Dtype, Kind};
 use crate::matrix::{self, Matrix};
+use crate::own::{Own, attend, product};
 use crate::plan::Plan;
 use crate::rows::Periods;
 use crate::store::Kv;
@@ -21,12 +22,32 @@ pub enum Precision {
     Half,
 }
 
+/// Whose kernels compute where both can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// Ours.
+    Own,
+    /// MLX's.
+    Mlx,
+}
+
+impl Kernels {
+    /// The names that choose them, and what they choose.
+    pub const NAMES: [(&str, Kernels); 2] = [("own", Kernels::Own), ("mlx", Kernels::Mlx)];
+
+    /// What computes where nobody chose: ours have not passed `doctor` on any GPU yet.
+    pub const DEFAULT: Kernels = Kernels::Mlx;
+}
+
 /// The backend.
 pub struct Mlx {
     pub(crate) device: Device,
+    own: Option<Own>,
     precision: Precision,
     pub(crate) plan: Plan,
     pub(crate) periods: Periods,
+    /// What the last append by our kernels depends on: the store's arrays do not tell, as it writes into them.
+    appended: Option<Array>,
     warn: Box<dyn FnMut(&str) + Send>,
     warned: Vec<String>,
 }
@@ -38,9 +59,21 @@ pub struct Tensor {
 }
 
 impl Mlx {
-    /// A backend on a device. `warn` hears once of each encoding that has to be decoded when it is loaded.
-    pub fn new(device: Device, precision: Precision, warn: Box<dyn FnMut(&str) + Send>) -> Mlx {
-        Mlx { device, precision, plan: Plan::default(), periods: Periods::default(), warn, warned: Vec::new() }
+    /// A backend on a device. `warn` hears once of each encoding that has to be decoded when it is loaded. Our kernels
+    /// compute in half precision, on GPUs.
+    pub fn new(device: Device, precision: Precision, kernels: Kernels, warn: Box<dyn FnMut(&str) + Send>) -> Mlx {
+        let wanted = kernels == Kernels::Own && precision == Precision::Half;
+        let own = device.platform().filter(|_| wanted).map(Own::new);
+        Mlx {
+            device,
+            own,
+            precision,
+            plan: Plan::default(),
+            periods: Periods::default(),
+            appended: None,
+            warn,
+            warned: Vec::new(),
+        }
     }
 
     /// What computes.
@@ -70,8 +103,12 @@ impl Mlx {
     }
 
     fn linear(&self, x: &Array, linear: &Linear<Mlx>) -> Array {
+        self.finished(linear.matrix.product(&self.device, x), linear)
+    }
+
+    /// `scale * y + bias`.
+    fn finished(&self, mut y: Array, linear: &Linear<Mlx>) -> Array {
         let d = &self.device;
-        let mut y = linear.matrix.product(d, x);
         if linear.scale != 1.0 {
             y = d.multiply(&y, &d.scalar(linear.scale));
         }
@@ -79,6 +116,19 @@ impl Mlx {
             Some(bias) => d.add(&y, &bias.array),
             None => y,
         }
+    }
+
+    /// The linears' results, each by our kernels where they can.
+    fn products<const N: usize>(&self, x: &Tensor, norm: Option<&Norm<Mlx>>, linears: [&Linear<Mlx>; N]) -> [Array; N] {
+        let rows = self.own.as_ref().and_then(|own| Some((own, product::Rows::new(x, norm)?)));
+        let mut normed = None;
+        linears.map(|l| {
+            let own = rows.as_ref().and_then(|(own, rows)| product::product(own, &self.device, rows, &l.matrix, None));
+            match own {
+                Some(y) => self.finished(y, l),
+                None => self.linear(normed.get_or_insert_with(|| self.normed(x, norm)), l),
+            }
+        })
     }
 
     /// The rows normalized, if there is a norm.
@@ -134,8 +184,11 @@ impl Backend for Mlx {
         norm: Option<&Norm<Self>>,
         linears: [&Linear<Self>; N],
     ) -> [Tensor; N] {
-        let normed = self.normed(x, norm);
-        linears.map(|l| Tensor { array: self.linear(&normed, l), shape: [x.shape[0], l.matrix.n_out] })
+        let mut arrays = self.products(x, norm, linears).into_iter();
+        linears.map(|l| {
+            let array = arrays.next().expect("an array for each linear");
+            Tensor { array, shape: [x.shape[0], l.matrix.n_out] }
+        })
     }
 
     fn linear_add(&mut self, x: &Tensor, linear: &Linear<Self>, factor: f32, residual: Tensor) -> Tensor {
@@ -144,7 +197,15 @@ impl Backend for Mlx {
             residual.shape,
             "linear_add: product and residual differ in shape"
         );
-        let mut y = self.linear(&x.array, linear);
+        if let (Some(own), true) = (&self.own, factor == 1.0 && linear.scale == 1.0 && linear.bias.is_none()) {
+            let rows = product::Rows::new(x, None);
+            let residual = Some(&residual.array);
+            let sum = rows.and_then(|rows| product::product(own, &self.device, &rows, &linear.matrix, residual));
+            if let Some(array) = sum {
+                return Tensor { array, shape: [x.shape[0], linear.matrix.n_out] };
+            }
+        }
+        let [mut y] = self.products(x, None, [linear]);
         if factor != 1.0 {
             y = self.device.multiply(&y, &self.device.scalar(factor));
         }
@@ -159,10 +220,17 @@ impl Backend for Mlx {
         up: &Linear<Self>,
         act: Act,
     ) -> Tensor {
-        let x_normed = self.normed(x, norm);
-        let (gate_rows, up_rows) = (self.linear(&x_normed, gate), self.linear(&x_normed, up));
-        let array = rows::glu(&self.device, &gate_rows, &up_rows, act);
-        Tensor { array, shape: [x.shape[0], gate.matrix.n_out] }
+        let shape = [x.shape[0], gate.matrix.n_out];
+        let plain = [gate, up].iter().all(|l| l.scale == 1.0 && l.bias.is_none());
+        if let (Some(own), true) = (&self.own, plain) {
+            let matrices = [&gate.matrix, &up.matrix];
+            let rows = product::Rows::new(x, norm);
+            if let Some(array) = rows.and_then(|rows| product::gated(own, &self.device, &rows, matrices, act)) {
+                return Tensor { array, shape };
+            }
+        }
+        let [gate_rows, up_rows] = self.products(x, norm, [gate, up]);
+        Tensor { array: rows::glu(&self.device, &gate_rows, &up_rows, act), shape }
     }
 
     fn head_linear(&mut self, x: &Tensor, w: &Matrix) -> Tensor {
@@ -254,6 +322,27 @@ impl Backend for Mlx {
         attention::attention(&self.device, &mut self.plan, q, (kv, layer), attention, seqs)
     }
 
+    fn attend(
+        &mut self,
+        [q, k, v]: [Tensor; 3],
+        kv: &mut Kv,
+        layer: usize,
+        rope: Option<&Rope>,
+        attention: &Attention<'_, Self>,
+        seqs: &Seqs<'_>,
+    ) -> Tensor {
+        match &self.own {
+            Some(own) if attend::fits(kv, layer, rope, attention, seqs) => {
+                self.plan.update(seqs);
+                let (plan, how) = (&mut self.plan, (rope, attention));
+                let (out, appended) = attend::attend(own, &self.device, plan, [&q, &k, &v], (kv, layer), how, seqs);
+                self.appended = Some(appended);
+                out
+            }
+            _ => mlxr_compute::attend_apart(self, [q, k, v], (kv, layer), rope, attention, seqs),
+        }
+    }
+
     fn conv(
         &mut self,
         kv: &mut Kv,
@@ -306,7 +395,11 @@ impl Backend for Mlx {
     }
 
     fn start(&mut self, kv: &Kv) -> Result<(), Error> {
-        self.device.start(&kv.arrays())
+        let mut arrays = kv.arrays();
+        arrays.extend(&self.appended);
+        let started = self.device.start(&arrays);
+        self.appended = None;
+        started
     }
 
     fn read(&mut self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), Error> {

@@ -6,6 +6,7 @@
 //! | [`ffi`] | mlx-c behind safe types; everything `unsafe` |
 //! | [`backend`] | the operations of a decoder as a graph of MLX's operations |
 //! | [`kernel`] | our own kernels, one text for Metal, CUDA and a processor |
+//! | [`own`] | where those take the place of MLX's operations |
 //! | `matrix` | weights in MLX's packed formats, products with them |
 //! | `rows` | norms, rotation, activations, columns and rows |
 //! | `store` | pages of keys and values, recurrent slots |
@@ -24,12 +25,13 @@ pub mod find;
 pub mod kernel;
 mod matrix;
 mod moe;
+pub mod own;
 mod plan;
 mod recurrent;
 mod rows;
 mod store;
 
-pub use backend::{Mlx, Precision, Tensor};
+pub use backend::{Kernels, Mlx, Precision, Tensor};
 pub use ffi::{Device, Kind, OpenError};
 pub use matrix::Matrix;
 pub use store::Kv;

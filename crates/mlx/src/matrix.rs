@@ -21,22 +21,22 @@ pub struct Matrix {
     /// Columns of each.
     pub(crate) n_in: usize,
     /// Parts along rows, each of one format. Experts have one.
-    parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
 }
 
 /// Rows of one format: `[n_out, ..]`, or `[n_matrix, n_out, ..]`.
-struct Part {
-    weights: Array,
-    packed: Option<Packed>,
+pub(crate) struct Part {
+    pub(crate) weights: Array,
+    pub(crate) packed: Option<Packed>,
     /// What the input is converted to, and in which the product is computed.
-    dtype: Dtype,
+    pub(crate) dtype: Dtype,
 }
 
 /// What unpacks quantized weights.
-struct Packed {
-    scales: Array,
-    biases: Option<Array>,
-    packing: Packing,
+pub(crate) struct Packed {
+    pub(crate) scales: Array,
+    pub(crate) biases: Option<Array>,
+    pub(crate) packing: Packing,
 }
 
 /// `data` in a format that MLX computes with, and whether it had to be decoded.
@@ -85,8 +85,7 @@ impl Matrix {
         data.iter().try_for_each(|d| same(d, "rows", d.n_in, n_in))?;
         let parts = data.chunk_by(|a, b| a.encoding == b.encoding).map(|d| Part::new(device, d, None));
         let matrix = Matrix { n_matrix: 1, n_out: data.iter().map(|d| d.n_out).sum(), n_in, parts: parts.collect() };
-        matrix.load(device)?;
-        Ok(matrix)
+        matrix.loaded(device)
     }
 
     /// The matrices of experts or heads, all of one format.
@@ -108,17 +107,19 @@ impl Matrix {
         }
         let part = Part::new(device, data, Some(data.len()));
         let matrix = Matrix { n_matrix: data.len(), n_out, n_in, parts: vec![part] };
-        matrix.load(device)?;
-        Ok(matrix)
+        matrix.loaded(device)
     }
 
-    /// Brings the arrays into memory, so that nothing of the file's copies stays behind.
-    fn load(&self, device: &Device) -> Result<(), Error> {
-        let packed = |p: &Packed| [Some(p.scales.clone()), p.biases.clone()];
-        let extra: Vec<Array> =
-            self.parts.iter().filter_map(|p| p.packed.as_ref()).flat_map(packed).flatten().collect();
-        let arrays: Vec<&Array> = self.parts.iter().map(|p| &p.weights).chain(&extra).collect();
-        device.eval(&arrays)
+    /// Brings the arrays into the device's memory, so that nothing of the file's copies stays behind.
+    fn loaded(mut self, device: &Device) -> Result<Matrix, Error> {
+        for part in &mut self.parts {
+            part.weights = device.resident(&part.weights)?;
+            if let Some(packed) = &mut part.packed {
+                packed.scales = device.resident(&packed.scales)?;
+                packed.biases = packed.biases.as_ref().map(|biases| device.resident(biases)).transpose()?;
+            }
+        }
+        Ok(self)
     }
 
     /// `x` `[n_tok, n_in]` f32 times the transposed matrix: `[n_tok, n_out]` f32.
@@ -155,7 +156,7 @@ impl Matrix {
         let weights = take(&part.weights);
         match &part.packed {
             Some(Packed { scales, biases, packing }) => {
-                device.dequantize([&weights, &take(scales)], biases.as_ref().map(take).as_ref(), *packing)
+                device.dequantize([&weights, &take(scales)], biases.as_ref().map(take).as_ref(), *packing, Dtype::F32)
             }
             None => device.astype(&weights, Dtype::F32),
         }

@@ -4,6 +4,7 @@ use mlxr_compute::op::{SeqRow, Seqs, Window};
 use mlxr_compute::scalar::sees;
 
 use crate::ffi::{Array, Device, Dtype};
+use crate::own::table;
 
 /// The arrays of the last batch.
 #[derive(Default)]
@@ -13,6 +14,7 @@ pub(crate) struct Plan {
     positions: Vec<i32>,
     parents: Vec<i32>,
     places: Option<Array>,
+    table: Option<Array>,
     /// By row and KV slots.
     gathers: Vec<([usize; 3], Array)>,
     /// By row, window and causality.
@@ -46,6 +48,15 @@ impl Plan {
             device.from_slice(&places, &[places.len()], Dtype::I32)
         };
         self.places.get_or_insert_with(make).clone()
+    }
+
+    /// What our kernels know of the batch.
+    pub(crate) fn table(&mut self, device: &Device, seqs: &Seqs<'_>, page_tokens: usize) -> Array {
+        let make = || {
+            let table = table::table(seqs, page_tokens);
+            device.from_slice(&table, &[table.len()], Dtype::I32)
+        };
+        self.table.get_or_insert_with(make).clone()
     }
 
     /// Where the tokens of a span are stored: i32 `[n]`.

@@ -35,10 +35,10 @@ pub(crate) enum Layer {
 
 /// Keys or values of all pages.
 pub(crate) struct Stored {
-    data: Array,
+    pub(crate) data: Array,
     scales: Option<Array>,
     /// Heads and dimensions.
-    heads: [usize; 2],
+    pub(crate) heads: [usize; 2],
 }
 
 impl Kv {
@@ -207,10 +207,13 @@ impl Kv {
     pub(crate) fn export_page(&self, device: &Device, page: u32, out: &mut Vec<u8>) {
         assert!((page as usize) < self.spec.n_page, "export_page: {page} of {}", self.spec.n_page);
         let n = self.spec.page_tokens;
+        // Copied on the device: MLX's CUDA build moves a whole array to the host's memory when a slice of it is read.
+        let places: Vec<u32> = (0..n).map(|i| (page as usize * n + i) as u32).collect();
+        let places = device.from_slice(&places, &[n], Dtype::U32);
         for layer in &self.layers {
             let Layer::Kv(k, v) = layer else { continue };
             for array in std::iter::once(k).chain(v).flat_map(|s| std::iter::once(&s.data).chain(&s.scales)) {
-                let rows = row_slice(device, array, page as usize * n, n);
+                let rows = device.take(array, &places, 0);
                 if device.read(&rows, |bytes| out.extend_from_slice(bytes)).is_err() {
                     return;
                 }
@@ -256,9 +259,9 @@ impl Stored {
         self.data = device.scatter(&self.data, places, &x);
     }
 
-    /// Keys or values at `places` `[n]`, as f32: `[n_kv_head, n, d]`.
-    pub(crate) fn gather(&self, device: &Device, places: &Array) -> Array {
-        let x = device.astype(&device.take(&self.data, places, 0), Dtype::F32);
+    /// Keys or values at `places` `[n]`, as `dtype`: `[n_kv_head, n, d]`.
+    pub(crate) fn gather(&self, device: &Device, places: &Array, dtype: Dtype) -> Array {
+        let x = device.astype(&device.take(&self.data, places, 0), dtype);
         let x = match &self.scales {
             Some(scales) => device.multiply(&x, &device.take(scales, places, 0)),
             None => x,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mlxr_compute::conformance::{self, Options};
-use mlxr_mlx::{Mlx, Precision, find};
+use mlxr_mlx::{Kernels, Mlx, Precision, find};
 
 /// A backend, or `None` with a loud word.
 fn backend(precision: Precision) -> Option<Mlx> {
@@ -12,7 +12,8 @@ fn backend(precision: Precision) -> Option<Mlx> {
         return None;
     };
     let device = find::open(find::places(None, Some(&folder))).expect("MLXR_MLX_DIR names a folder with MLX");
-    Some(Mlx::new(device, precision, Box::new(|_| ())))
+    // On a GPU, ours; the processor has none.
+    Some(Mlx::new(device, precision, Kernels::Own, Box::new(|_| ())))
 }
 
 #[test]

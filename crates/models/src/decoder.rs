@@ -204,7 +204,10 @@ impl<B: Backend> Attn<B> {
             q = qk_norm(b, q, self.n_head, self.q_norm.as_ref());
             k = qk_norm(b, k, self.n_kv_head, self.k_norm.as_ref());
         }
-        if let Some(rope) = &self.rope {
+        let growth = pass.growth.as_ref().filter(|_| self.temperature);
+        // What comes between rotation and append.
+        let between = self.norm_late || growth.is_some();
+        if let Some(rope) = self.rope.as_ref().filter(|_| between) {
             q = b.rope(q, self.n_head, seqs.positions, rope);
             k = b.rope(k, self.n_kv_head, seqs.positions, rope);
         }
@@ -212,10 +215,10 @@ impl<B: Backend> Attn<B> {
             q = qk_norm(b, q, self.n_head, self.q_norm.as_ref());
             k = qk_norm(b, k, self.n_kv_head, self.k_norm.as_ref());
         }
-        if let Some(growth) = pass.growth.as_ref().filter(|_| self.temperature) {
+        if let Some(growth) = growth {
             q = b.mul(q, growth);
         }
-        b.kv_append(pass.kv, i, &k, Some(&v), seqs);
+        let rope = self.rope.as_ref().filter(|_| !between);
         let attention = Attention {
             n_head: self.n_head,
             scale: hyper.attn_scale,
@@ -225,7 +228,7 @@ impl<B: Backend> Attn<B> {
             alibi: self.alibi.as_ref(),
             causal: true,
         };
-        let out = b.attention(&q, pass.kv, i, &attention, seqs);
+        let out = b.attend([q, k, v], pass.kv, i, rope, &attention, seqs);
         let out = match &self.gate {
             Some(gate) => gate.apply(pass, x, norm, out),
             None => out,

@@ -174,7 +174,7 @@ impl Bench<'_> {
 }
 
 impl Samples {
-    fn new(n_token: usize, samples: &[Duration]) -> Samples {
+    pub(crate) fn new(n_token: usize, samples: &[Duration]) -> Samples {
         let samples_ns: Vec<u64> = samples.iter().map(|time| time.as_nanos() as u64).collect();
         let samples_ts: Vec<f64> = samples.iter().map(|time| n_token as f64 / time.as_secs_f64()).collect();
         let ns: Vec<f64> = samples_ns.iter().map(|ns| *ns as f64).collect();

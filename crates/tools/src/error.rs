@@ -54,6 +54,18 @@ pub enum ToolError {
         /// Size of the vocabulary.
         n_vocab: usize,
     },
+    /// The engine did not start.
+    #[error(transparent)]
+    Spawn(#[from] mlxr_engine::SpawnError),
+    /// The engine refused a request.
+    #[error(transparent)]
+    Submit(#[from] mlxr_engine::SubmitError),
+    /// A reply ended before its length.
+    #[error("a reply stopped: {reason}")]
+    Stopped {
+        /// What the engine says.
+        reason: String,
+    },
     /// Nothing to do.
     #[error("no tokens: give at least one")]
     Empty,

@@ -5,8 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlxr_compute::cpu::Bandwidth;
 use mlxr_engine::runner::PAGE_TOKENS;
+use mlxr_engine::{Config, Engine};
 use mlxr_models::{Arena, LoadOptions, architecture};
 use mlxr_tools::bench::{self, Samples, Test};
+use mlxr_tools::clients::{self, Client};
 use mlxr_weights::{Checkpoint, Summary};
 use serde::Serialize;
 
@@ -36,6 +38,8 @@ struct Row {
     n_threads: usize,
     type_k: &'static str,
     type_v: &'static str,
+    /// llama-bench's name of the test, or `clients`, whose tokens are those of all.
+    test: String,
     n_prompt: usize,
     n_gen: usize,
     n_depth: usize,
@@ -60,9 +64,11 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     if let Some(peer) = &args.compare {
         return bench_compare::run(args, peer, &model.path);
     }
-    let n_page = tests.iter().map(Test::n_page).max().unwrap_or(1);
-    let n_ctx = tests.iter().map(Test::n_token).max();
-    let n_slot = tests.iter().map(|test| test.n_seq).max().unwrap_or(1);
+    let client_pages = |c: &Client| (c.n_prompt + c.n_gen).div_ceil(PAGE_TOKENS) + 1;
+    let all_clients = args.clients.iter().map(client_pages).sum();
+    let n_page = tests.iter().map(Test::n_page).chain([all_clients]).max().unwrap_or(1);
+    let n_ctx = tests.iter().map(Test::n_token).chain(args.clients.iter().map(|c| c.n_prompt + c.n_gen)).max();
+    let n_slot = tests.iter().map(|test| test.n_seq).chain([args.clients.len()]).max().unwrap_or(1);
     let arena = Arena::Tokens(n_page * PAGE_TOKENS);
     let options = LoadOptions { n_ctx, arena, n_slot, kv_type: args.kv_type.kv_type() };
     let summary = checkpoint.summary()?;
@@ -80,7 +86,20 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
         for test in &tests {
             eprintln!("{}, {n_thread} threads", test.name());
             let samples = bench::run(runner.as_mut(), test, args.repetitions)?;
-            rows.push(row(args, (&checkpoint, &summary), &choice, (test, samples, bandwidth.measure()?)));
+            let tokens = [test.n_prompt, test.n_gen, test.n_depth, test.n_seq];
+            let timed = Timed { test: test.name(), tokens, samples, bytes_a_second: bandwidth.measure()? };
+            rows.push(row(args, (&checkpoint, &summary), &choice, timed));
+        }
+        if !args.clients.is_empty() {
+            eprintln!("{} clients, {n_thread} threads", args.clients.len());
+            // Random texts repeat nothing that could be drafted.
+            let config = Config { max_draft: 0, ..Config::default() };
+            let engine = Engine::spawn(runner, config)?;
+            let samples = clients::run(&engine, &args.clients, args.repetitions)?;
+            let sum = |n: fn(&Client) -> usize| args.clients.iter().map(n).sum::<usize>();
+            let tokens = [sum(|c| c.n_prompt), sum(|c| c.n_gen), 0, args.clients.len()];
+            let timed = Timed { test: "clients".to_owned(), tokens, samples, bytes_a_second: bandwidth.measure()? };
+            rows.push(row(args, (&checkpoint, &summary), &choice, timed));
         }
     }
     if args.json {
@@ -92,8 +111,8 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
 }
 
 fn check(args: &BenchArgs, tests: &[Test]) -> Result<(), CliError> {
-    if tests.is_empty() {
-        return Err(CliError::Usage("nothing to measure: give -p or -n a number above 0".into()));
+    if tests.is_empty() && args.clients.is_empty() {
+        return Err(CliError::Usage("nothing to measure: give -p or -n a number above 0, or --clients".into()));
     }
     if args.batch.contains(&0) || args.repetitions == 0 {
         return Err(CliError::Usage("-b and -r must be at least 1".into()));
@@ -105,12 +124,17 @@ fn check(args: &BenchArgs, tests: &[Test]) -> Result<(), CliError> {
     }
 }
 
-fn row(
-    args: &BenchArgs,
-    (checkpoint, summary): (&Checkpoint, &Summary),
-    choice: &BackendChoice,
-    (test, samples, bytes_a_second): (&Test, Samples, f64),
-) -> Row {
+/// What was measured.
+struct Timed {
+    test: String,
+    /// Of prompts, generated, stored before, and sequences.
+    tokens: [usize; 4],
+    samples: Samples,
+    bytes_a_second: f64,
+}
+
+fn row(args: &BenchArgs, (checkpoint, summary): (&Checkpoint, &Summary), choice: &BackendChoice, timed: Timed) -> Row {
+    let Timed { test, tokens: [n_prompt, n_gen, n_depth, n_seq], samples, bytes_a_second } = timed;
     // `llama 1.1 B q4_K`: architecture, size, and the type that most bytes have.
     let most = summary.types.first().map_or("", |row| row.name.as_str());
     let model_type = format!("{} {} {most}", architecture(checkpoint), count_text(summary.n_parameter));
@@ -128,10 +152,11 @@ fn row(
         n_threads: choice.n_thread,
         type_k: args.kv_type.text(),
         type_v: args.kv_type.text(),
-        n_prompt: test.n_prompt,
-        n_gen: test.n_gen,
-        n_depth: test.n_depth,
-        n_seq: test.n_seq,
+        test,
+        n_prompt,
+        n_gen,
+        n_depth,
+        n_seq,
         test_time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         samples,
         mem_read_gbs: bytes_a_second / 1e9,
@@ -150,14 +175,13 @@ fn table(rows: &[Row]) -> Vec<Vec<String>> {
     let head = ["model", "size", "backend", "isa", "threads", "test", "tokens/s", "memory GB/s"];
     let mut table = vec![head.map(str::to_owned).to_vec()];
     table.extend(rows.iter().map(|row| {
-        let test = Test { n_prompt: row.n_prompt, n_gen: row.n_gen, n_depth: row.n_depth, n_seq: row.n_seq };
         vec![
             row.model_type.clone(),
             size_text(row.model_size),
             row.backends.to_owned(),
             row.isa.clone(),
             row.n_threads.to_string(),
-            test.name(),
+            row.test.clone(),
             format!("{:.2} ± {:.2}", row.samples.avg_ts, row.samples.stddev_ts),
             format!("{:.1}", row.mem_read_gbs),
         ]

@@ -2,7 +2,7 @@
 
 use mlxr_compute::conformance::{self, Options};
 use mlxr_compute::cpu::Isa;
-use mlxr_mlx::{Kind, Mlx, Precision, kernel};
+use mlxr_mlx::{Kernels, Kind, Mlx, Precision, kernel};
 
 use crate::args::DoctorArgs;
 use crate::{CliError, backend};
@@ -24,15 +24,22 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
             let (limit, active) = device.memory();
             let kind = if device.kind() == Kind::Gpu { "GPU" } else { "processor, for development" };
             println!("mlx: {kind}, {} MiB of memory to use, {} MiB in use", limit >> 20, active >> 20);
-            if device.has_metal() {
-                let failures = kernel::check::on_metal(&device, args.seed)?;
+            let platform = device.platform();
+            if let Some(platform) = platform {
+                let failures = kernel::check::on_gpu(&device, platform, args.seed)?;
                 n_failed += failures.len();
-                println!("mlx: {} of our Metal kernels' launches fail", failures.len());
+                println!("mlx: {} of our {platform:?} kernels' launches fail", failures.len());
                 failures.iter().for_each(|failure| println!("  FAILED {failure}"));
             }
-            let precisions = [("mlx f32", Precision::Full, 1.0), ("mlx 16 bits", Precision::Half, HALF_SLACK)];
-            for (name, precision, slack) in precisions {
-                let mut mlx = Mlx::new(backend::mlx_device()?, precision, Box::new(|_| ()));
+            let mut modes = vec![
+                ("mlx f32", Precision::Full, Kernels::Mlx, 1.0),
+                ("mlx 16 bits", Precision::Half, Kernels::Mlx, HALF_SLACK),
+            ];
+            if platform.is_some() {
+                modes.push(("mlx 16 bits, our kernels", Precision::Half, Kernels::Own, HALF_SLACK));
+            }
+            for (name, precision, kernels, slack) in modes {
+                let mut mlx = Mlx::new(backend::mlx_device()?, precision, kernels, Box::new(|_| ()));
                 n_failed += report(name, conformance::run(&mut mlx, &options(args, slack)));
             }
         }

@@ -1,7 +1,7 @@
 //! Attention over stored keys and values: heads, batches, features, lengths.
 
-use super::{Bench, STORED};
-use crate::op::{Attention, KvSpec, KvType, LayerState, SeqRow, Seqs, Window};
+use super::{Bench, Limit, STORED};
+use crate::op::{Attention, KvSpec, KvType, LayerState, Rope, RopePairs, SeqRow, Seqs, Window};
 use crate::scalar::{Scalar, Store, Tensor};
 use crate::{Backend, Error};
 
@@ -149,6 +149,64 @@ pub(super) fn heads<B: Backend>(bench: &mut Bench<'_, B>) {
     }
     for n_tok in [2, 3, 7, 16, 17, 33] {
         check(bench, HEADS[6], KvType::F16, &[(0, n_tok, false)], PLAIN);
+    }
+}
+
+/// Rotations whose last digits differ round a key to another number of the store's type.
+const ROTATED: Limit = Limit { max: 2e-3, nmse: 1e-6 };
+
+/// Rotation, append and attention in one.
+pub(super) fn attend<B: Backend>(bench: &mut Bench<'_, B>) {
+    let equal = HEADS.into_iter().filter(|Heads(_, group, [d_k, d_v, _])| d_k == d_v && *group <= 8 && d_k % 2 == 0);
+    for (i, heads) in equal.enumerate() {
+        for (j, parts) in BATCHES.into_iter().enumerate() {
+            let pairs = [RopePairs::HalfSplit, RopePairs::Interleaved][(i + j) % 2];
+            let n_pair = heads.2[0] / if (i + j) % 3 == 0 { 4 } else { 2 };
+            let freqs = (0..n_pair).map(|p| 1e4f32.powf(-(p as f32) / n_pair as f32)).collect();
+            let rope = Rope { freqs, scale: 1.0, pairs, offset: 0 };
+            let window = [Window::Full, Window::Sliding(9), Window::Chunked(16)][j % 3];
+            check_attend(bench, heads, parts, (i + j) % 4 > 0, (&rope, window));
+        }
+    }
+}
+
+fn check_attend<B: Backend>(
+    bench: &mut Bench<'_, B>,
+    heads: Heads,
+    parts: &[Part],
+    rotated: bool,
+    (rope, window): (&Rope, Window),
+) {
+    let Heads(n_kv_head, group, [d, ..]) = heads;
+    let layer = LayerState::Kv { n_kv_head, d_k: d, d_v: d, d_latent: 0 };
+    let n_page = 3 + parts.iter().map(|(start, n, _)| (start + n).div_ceil(PAGE_TOKENS)).sum::<usize>();
+    let spec = KvSpec { layers: vec![layer], page_tokens: PAGE_TOKENS, n_page, n_slot: 0, dtype: KvType::F16 };
+    let stores = Scalar.kv(&spec).and_then(|s| Ok((s, bench.backend.kv(&spec)?)));
+    let (mut store, mut store_other): (Store, B::Kv) = match stores {
+        Ok(stores) => stores,
+        Err(error) => return bench.fail(format!("{spec:?}: {error}")),
+    };
+    let n_head = n_kv_head * group;
+    let attention = Attention::<Scalar> {
+        n_head,
+        scale: 1.0 / (d as f32).sqrt(),
+        window,
+        softcap: None,
+        sinks: None,
+        alibi: None,
+        causal: true,
+    };
+    let scale = attention.scale;
+    let attention_other =
+        Attention::<B> { n_head, scale, window, softcap: None, sinks: None, alibi: None, causal: true };
+    let rope = rotated.then_some(rope);
+    for batch in batches(bench, parts, n_page).iter().filter(|batch| !batch.positions.is_empty()) {
+        let n_tok = batch.positions.len();
+        let [q, k, v] = [n_head, n_kv_head, n_kv_head].map(|n| bench.tensor([n_tok, n * d]));
+        let want = Scalar.attend([q.scalar, k.scalar, v.scalar], &mut store, 0, rope, &attention, &batch.seqs());
+        let qkv = [q.other, k.other, v.other];
+        let got = bench.backend.attend(qkv, &mut store_other, 0, rope, &attention_other, &batch.seqs());
+        bench.compare(format_args!("{heads:?}, {parts:?}, {rope:?}, {window:?}"), ROTATED, &want, &got);
     }
 }
 

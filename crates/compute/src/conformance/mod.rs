@@ -97,7 +97,7 @@ impl fmt::Display for Report {
 
 /// Runs the suite.
 pub fn run<B: Backend>(backend: &mut B, options: &Options) -> Report {
-    let checks: [(&'static str, Check<B>); 17] = [
+    let checks: [(&'static str, Check<B>); 18] = [
         ("linears", linear::linears),
         ("gate_up", linear::gate_up),
         ("head_linear", linear::head_linear),
@@ -110,6 +110,7 @@ pub fn run<B: Backend>(backend: &mut B, options: &Options) -> Report {
         ("attention", attention::heads),
         ("attention_features", attention::features),
         ("attention_long", attention::long),
+        ("attend", attention::attend),
         ("conv", recurrent::conv),
         ("ssm_scan", recurrent::ssm_scan),
         ("delta_scan", recurrent::delta_scan),

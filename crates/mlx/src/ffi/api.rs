@@ -1,6 +1,6 @@
 //! The functions of mlx-c 0.7.0 that this crate calls, found in the library at run time.
 //!
-//! Signatures: mlx-c 0.7.0, `mlx/c/{array,device,error,fast,memory,ops,stream,string,transforms,vector,version}.h`. A
+//! Signatures: mlx-c 0.7.0, `mlx/c/{array,cuda,device,error,fast,memory,ops,stream,string,transforms,vector,version}.h`. A
 //! function returns 0, or another number after it has called the error handler.
 
 use std::ffi::{c_char, c_int, c_void};
@@ -43,6 +43,14 @@ pub(super) struct RawKernel(pub *mut c_void);
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct RawConfig(pub *mut c_void);
+/// `mlx_fast_cuda_kernel`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RawCudaKernel(pub *mut c_void);
+/// `mlx_fast_cuda_kernel_config`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RawCudaConfig(pub *mut c_void);
 /// `mlx_optional_int` and, whose values are ints too, `mlx_optional_dtype`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -136,7 +144,6 @@ functions! {
     mlx_vector_string_new_data: fn(*const *const c_char, usize) -> RawStrings;
     mlx_vector_string_free: fn(RawStrings) -> c_int;
     mlx_vector_array_new: fn() -> RawVector;
-    mlx_vector_array_size: fn(RawVector) -> usize;
     mlx_vector_array_get: fn(Out, RawVector, usize) -> c_int;
     mlx_fast_metal_kernel_new: fn(
         *const c_char, RawStrings, RawStrings, *const c_char, *const c_char, bool, bool) -> RawKernel;
@@ -147,6 +154,17 @@ functions! {
     mlx_fast_metal_kernel_config_add_output_arg: fn(RawConfig, Ints, usize, c_int) -> c_int;
     mlx_fast_metal_kernel_config_set_grid: fn(RawConfig, c_int, c_int, c_int) -> c_int;
     mlx_fast_metal_kernel_config_set_thread_group: fn(RawConfig, c_int, c_int, c_int) -> c_int;
+
+    mlx_cuda_is_available: fn(*mut bool) -> c_int;
+    mlx_fast_cuda_kernel_new: fn(
+        *const c_char, RawStrings, RawStrings, *const c_char, *const c_char, bool, c_int) -> RawCudaKernel;
+    mlx_fast_cuda_kernel_free: fn(RawCudaKernel);
+    mlx_fast_cuda_kernel_apply: fn(*mut RawVector, RawCudaKernel, RawVector, RawCudaConfig, S) -> c_int;
+    mlx_fast_cuda_kernel_config_new: fn() -> RawCudaConfig;
+    mlx_fast_cuda_kernel_config_free: fn(RawCudaConfig);
+    mlx_fast_cuda_kernel_config_add_output_arg: fn(RawCudaConfig, Ints, usize, c_int) -> c_int;
+    mlx_fast_cuda_kernel_config_set_grid: fn(RawCudaConfig, c_int, c_int, c_int) -> c_int;
+    mlx_fast_cuda_kernel_config_set_thread_group: fn(RawCudaConfig, c_int, c_int, c_int) -> c_int;
 
     mlx_negative: fn(Out, A, S) -> c_int;
     mlx_abs: fn(Out, A, S) -> c_int;
@@ -185,6 +203,7 @@ functions! {
     mlx_slice_update: fn(Out, A, A, Ints, usize, Ints, usize, Ints, usize, S) -> c_int;
     mlx_concatenate_axis: fn(Out, RawVector, c_int, S) -> c_int;
     mlx_astype: fn(Out, A, c_int, S) -> c_int;
+    mlx_view: fn(Out, A, c_int, S) -> c_int;
     mlx_contiguous: fn(Out, A, bool, S) -> c_int;
     mlx_gather_mm: fn(Out, A, A, A, A, bool, S) -> c_int;
     mlx_quantized_matmul: fn(

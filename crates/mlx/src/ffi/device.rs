@@ -14,6 +14,7 @@ use mlxr_compute::{Bytes, Error};
 use super::api::{Api, RawArray, RawDevice, RawStream, RawVector};
 use super::array::{Array, Dtype};
 use crate::NAME;
+use crate::kernel::source::Platform;
 
 /// The version of MLX that mlx-c 0.7.0 is written for.
 pub const MLX_VERSION: &str = "0.32.2";
@@ -263,6 +264,26 @@ impl Device {
         // SAFETY: a vector of arrays.
         self.note(self.vector(arrays, |vector| unsafe { (self.api.mlx_async_eval)(vector) }));
         self.check()
+    }
+
+    /// An array in the device's own memory. MLX's CUDA build keeps what comes from the host in memory that host and GPU
+    /// share page by page.
+    ///
+    /// # Errors
+    /// As [`Device::eval`].
+    pub fn resident(&self, array: &Array) -> Result<Array, Error> {
+        let resident = match self.platform() {
+            Some(Platform::Cuda) => self.add(array, &self.zeros(&[], array.dtype())),
+            _ => array.clone(),
+        };
+        self.eval(&[&resident])?;
+        Ok(resident)
+    }
+
+    /// An array that stands for one that could not be made: evaluation returns `message`.
+    pub(crate) fn failed_array(&self, message: &str) -> Array {
+        self.failed.borrow_mut().get_or_insert_with(|| message.to_owned());
+        self.array(|_| 0)
     }
 
     /// Calls `f` with the bytes of an array, row after row.

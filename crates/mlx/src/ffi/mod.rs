@@ -5,7 +5,7 @@
 //! | `api` | the functions, found in the library |
 //! | [`mod@array`] | a node of the graph |
 //! | [`device`] | the library, the device that computes, memory, evaluation, reading |
-//! | [`metal`] | kernels of our own on Metal |
+//! | [`mod@kernel`] | kernels of our own on a GPU |
 //! | `ops` | the operations, as methods of [`Device`] |
 //!
 //! An operation cannot fail where it is called: MLX is lazy, and model code builds the graph of a whole step. The first
@@ -14,10 +14,10 @@
 mod api;
 pub mod array;
 pub mod device;
-pub mod metal;
+pub mod kernel;
 mod ops;
 
 pub use array::{Array, Dtype};
 pub use device::{Device, Kind, OpenError};
-pub use metal::MetalKernel;
+pub use kernel::{GpuKernel, Output};
 pub use ops::{Packing, Rotation};

@@ -209,6 +209,12 @@ impl Device {
         self.array(|out| unsafe { (self.api.mlx_astype)(out, x.raw, dtype as c_int, self.stream) })
     }
 
+    /// The same bytes as numbers of another type.
+    pub fn view(&self, x: &Array, dtype: Dtype) -> Array {
+        // SAFETY: as said above.
+        self.array(|out| unsafe { (self.api.mlx_view)(out, x.raw, dtype as c_int, self.stream) })
+    }
+
     /// Row after row in memory.
     pub fn contiguous(&self, x: &Array) -> Array {
         // SAFETY: as said above.
@@ -250,12 +256,12 @@ impl Device {
         })
     }
 
-    /// A quantized matrix as f32.
-    pub fn dequantize(&self, [w, scales]: [&Array; 2], biases: Option<&Array>, p: Packing) -> Array {
+    /// A quantized matrix as plain numbers.
+    pub fn dequantize(&self, [w, scales]: [&Array; 2], biases: Option<&Array>, p: Packing, dtype: Dtype) -> Array {
         // SAFETY: as said above; the mode is a C string.
         self.array(|out| unsafe {
             let (group, bits, mode) = (p.group.into(), p.bits.into(), p.mode.as_ptr());
-            let dtype = OptionalInt::from(Dtype::F32 as c_int);
+            let dtype = OptionalInt::from(dtype as c_int);
             let function = self.api.mlx_dequantize;
             function(out, w.raw, scales.raw, raw(biases), group, bits, mode, NONE, dtype, self.stream)
         })

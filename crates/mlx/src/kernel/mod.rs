@@ -24,8 +24,10 @@ pub struct Kernel {
     pub body: &'static str,
     /// Names and types of the arrays that it reads; a type in capitals is a parameter.
     pub inputs: &'static [(&'static str, &'static str)],
-    /// Names of the f32 arrays that it writes.
-    pub outputs: &'static [&'static str],
+    /// Names of the inputs that it writes in place.
+    pub written: &'static [&'static str],
+    /// Names and types of the arrays that it makes, of numbers of 32 bits.
+    pub outputs: &'static [(&'static str, &'static str)],
     /// Names of compile-time numbers.
     pub constants: &'static [&'static str],
     /// Waves of a group.
@@ -33,13 +35,13 @@ pub struct Kernel {
 }
 
 /// A kernel with its constants and type parameters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Instance {
     /// Place in [`KERNELS`].
     pub kernel: usize,
     /// Values of the constants.
     pub constants: Vec<u32>,
-    /// What the type parameter is: `float` or `half`; unused without one.
+    /// What the type parameter is: `float`, `half` or `bfloat`; unused without one.
     pub parameter: &'static str,
 }
 
@@ -73,20 +75,21 @@ macro_rules! body {
 }
 
 /// Every kernel.
-pub const KERNELS: [Kernel; 5] = [
+pub const KERNELS: [Kernel; 9] = [
     Kernel {
         name: "paged_attention",
         body: body!("paged_attention"),
         inputs: &[
             ("q", "float"),
-            ("k", "T"),
-            ("v", "T"),
-            ("pages", "int"),
-            ("spans", "uint"),
+            ("k", "half"),
+            ("v", "half"),
+            ("table", "int"),
             ("sizes", "uint"),
             ("factors", "float"),
+            ("sinks", "float"),
         ],
-        outputs: &["parts", "sums"],
+        written: &[],
+        outputs: &[("parts", "float"), ("sums", "float")],
         constants: &["D", "G"],
         n_wave: 4,
     },
@@ -94,15 +97,73 @@ pub const KERNELS: [Kernel; 5] = [
         name: "attention_merge",
         body: body!("attention_merge"),
         inputs: &[("parts", "float"), ("sums", "float"), ("sinks", "float"), ("sizes", "uint")],
-        outputs: &["out"],
+        written: &[],
+        outputs: &[("out", "float")],
         constants: &["D"],
+        n_wave: 4,
+    },
+    Kernel {
+        name: "rotate_append",
+        body: body!("rotate_append"),
+        inputs: &[
+            ("q", "float"),
+            ("k", "float"),
+            ("v", "float"),
+            ("k_store", "half"),
+            ("v_store", "half"),
+            ("table", "int"),
+            ("turns", "float"),
+            ("sizes", "uint"),
+        ],
+        written: &["k_store", "v_store"],
+        outputs: &[("out", "float")],
+        constants: &["D", "DIMS", "PAIRED"],
         n_wave: 1,
+    },
+    Kernel {
+        name: "rows_half",
+        body: body!("rows_half"),
+        inputs: &[("x", "float"), ("weight", "float"), ("sizes", "uint"), ("factors", "float")],
+        written: &[],
+        outputs: &[("x_half", "uint"), ("x_scales", "float")],
+        constants: &["NORM", "LAYOUT"],
+        n_wave: 8,
+    },
+    Kernel {
+        name: "rows_finish",
+        body: body!("rows_finish"),
+        inputs: &[("y", "T"), ("z", "T"), ("x_scales", "float"), ("residual", "float"), ("sizes", "uint")],
+        written: &[],
+        outputs: &[("out", "float")],
+        constants: &["GLU", "ADD"],
+        n_wave: 8,
+    },
+    Kernel {
+        name: "affine_tiles",
+        body: body!("affine_tiles"),
+        inputs: &[
+            ("x_half", "uint"),
+            ("x_scales", "float"),
+            ("w", "uint"),
+            ("scales", "T"),
+            ("biases", "T"),
+            ("w2", "uint"),
+            ("scales2", "T"),
+            ("biases2", "T"),
+            ("residual", "float"),
+            ("sizes", "uint"),
+        ],
+        written: &[],
+        outputs: &[("y", "float")],
+        constants: &["N", "R", "BITS", "GROUP", "GLU", "ADD"],
+        n_wave: 8,
     },
     Kernel {
         name: "affine_matmul",
         body: body!("affine_matmul"),
         inputs: &[("x", "float"), ("w", "uint"), ("scales", "T"), ("biases", "T"), ("sizes", "uint")],
-        outputs: &["y"],
+        written: &[],
+        outputs: &[("y", "float")],
         constants: &["M", "BITS", "GROUP"],
         n_wave: 4,
     },
@@ -110,7 +171,8 @@ pub const KERNELS: [Kernel; 5] = [
         name: "q6_k_matmul",
         body: body!("q6_k_matmul"),
         inputs: &[("x", "float"), ("w", "u16"), ("sizes", "uint")],
-        outputs: &["y"],
+        written: &[],
+        outputs: &[("y", "float")],
         constants: &["M"],
         n_wave: 4,
     },
@@ -118,7 +180,8 @@ pub const KERNELS: [Kernel; 5] = [
         name: "q6_k_decode",
         body: body!("q6_k_decode"),
         inputs: &[("w", "u8")],
-        outputs: &["y"],
+        written: &[],
+        outputs: &[("y", "float")],
         constants: &[],
         n_wave: 1,
     },

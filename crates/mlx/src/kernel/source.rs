@@ -4,9 +4,9 @@
 //! the outputs to another, all little endian:
 //!
 //! ```text
-//! in    u32 n_launch, then each: u32 instance, u32 grid[3], u32 n_in, (u64 bytes, bytes) n_in times,
+//! in    u32 n_launch, then each: u32 instance, u32 grid[3], u32 n_in, (u32 written, u64 bytes, bytes) n_in times,
 //!       u32 n_out, u64 bytes n_out times
-//! out   the outputs' bytes, launch after launch
+//! out   the bytes of the outputs, then of the written inputs, launch after launch
 //! ```
 
 use super::{Instance, Kernel};
@@ -20,8 +20,22 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Bytes of the inputs.
     pub inputs: Vec<Vec<u8>>,
-    /// Numbers in each output.
+    /// Numbers of 32 bits in each output.
     pub outputs: Vec<usize>,
+}
+
+impl Launch {
+    /// Places of the inputs that are written.
+    pub fn written(&self) -> Vec<usize> {
+        let Kernel { inputs, written, .. } = self.instance.kernel();
+        (0..inputs.len()).filter(|&i| written.contains(&inputs[i].0)).collect()
+    }
+
+    /// Numbers of 32 bits in each output and each written input.
+    pub fn results(&self) -> Vec<usize> {
+        let written = self.written().into_iter().map(|i| self.inputs[i].len() / 4);
+        self.outputs.iter().copied().chain(written).collect()
+    }
 }
 
 /// What a program is for.
@@ -33,20 +47,40 @@ pub enum Target {
     Host,
 }
 
-/// What MLX puts before a Metal kernel.
-pub const METAL_HEADER: &str = include_str!("../../kernels/prelude.metal");
+/// Where MLX runs a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Platform {
+    /// `metal_kernel`.
+    Metal,
+    /// `cuda_kernel`.
+    Cuda,
+}
 
-/// The text that MLX's `metal_kernel` takes: it finds the names of attributes in it and declares the arrays itself.
-pub fn metal(instance: &Instance) -> String {
+/// Header and text that MLX takes: it declares the arrays itself, and on Metal finds the names of attributes in the text.
+pub fn for_mlx(platform: Platform, instance: &Instance) -> [String; 2] {
     let kernel = instance.kernel();
-    format!(
-        "const uint group_x = threadgroup_position_in_grid.x, group_y = threadgroup_position_in_grid.y;\n\
-         const uint group_z = threadgroup_position_in_grid.z;\n\
-         const uint lane = thread_index_in_simdgroup, wave = simdgroup_index_in_threadgroup;\n\
-         (void)group_y; (void)group_z; (void)lane; (void)wave;\n{}{}",
-        constants(kernel, instance),
-        kernel.body
-    )
+    let (header, places) = match platform {
+        Platform::Metal => (
+            include_str!("../../kernels/prelude.metal"),
+            "const uint group_x = threadgroup_position_in_grid.x, group_y = threadgroup_position_in_grid.y;\n\
+             const uint group_z = threadgroup_position_in_grid.z;\n\
+             const uint lane = thread_index_in_simdgroup, wave = simdgroup_index_in_threadgroup;\n",
+        ),
+        Platform::Cuda => (
+            include_str!("../../kernels/prelude.cuda.h"),
+            "const uint group_x = blockIdx.x, group_y = blockIdx.y, group_z = blockIdx.z;\n\
+             const uint lane = threadIdx.x % 32, wave = threadIdx.x / 32;\n",
+        ),
+    };
+    let used = "(void)group_x; (void)group_y; (void)group_z; (void)lane; (void)wave;\n";
+    let text = format!("{places}{used}{}{}", constants(kernel, instance), bare(kernel.body));
+    [bare(header), text]
+}
+
+/// A text without comments: MLX copies and hashes it at every launch.
+fn bare(text: &str) -> String {
+    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
+    code.filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
 }
 
 fn constants(kernel: &Kernel, instance: &Instance) -> String {
@@ -69,7 +103,7 @@ fn function(target: Target, i: usize, instance: &Instance) -> String {
     let kernel = instance.kernel();
     let typed = |t: &str| if t == "T" { instance.parameter.to_owned() } else { t.to_owned() };
     let inputs = kernel.inputs.iter().map(|(name, t)| format!("const {}* {name}", typed(t)));
-    let arrays: Vec<String> = inputs.chain(kernel.outputs.iter().map(|name| format!("float* {name}"))).collect();
+    let arrays: Vec<String> = inputs.chain(kernel.outputs.iter().map(|(name, t)| format!("{t}* {name}"))).collect();
     let (head, places) = match target {
         Target::Cuda => (
             format!("__global__ void kernel_{i}({})", arrays.join(", ")),
@@ -96,7 +130,7 @@ fn call(i: usize, instance: &Instance) -> String {
     let kernel = instance.kernel();
     let typed = |t: &str| if t == "T" { instance.parameter.to_owned() } else { t.to_owned() };
     let inputs = kernel.inputs.iter().enumerate().map(|(j, (_, t))| format!("l.input<{}>({j})", typed(t)));
-    let outputs = (0..kernel.outputs.len()).map(|j| format!("l.output({j})"));
+    let outputs = kernel.outputs.iter().enumerate().map(|(j, (_, t))| format!("l.output<{t}>({j})"));
     let arguments: Vec<String> = inputs.chain(outputs).collect();
     format!("    case {i}: RUN(kernel_{i}, {}, {}); break;\n", 32 * kernel.n_wave, arguments.join(", "))
 }
@@ -115,7 +149,9 @@ pub fn input_file(instances: &[Instance], launches: &[Launch]) -> Vec<u8> {
         word(&mut bytes, instance);
         launch.grid.iter().for_each(|&n| word(&mut bytes, n as usize));
         word(&mut bytes, launch.inputs.len());
-        for input in &launch.inputs {
+        let written = launch.written();
+        for (i, input) in launch.inputs.iter().enumerate() {
+            word(&mut bytes, usize::from(written.contains(&i)));
             long(&mut bytes, input.len());
             bytes.extend_from_slice(input);
         }
@@ -125,18 +161,18 @@ pub fn input_file(instances: &[Instance], launches: &[Launch]) -> Vec<u8> {
     bytes
 }
 
-/// The outputs of each launch in the file that a program wrote, or `None` if it has another size.
+/// The outputs and written inputs of each launch in the file that a program wrote, or `None` if it has another size.
 pub fn output_file(launches: &[Launch], bytes: &[u8]) -> Option<Vec<Vec<Vec<f32>>>> {
     let numbers: Vec<f32> = bytemuck::pod_collect_to_vec(bytes.get(..bytes.len() / 4 * 4)?);
-    let n: usize = launches.iter().flat_map(|l| &l.outputs).sum();
+    let n: usize = launches.iter().flat_map(Launch::results).sum();
     if 4 * n != bytes.len() {
         return None;
     }
     let mut rest = &numbers[..];
-    let mut take = |n: &usize| {
-        let (taken, left) = rest.split_at(*n);
+    let mut take = |n: usize| {
+        let (taken, left) = rest.split_at(n);
         rest = left;
         taken.to_vec()
     };
-    Some(launches.iter().map(|l| l.outputs.iter().map(&mut take).collect()).collect())
+    Some(launches.iter().map(|l| l.results().into_iter().map(&mut take).collect()).collect())
 }

@@ -8,7 +8,7 @@ use mlxr_compute::cpu::{Cpu, Isa, Pool};
 use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::runner::{Batch, PAGE_TOKENS, PageId, Row, Runner, SeqId, Want};
-use mlxr_mlx::{Mlx, Precision, find};
+use mlxr_mlx::{Kernels, Mlx, Precision, find};
 use mlxr_models::{Arena, LoadOptions};
 
 /// Tokens and logits of a `.logits` file: `i32 n, i32 v`, `n` ids, `n * v` f32.
@@ -70,7 +70,7 @@ fn mlx() -> Option<Mlx> {
         return None;
     };
     let device = find::open(find::places(None, Some(&folder))).expect("MLXR_MLX_DIR names a folder with MLX");
-    Some(Mlx::new(device, Precision::Full, Box::new(|_| ())))
+    Some(Mlx::new(device, Precision::Full, Kernels::Mlx, Box::new(|_| ())))
 }
 
 /// On the defining backend, on the CPU backend with its best instructions and on MLX: loads a checkpoint, computes the golden

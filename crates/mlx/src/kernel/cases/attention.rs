@@ -1,0 +1,178 @@
+//! Launches of the kernels of attention.
+
+use mlxr_compute::Backend;
+use mlxr_compute::conformance::Random;
+use mlxr_compute::op::{Attention, KvSpec, KvType, LayerState, Rope, RopePairs, SeqRow, Seqs, Window};
+use mlxr_compute::scalar::{Scalar, Tensor};
+
+use super::{Case, Finish, HALF, LIMIT, bytes, sizes};
+use crate::kernel::Instance;
+use crate::kernel::source::Launch;
+use crate::own::table;
+
+const PAGE_TOKENS: usize = 16;
+
+/// What attention computes besides dot products.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    pub window: Window,
+    pub softcap: Option<f32>,
+    pub sinks: bool,
+}
+
+/// Joins shares of attention: `parts` `[n, n_share, d]`, `sums` `[n, n_share, 2]`, `sinks` of the heads, which recur.
+pub(super) fn merge(parts: &[f32], sums: &[f32], sinks: &[f32], [n_share, d]: [usize; 2]) -> Vec<f32> {
+    let mut out = Vec::with_capacity(parts.len() / n_share);
+    for (i, (parts, sums)) in parts.chunks(n_share * d).zip(sums.chunks(2 * n_share)).enumerate() {
+        let sink = f64::from(sinks[i % sinks.len()]);
+        let top = sums.chunks(2).map(|s| f64::from(s[0])).fold(sink, f64::max);
+        let keep = |share: usize| (f64::from(sums[2 * share]) - top).exp();
+        let mass = (sink - top).exp() + (0..n_share).map(|s| f64::from(sums[2 * s + 1]) * keep(s)).sum::<f64>();
+        let sum = |j: usize| (0..n_share).map(|s| f64::from(parts[s * d + j]) * keep(s)).sum::<f64>();
+        out.extend((0..d).map(|j| (sum(j) / mass) as f32));
+    }
+    out
+}
+
+/// A window as the kernel takes it.
+fn window_sizes(window: Window) -> [usize; 2] {
+    match window {
+        Window::Full => [0, 0],
+        Window::Sliding(n) => [1, n as usize],
+        Window::Chunked(n) => [2, n as usize],
+    }
+}
+
+/// Decoding tokens of sequences of these lengths, the token included.
+pub(super) fn paged(
+    random: &mut Random,
+    [d, group, n_kv_head, n_share]: [usize; 4],
+    lengths: &[usize],
+    how: How,
+) -> Case {
+    let (n_tok, n_head, width) = (lengths.len(), n_kv_head * group, n_kv_head * d);
+    let max_page = lengths.iter().map(|n| n.div_ceil(PAGE_TOKENS)).max().unwrap_or(1);
+    let n_page = n_tok * max_page;
+    let pages = random.shuffled(n_page);
+    let layer = LayerState::Kv { n_kv_head, d_k: d, d_v: d, d_latent: 0 };
+    let spec = KvSpec { layers: vec![layer], page_tokens: PAGE_TOKENS, n_page, n_slot: 0, dtype: KvType::F16 };
+    let mut store = Scalar.kv(&spec).expect("a small store");
+    let mut stored = [(); 2].map(|()| vec![0u16; n_page * PAGE_TOKENS * width]);
+    for (i, &length) in lengths.iter().enumerate() {
+        let range = (i * max_page, (i + 1) * max_page);
+        let row = SeqRow { first: 0, n_tok: length, start: 0, pages: range, slot: 0, tree: false };
+        let positions: Vec<i32> = (0..length as i32).collect();
+        let seqs = Seqs { rows: &[row], pages: &pages, positions: &positions, parents: &[] };
+        let both = [(); 2].map(|()| Tensor { shape: [length, width], data: random.normals(length * width) });
+        Scalar.kv_append(&mut store, 0, &both[0], Some(&both[1]), &seqs);
+        for slot in 0..length {
+            let page = pages[i * max_page + slot / PAGE_TOKENS] as usize;
+            let at = (page * PAGE_TOKENS + slot % PAGE_TOKENS) * width;
+            for (stored, numbers) in stored.iter_mut().zip(&both) {
+                for (to, from) in stored[at..at + width].iter_mut().zip(numbers.row(slot)) {
+                    *to = half::f16::from_f32(*from).to_bits();
+                }
+            }
+        }
+    }
+    let row = |(i, &n): (usize, &usize)| SeqRow {
+        first: i,
+        n_tok: 1,
+        start: n - 1,
+        pages: (i * max_page, (i + 1) * max_page),
+        slot: i,
+        tree: false,
+    };
+    let rows: Vec<SeqRow> = lengths.iter().enumerate().map(row).collect();
+    let positions: Vec<i32> = lengths.iter().map(|&n| n as i32 - 1).collect();
+    let seqs = Seqs { rows: &rows, pages: &pages, positions: &positions, parents: &[] };
+    let q = Tensor { shape: [n_tok, n_head * d], data: random.normals(n_tok * n_head * d) };
+    let sinks = if how.sinks { random.normals(n_head) } else { vec![-1e30; n_head] };
+    let sink_row = Tensor { shape: [1, n_head], data: sinks.clone() };
+    let scale = 1.0 / (d as f32).sqrt();
+    let How { window, softcap, .. } = how;
+    let sinks_asked = how.sinks.then_some(&sink_row);
+    let asked = Attention { n_head, scale, window, softcap, sinks: sinks_asked, alibi: None, causal: true };
+    let want = Scalar.attention(&q, &store, 0, &asked, &seqs).data;
+    let [kind, n_seen] = window_sizes(window);
+    let instance = Instance::new("paged_attention", &[d as u32, group as u32], "half");
+    let title =
+        format!("{}, {lengths:?} tokens, {n_share} shares, {window:?}, {softcap:?}, {}", instance.name(), how.sinks);
+    let inputs = vec![
+        bytes(&q.data),
+        bytes(&stored[0]),
+        bytes(&stored[1]),
+        bytes(&table::table(&seqs, PAGE_TOKENS)),
+        sizes(&[n_kv_head, n_share, PAGE_TOKENS, kind, n_seen, 0]),
+        bytes(&[scale, softcap.unwrap_or(0.0)]),
+        bytes(&sinks),
+    ];
+    let n = n_tok * n_head * n_share;
+    let grid = [n_kv_head as u32, n_tok as u32, n_share as u32];
+    let launch = Launch { instance, grid, inputs, outputs: vec![n * d, 2 * n] };
+    let finish = if n_share == 1 { Finish::First } else { Finish::Merge(n_share, d, sinks) };
+    // Keys are rounded to f16 in both; scores are sums in f32, exponentiated.
+    Case { launch, title, want, n_col: d, finish, limit: LIMIT }
+}
+
+pub(super) fn joined(random: &mut Random, [d, n_head, n_share]: [usize; 3]) -> Case {
+    let n_tok = 2;
+    let n = n_tok * n_head;
+    let parts = random.normals(n * n_share * d);
+    let sums: Vec<f32> = (0..n * n_share).flat_map(|_| [random.normal(), 0.1 + random.unit()]).collect();
+    let sinks = random.normals(n_head);
+    let want = merge(&parts, &sums, &sinks, [n_share, d]);
+    let instance = Instance::new("attention_merge", &[d as u32], "float");
+    let title = format!("{}, {n_head} heads, {n_share} shares", instance.name());
+    let inputs = vec![bytes(&parts), bytes(&sums), bytes(&sinks), sizes(&[n_head, n_share])];
+    let launch = Launch { instance, grid: [n_head as u32, n_tok as u32, 1], inputs, outputs: vec![n * d] };
+    Case { launch, title, want, n_col: d, finish: Finish::First, limit: LIMIT }
+}
+
+/// One sequence's next `n_tok` tokens, of which `dims` dimensions turn.
+pub(super) fn rotate_append(
+    random: &mut Random,
+    [d, group, n_kv_head, n_tok]: [usize; 4],
+    (dims, pairs): (usize, RopePairs),
+) -> Case {
+    let (start, width, n_head) = (random.below(40), n_kv_head * d, n_kv_head * group);
+    let n_page = (start + n_tok).div_ceil(PAGE_TOKENS) + 1;
+    let pages = random.shuffled(n_page);
+    let row = SeqRow { first: 0, n_tok, start, pages: (0, n_page), slot: 0, tree: false };
+    let positions: Vec<i32> = (start..start + n_tok).map(|p| p as i32).collect();
+    let seqs = Seqs { rows: &[row], pages: &pages, positions: &positions, parents: &[] };
+    let mut tensor = |n: usize| Tensor { shape: [n_tok, n * d], data: random.normals(n_tok * n * d) };
+    let [q, k, v] = [n_head, n_kv_head, n_kv_head].map(&mut tensor);
+    let freqs: Vec<f32> = (0..dims / 2).map(|i| 1e4f32.powf(-(i as f32) * 2.0 / dims as f32)).collect();
+    let rope = Rope { freqs: freqs.clone(), scale: 1.0, pairs, offset: 0 };
+    let instance =
+        Instance::new("rotate_append", &[d as u32, dims as u32, u32::from(pairs == RopePairs::Interleaved)], "half");
+    let title = format!("{}, {n_head} heads, {n_tok} tokens from {start}", instance.name());
+    let empty = vec![0u16; n_page * PAGE_TOKENS * width];
+    let mut turns = freqs;
+    turns.resize(turns.len().max(8), 0.0);
+    let inputs = vec![
+        bytes(&q.data),
+        bytes(&k.data),
+        bytes(&v.data),
+        bytes(&empty),
+        bytes(&empty),
+        bytes(&table::table(&seqs, PAGE_TOKENS)),
+        bytes(&turns),
+        sizes(&[n_head, n_kv_head]),
+    ];
+    let grid = [(n_head + 2 * n_kv_head) as u32, n_tok as u32, 1];
+    let launch = Launch { instance, grid, inputs, outputs: vec![n_tok * n_head * d] };
+    let keys = Scalar.rope(k, n_kv_head, &positions, &rope);
+    let mut want = Scalar.rope(q, n_head, &positions, &rope).data;
+    for numbers in [&keys, &v] {
+        let mut store = vec![0.0; empty.len()];
+        for i in 0..n_tok {
+            let slot = start + i;
+            let place = pages[slot / PAGE_TOKENS] as usize * PAGE_TOKENS + slot % PAGE_TOKENS;
+            store[place * width..][..width].copy_from_slice(numbers.row(i));
+        }
+        want.extend(store);
+    }
+    Case { launch, title, want, n_col: d, finish: Finish::Stores, limit: HALF }
+}

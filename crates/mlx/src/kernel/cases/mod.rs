@@ -1,0 +1,172 @@
+//! Random launches of every kernel with the definitions' results.
+
+mod attention;
+mod product;
+
+use mlxr_compute::DType;
+use mlxr_compute::conformance::Random;
+use mlxr_compute::op::{RopePairs, Window};
+
+use super::source::Launch;
+
+/// A launch, and what the definitions make of its inputs.
+pub struct Case {
+    /// What to run.
+    pub launch: Launch,
+    /// Its shapes, for messages.
+    pub title: String,
+    want: Vec<f32>,
+    /// Numbers of a row of `want`, over which errors are relative.
+    n_col: usize,
+    finish: Finish,
+    /// How far a number may be, relative to the largest of its row.
+    limit: f32,
+}
+
+/// How outputs become what the definition defines.
+enum Finish {
+    /// The first output is it.
+    First,
+    /// Shares of attention are joined: shares, dimensions, sinks of the heads.
+    Merge(usize, usize, Vec<f32>),
+    /// Pairs in a layout of `rows_half` and scales become rows: layout, columns.
+    Rows(u32, usize),
+    /// The first output, then the others, which are f16.
+    Stores,
+}
+
+/// Errors of sums in f32.
+const LIMIT: f32 = 2e-5;
+/// Errors where numbers are rounded to f16, or to bf16.
+const HALF: f32 = 1e-3;
+const BFLOAT: f32 = 1e-2;
+
+impl Case {
+    /// What is wrong with the outputs, if anything.
+    pub fn judge(&self, outputs: &[Vec<f32>]) -> Option<String> {
+        let got = match &self.finish {
+            Finish::First => outputs[0].clone(),
+            Finish::Merge(n_share, d, sinks) => attention::merge(&outputs[0], &outputs[1], sinks, [*n_share, *d]),
+            Finish::Rows(layout, n_in) => product::rows(&outputs[0], &outputs[1], *layout, *n_in),
+            Finish::Stores => {
+                outputs[..1].iter().cloned().chain(outputs[1..].iter().map(|o| halves(o))).flatten().collect()
+            }
+        };
+        if got.len() != self.want.len() {
+            return Some(format!("{}: {} numbers, expected {}", self.title, got.len(), self.want.len()));
+        }
+        let rows = self.want.chunks(self.n_col).zip(got.chunks(self.n_col));
+        for (i, (want, got)) in rows.enumerate() {
+            let largest = want.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+            for (j, (w, g)) in want.iter().zip(got).enumerate() {
+                let off = (w - g).abs();
+                if off.is_nan() || off > self.limit * largest {
+                    return Some(format!("{}: [{i}, {j}] is {g}, expected {w}", self.title));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The two f16 in each word.
+fn halves(words: &[f32]) -> Vec<f32> {
+    let both = |word: &f32| [0, 16].map(|shift| half::f16::from_bits((word.to_bits() >> shift) as u16).to_f32());
+    words.iter().flat_map(both).collect()
+}
+
+fn bytes<T: bytemuck::NoUninit>(numbers: &[T]) -> Vec<u8> {
+    bytemuck::cast_slice(numbers).to_vec()
+}
+
+/// Whole numbers as kernels take them: eight at least.
+fn sizes(numbers: &[usize]) -> Vec<u8> {
+    let mut words: Vec<u32> = numbers.iter().map(|&n| n as u32).collect();
+    words.resize(words.len().max(8), 0);
+    bytes(&words)
+}
+
+/// Cases of every kernel.
+pub fn all(seed: u64) -> Vec<Case> {
+    let mut random = Random::new(seed);
+    let mut cases = Vec::new();
+    let heads = [[64, 1], [64, 4], [96, 2], [128, 4], [128, 8], [256, 2]];
+    for (i, [d, group]) in heads.into_iter().enumerate() {
+        let windows = [Window::Full, Window::Sliding(20), Window::Chunked(16)];
+        let cap = if i % 3 == 0 { Some(3.0) } else { None };
+        let lengths: Vec<usize> = (0..1 + random.below(3)).map(|_| 1 + random.below(90)).collect();
+        for n_share in [1, 2 + random.below(4)] {
+            let how =
+                attention::How { window: windows[(i + n_share) % 3], softcap: cap, sinks: (i + n_share) % 2 == 0 };
+            cases.push(attention::paged(&mut random, [d, group, 1 + i % 3, n_share], &lengths, how));
+        }
+        let [n_share, n_head] = [1 + random.below(70), 1 + random.below(9)];
+        cases.push(attention::joined(&mut random, [d, n_head, n_share]));
+        let dims = [d, d / 2, 0][i % 3];
+        let pairs = if i % 2 == 0 { RopePairs::HalfSplit } else { RopePairs::Interleaved };
+        let shape = [d, group, 1 + i % 3, 1 + random.below(20)];
+        cases.push(attention::rotate_append(&mut random, shape, (dims, pairs)));
+    }
+    for (bits, group) in [(2, 32), (3, 64), (4, 32), (4, 64), (5, 32), (6, 128), (8, 64)] {
+        for (i, m) in [1, 2, 5, 16].into_iter().enumerate() {
+            let scale = if i % 2 == 0 { DType::F16 } else { DType::F32 };
+            let shape = [1 + random.below(40), usize::from(group) * (1 + random.below(20))];
+            cases.push(product::affine(&mut random, m, (bits, group, scale), shape));
+        }
+    }
+    for (i, m) in [1, 7, 8, 13, 17, 32].into_iter().enumerate() {
+        for (j, (bits, group)) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64)].into_iter().enumerate() {
+            let scale = if (i + j) % 2 == 0 { DType::F16 } else { DType::BF16 };
+            let shape = [1 + random.below(70), 128 * (1 + random.below(10))];
+            cases.push(product::tiles(&mut random, m, (bits, group, scale), shape, (i + j) as u32 % 4));
+        }
+    }
+    for (i, layout) in [0, 1, 4, 8].into_iter().enumerate() {
+        for norm in [false, true] {
+            let shape = [1 + random.below(19), 128 * (1 + random.below(20 + i))];
+            cases.push(product::rows_half(&mut random, shape, layout, norm));
+        }
+    }
+    for i in 0..6 {
+        let shape = [1 + random.below(9), 1 + random.below(600)];
+        cases.push(product::rows_finish(
+            &mut random,
+            shape,
+            [i % 3, i / 3],
+            if i % 2 == 0 { "half" } else { "bfloat" },
+        ));
+    }
+    for m in [1, 3, 8, 16] {
+        let shape = [1 + random.below(30), 256 * (1 + random.below(3))];
+        cases.push(product::q6_k(&mut random, m, shape));
+    }
+    let shape = [1 + random.below(5), 512];
+    cases.push(product::q6_k_decode(&mut random, shape));
+    cases
+}
+
+/// Launches of an 8B Llama's shapes, to be timed.
+pub fn large(seed: u64) -> Vec<Case> {
+    let mut random = Random::new(seed);
+    let mut cases = Vec::new();
+    for m in [1, 8, 32] {
+        for shape in [[14336, 4096], [4096, 4096], [4096, 14336], [1024, 4096]] {
+            cases.push(product::tiles(&mut random, m, (4, 64, DType::F16), shape, 0));
+        }
+        cases.push(product::tiles(&mut random, m, (4, 64, DType::F16), [14336, 4096], 1));
+        cases.push(product::tiles(&mut random, m, (8, 64, DType::F16), [14336, 4096], 0));
+        cases.push(product::rows_half(&mut random, [m, 4096], 4, true));
+        cases.push(product::rows_half(&mut random, [m, 14336], 4, false));
+    }
+    for m in [1, 8] {
+        cases.push(product::affine(&mut random, m, (4, 64, DType::F16), [14336, 4096]));
+        cases.push(product::q6_k(&mut random, m, [4096, 14336]));
+    }
+    let plain = attention::How { window: Window::Full, softcap: None, sinks: false };
+    for (n_seq, n_share) in [(1, 64), (8, 8), (32, 2)] {
+        cases.push(attention::paged(&mut random, [128, 4, 8, n_share], &vec![4096; n_seq], plain));
+    }
+    cases.push(attention::joined(&mut random, [128, 32, 64]));
+    cases.push(attention::rotate_append(&mut random, [128, 4, 8, 32], (128, RopePairs::HalfSplit)));
+    cases
+}

@@ -1,0 +1,153 @@
+//! Rotation, append and attention over the pages, by our kernels.
+//!
+//! Tokens of rows with a few of them read their sequence's pages each for itself; rows with many are left to MLX's
+//! attention over gathered keys and values.
+
+use mlxr_compute::check::KvHeads;
+use mlxr_compute::op::{Attention, KvType, Rope, RopePairs, Seqs, Window};
+
+use super::Own;
+use crate::attention;
+use crate::backend::{Mlx, Tensor};
+use crate::ffi::{Array, Device, Dtype};
+use crate::kernel::Instance;
+use crate::plan::Plan;
+use crate::store::{Kv, Layer};
+
+/// Tokens of a row from which gathering its keys once is better than reading them for each token.
+const GATHER_FROM: usize = 5;
+/// Groups of `paged_attention` that keep a large GPU busy.
+const BUSY_GROUPS: usize = 528;
+/// KV slots that make a share worth a group.
+const SHARE_SLOTS: usize = 64;
+/// Most shares, which `attention_merge` joins.
+const MAX_SHARES: usize = 128;
+/// Stands for no sink.
+const NO_SINK: f32 = -1e30;
+
+/// If our kernels compute this attention.
+pub(crate) fn fits(
+    kv: &Kv,
+    layer: usize,
+    rope: Option<&Rope>,
+    attention: &Attention<'_, Mlx>,
+    seqs: &Seqs<'_>,
+) -> bool {
+    let heads = KvHeads::of(&kv.spec, layer);
+    let (d, n_kv_head) = (heads.d_k, heads.n_kv_head);
+    let shape = [64, 96, 128, 256].contains(&d) && heads.d_v == d && heads.d_latent == 0;
+    let grouped = n_kv_head > 0 && attention.n_head.is_multiple_of(n_kv_head) && attention.n_head / n_kv_head <= 8;
+    let plain = attention.alibi.is_none() && attention.causal && seqs.rows.iter().all(|row| !row.tree);
+    let turned = rope.is_none_or(|r| r.offset == 0 && r.scale == 1.0 && 2 * r.freqs.len() <= d);
+    kv.spec.dtype == KvType::F16 && shape && grouped && plain && turned
+}
+
+/// Rotates, appends and attends; the caller has asked [`fits`]. Also returns what must be computed for the append to happen:
+/// later layers depend on earlier ones, so a step needs only the last.
+pub(crate) fn attend(
+    own: &Own,
+    d: &Device,
+    plan: &mut Plan,
+    [q, k, v]: [&Tensor; 3],
+    (kv, layer): (&mut Kv, usize),
+    (rope, how): (Option<&Rope>, &Attention<'_, Mlx>),
+    seqs: &Seqs<'_>,
+) -> (Tensor, Array) {
+    let heads = KvHeads::of(&kv.spec, layer);
+    heads.check_append(k.shape, Some(v.shape));
+    heads.check_attention(q.shape, how, |t| t.shape);
+    seqs.check(q.shape[0], &kv.spec);
+    let table = plan.table(d, seqs, kv.spec.page_tokens);
+    let q = rotate_append(own, d, [q, k, v], (kv, layer), (rope, how.n_head, heads.d_k), &table);
+    let mut outputs = Vec::new();
+    let mut row = 0;
+    while row < seqs.rows.len() {
+        let few = |r: &usize| seqs.rows[*r].n_tok < GATHER_FROM;
+        let end = (row..seqs.rows.len()).take_while(few).last().map_or(row + 1, |last| last + 1);
+        let n_tok: usize = seqs.rows[row..end].iter().map(|r| r.n_tok).sum();
+        if n_tok > 0 {
+            outputs.push(if few(&row) {
+                let longest = seqs.rows[row..end].iter().map(|r| r.start + r.n_tok).max().unwrap_or(1);
+                let run = Run { first: seqs.rows[row].first, n_tok, longest };
+                paged(own, d, &q, (kv, layer), how, (&table, run))
+            } else {
+                attention::row(d, plan, (&q, Dtype::F16), (kv, layer), how, (seqs, row))
+            });
+        }
+        row = end;
+    }
+    let shape = [q.shape[0], how.n_head * heads.d_out()];
+    let array = match &outputs[..] {
+        [one] => one.clone(),
+        many => d.concatenate(&many.iter().collect::<Vec<_>>(), 0),
+    };
+    (Tensor { array, shape }, q.array)
+}
+
+/// The queries rotated; the store has the rotated keys and the values once they are computed.
+fn rotate_append(
+    own: &Own,
+    d: &Device,
+    [q, k, v]: [&Tensor; 3],
+    (kv, layer): (&Kv, usize),
+    (rope, n_head, d_head): (Option<&Rope>, usize, usize),
+    table: &Array,
+) -> Tensor {
+    let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
+    let n_kv_head = k.shape[1] / d_head;
+    let freqs = rope.map_or(&[][..], |rope| &rope.freqs);
+    let paired = u32::from(rope.is_some_and(|rope| rope.pairs == RopePairs::Interleaved));
+    let instance = Instance::new("rotate_append", &[d_head as u32, 2 * freqs.len() as u32, paired], "half");
+    let (turns, sizes) = (own.floats(d, freqs), own.sizes(d, &[n_head, n_kv_head]));
+    let inputs = [&q.array, &k.array, &v.array, &keys.data, &values.data, table, &turns, &sizes];
+    let shape = [q.shape[0], n_head * d_head];
+    let mut made = own.launch(d, instance, &inputs, &[&shape], [n_head + 2 * n_kv_head, q.shape[0], 1]);
+    Tensor { array: made.pop().expect("one output"), shape }
+}
+
+/// Neighbouring tokens whose rows have few.
+#[derive(Clone, Copy)]
+struct Run {
+    first: usize,
+    n_tok: usize,
+    /// KV slots of the longest sequence.
+    longest: usize,
+}
+
+fn paged(
+    own: &Own,
+    d: &Device,
+    q: &Tensor,
+    (kv, layer): (&Kv, usize),
+    how: &Attention<'_, Mlx>,
+    (table, run): (&Array, Run),
+) -> Array {
+    let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
+    let (n_head, d_head) = (how.n_head, q.shape[1] / how.n_head);
+    let n_kv_head = keys.heads[0];
+    let (window, n_seen) = match how.window {
+        Window::Full => ([0, 0], run.longest),
+        Window::Sliding(n) => ([1, n as usize], run.longest.min(n as usize)),
+        Window::Chunked(n) => ([2, n as usize], run.longest.min(n as usize)),
+    };
+    let n_share = (BUSY_GROUPS / (n_kv_head * run.n_tok)).min(n_seen / SHARE_SLOTS).clamp(1, MAX_SHARES);
+    let sinks = match how.sinks {
+        Some(sinks) => d.reshape(&sinks.array, &[n_head]),
+        None => own.floats(d, &vec![NO_SINK; n_head]),
+    };
+    let sizes = own.sizes(d, &[n_kv_head, n_share, kv.spec.page_tokens, window[0], window[1], run.first]);
+    let factors = own.floats(d, &[how.scale, how.softcap.unwrap_or(0.0)]);
+    let instance = Instance::new("paged_attention", &[d_head as u32, (n_head / n_kv_head) as u32], "half");
+    let inputs = [&q.array, &keys.data, &values.data, table, &sizes, &factors, &sinks];
+    let shapes: [&[usize]; 2] = [&[run.n_tok, n_head * n_share * d_head], &[run.n_tok, n_head, n_share, 2]];
+    let mut made = own.launch(d, instance, &inputs, &shapes, [n_kv_head, run.n_tok, n_share]);
+    let (sums, parts) = (made.pop().expect("two outputs"), made.pop().expect("two outputs"));
+    if n_share == 1 {
+        return parts;
+    }
+    let instance = Instance::new("attention_merge", &[d_head as u32], "float");
+    let sizes = own.sizes(d, &[n_head, n_share]);
+    let shape = [run.n_tok, n_head * d_head];
+    let mut made = own.launch(d, instance, &[&parts, &sums, &sinks, &sizes], &[&shape], [n_head, run.n_tok, 1]);
+    made.pop().expect("one output")
+}

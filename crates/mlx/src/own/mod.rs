@@ -1,0 +1,117 @@
+//! Our own kernels in place of MLX's operations, where they win.
+//!
+//! | module | what |
+//! |---|---|
+//! | this | launches; what stays the same from step to step |
+//! | `product` | rows times quantized matrices |
+//! | `attend` | rotation, append and attention over pages |
+//! | [`table`] | where a batch's tokens lie, as the kernels read it |
+
+pub(crate) mod attend;
+pub(crate) mod product;
+pub mod table;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use crate::ffi::{Array, Device, Dtype, GpuKernel, Output};
+use crate::kernel::Instance;
+use crate::kernel::source::{self, Platform};
+
+/// Small arrays that are kept; a model has a few for each kind of layer.
+const MAX_KEPT: usize = 4096;
+
+/// Launches our kernels on one device.
+pub(crate) struct Own {
+    platform: Platform,
+    kernels: RefCell<HashMap<Instance, GpuKernel>>,
+    /// By type and bits of their numbers.
+    kept: RefCell<HashMap<(bool, Vec<u32>), Array>>,
+}
+
+impl Own {
+    pub(crate) fn new(platform: Platform) -> Own {
+        Own { platform, kernels: RefCell::default(), kept: RefCell::default() }
+    }
+
+    /// Whole numbers that recur, as an array; at least eight, as kernels on Metal need them.
+    pub(crate) fn sizes(&self, d: &Device, numbers: &[usize]) -> Array {
+        let mut numbers: Vec<u32> = numbers.iter().map(|&n| n as u32).collect();
+        numbers.resize(numbers.len().max(8), 0);
+        self.keep(d, false, numbers)
+    }
+
+    /// Numbers that recur, as an array.
+    pub(crate) fn floats(&self, d: &Device, numbers: &[f32]) -> Array {
+        let mut bits: Vec<u32> = numbers.iter().map(|x| x.to_bits()).collect();
+        bits.resize(bits.len().max(8), 0);
+        self.keep(d, true, bits)
+    }
+
+    fn keep(&self, d: &Device, float: bool, bits: Vec<u32>) -> Array {
+        let mut kept = self.kept.borrow_mut();
+        if kept.len() >= MAX_KEPT {
+            kept.clear();
+        }
+        let make = |key: &(bool, Vec<u32>)| {
+            let dtype = if key.0 { Dtype::F32 } else { Dtype::U32 };
+            d.from_slice(&key.1, &[key.1.len()], dtype)
+        };
+        let key = (float, bits);
+        if let Some(array) = kept.get(&key) {
+            return array.clone();
+        }
+        let array = make(&key);
+        kept.insert(key, array.clone());
+        array
+    }
+
+    /// The outputs of an instance, whose shapes are given.
+    pub(crate) fn launch(
+        &self,
+        d: &Device,
+        instance: Instance,
+        inputs: &[&Array],
+        shapes: &[&[usize]],
+        grid: [usize; 3],
+    ) -> Vec<Array> {
+        let kernel = instance.kernel();
+        let mut kernels = self.kernels.borrow_mut();
+        if !kernels.contains_key(&instance) {
+            match made(d, self.platform, &instance) {
+                Ok(made) => {
+                    kernels.insert(instance.clone(), made);
+                }
+                Err(error) => return shapes.iter().map(|_| d.failed_array(&error.to_string())).collect(),
+            }
+        }
+        let outputs = kernel.outputs.iter().zip(shapes);
+        let outputs: Vec<Output<'_>> =
+            outputs.map(|((_, kind), shape)| Output { shape, dtype: number(kind, instance.parameter) }).collect();
+        d.launch(&kernels[&instance], inputs, &outputs, grid.map(|n| n as u32), 32 * kernel.n_wave)
+    }
+}
+
+/// Compiles nothing yet: MLX does when the kernel first runs.
+///
+/// # Errors
+/// If MLX has no such platform.
+pub(crate) fn made(d: &Device, platform: Platform, instance: &Instance) -> Result<GpuKernel, mlxr_compute::Error> {
+    let kernel = instance.kernel();
+    let names = |all: &'static [(&'static str, &'static str)]| all.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+    let [header, text] = source::for_mlx(platform, instance);
+    d.kernel(platform, &instance.name(), [&names(kernel.inputs), &names(kernel.outputs)], [&header, &text])
+}
+
+/// The numbers of an array of a kernel's table.
+pub(crate) fn number(kind: &str, parameter: &str) -> Dtype {
+    match if kind == "T" { parameter } else { kind } {
+        "half" => Dtype::F16,
+        "bfloat" => Dtype::BF16,
+        "uint" => Dtype::U32,
+        "int" => Dtype::I32,
+        "u8" => Dtype::U8,
+        "u16" => Dtype::U16,
+        _ => Dtype::F32,
+    }
+}

@@ -1,0 +1,33 @@
+//! Where a batch's tokens lie: one array for all kernels of a step, since every array from the host costs a GPU a fault.
+//!
+//! ```text
+//! position, place, slot, pages   of each token: its position, where it is stored among all places, its KV slot in its
+//!                                sequence, and where in this table the sequence's pages begin
+//! page..                         of each row
+//! ```
+
+use mlxr_compute::op::Seqs;
+
+/// Numbers of a token.
+pub const STRIDE: usize = 4;
+
+/// The table of a batch.
+pub fn table(seqs: &Seqs<'_>, page_tokens: usize) -> Vec<i32> {
+    let n_tok = seqs.positions.len();
+    let mut table = vec![0; STRIDE * n_tok];
+    for row in seqs.rows {
+        let pages = &seqs.pages[row.pages.0..row.pages.1];
+        let at = table.len();
+        for i in 0..row.n_tok {
+            let slot = row.start + i;
+            let place = pages[slot / page_tokens] as usize * page_tokens + slot % page_tokens;
+            let numbers = [seqs.positions[row.first + i] as usize, place, slot, at];
+            for (j, number) in numbers.into_iter().enumerate() {
+                table[STRIDE * (row.first + i) + j] =
+                    i32::try_from(number).expect("a store has fewer places than 2^31");
+            }
+        }
+        table.extend(pages.iter().map(|&page| page as i32));
+    }
+    table
+}
