@@ -153,20 +153,17 @@ def of_mlx_run(program, folder, batches, prompts, n_trial):
     # 'test' names a row as llama-bench does.
     base = [program, "bench", "-m", str(folder), "--backend", "mlx", "--json", "-r", str(n_trial)]
     rates = {}
+    lengths = [f"{n}:{m}" for n, m in clients()]
+    # Each process compiles our kernels anew, so there are few.
     for arguments in [
         ["-p", listed(prompts), "-n", "0"],
-        ["-p", "0", "-n", str(N_GEN), "-d", str(DEPTH), "-b", listed(batches)],
+        ["-p", "0", "-n", str(N_GEN), "-d", str(DEPTH), "-b", listed(batches), "--clients", ",".join(lengths)],
     ]:
         out = subprocess.run(base + arguments, check=True, stdout=subprocess.PIPE).stdout
         for row in json.loads(out):
             name = row["test"].removesuffix(f" @ d{DEPTH}")
             rates[name] = statistics.median(row["samples_ts"])
             print(f"mlx-run {name}: {rates[name]:.1f} tokens/s", flush=True)
-    lengths = [f"{n}:{m}" for n, m in clients()]
-    arguments = ["-p", "0", "-n", "0", "--clients", ",".join(lengths)]
-    out = subprocess.run(base + arguments, check=True, stdout=subprocess.PIPE).stdout
-    rates["clients"] = statistics.median(json.loads(out)[0]["samples_ts"])
-    print(f"mlx-run 16 clients: {rates['clients']:.1f} tokens/s", flush=True)
     return rates
 
 
@@ -185,8 +182,10 @@ def main():
         return make(arguments.model)
     asked = (arguments.model, arguments.batches, arguments.prompts, arguments.trials)
     # In a process of its own: MLX keeps a GPU's memory as long as it runs.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        peer = pool.apply(of_mlx_lm, asked)
+    pool = multiprocessing.get_context("spawn").Pool(1)
+    peer = pool.apply(of_mlx_lm, asked)
+    pool.close()
+    pool.join()
     if arguments.mlx_run is None:
         return
     own = of_mlx_run(arguments.mlx_run, *asked)

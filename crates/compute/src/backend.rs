@@ -247,6 +247,15 @@ pub trait Backend {
     /// If the device failed.
     fn read(&mut self, x: &Self::Tensor, out: &mut Vec<f32>) -> Result<(), Error>;
 
+    /// [`Backend::read`] of which only the `n_best` largest numbers of each row are needed: the others may be minus infinity.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn read_best(&mut self, x: &Self::Tensor, n_best: usize, out: &mut Vec<f32>) -> Result<(), Error> {
+        let _ = n_best;
+        self.read(x, out)
+    }
+
     /// Rows and columns of a tensor.
     fn shape(&self, x: &Self::Tensor) -> [usize; 2];
 }

@@ -135,4 +135,39 @@ impl MatrixData {
     pub fn check(&self) -> Result<(), Error> {
         crate::quant::parts::check(self)
     }
+
+    fn same(&self, what: &str, found: usize, expected: usize) -> Result<(), Error> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            tensor: self.name.clone(),
+            found: format!("{found} {what}"),
+            expected: format!("{expected} like the matrices it is joined with"),
+        })
+    }
+}
+
+/// All rows and the columns of matrices that are stacked along rows.
+///
+/// # Errors
+/// If they differ in columns, or [`MatrixData::check`] fails.
+pub fn stacked(parts: &[MatrixData]) -> Result<[usize; 2], Error> {
+    let n_in = parts.first().map_or(0, |part| part.n_in);
+    for part in parts {
+        part.check()?;
+        part.same("columns", part.n_in, n_in)?;
+    }
+    Ok([parts.iter().map(|part| part.n_out).sum(), n_in])
+}
+
+/// The rows of each and the columns of matrices side by side, which are those of experts or heads.
+///
+/// # Errors
+/// If they differ in shape, or [`MatrixData::check`] fails.
+pub fn side_by_side(parts: &[MatrixData]) -> Result<[usize; 2], Error> {
+    let [_, n_in] = stacked(parts)?;
+    let n_out = parts.first().map_or(0, |part| part.n_out);
+    parts.iter().try_for_each(|part| part.same("rows", part.n_out, n_out))?;
+    Ok([n_out, n_in])
 }

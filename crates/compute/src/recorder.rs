@@ -461,6 +461,10 @@ impl<B: Backend> Backend for Recorder<B> {
         self.inner.read(x, out)
     }
 
+    fn read_best(&mut self, x: &B::Tensor, n_best: usize, out: &mut Vec<f32>) -> Result<(), Error> {
+        self.inner.read_best(x, n_best, out)
+    }
+
     fn shape(&self, x: &B::Tensor) -> [usize; 2] {
         self.inner.shape(x)
     }

@@ -108,6 +108,13 @@ impl Client {
         self.max_tokens.saturating_sub(self.usage.n_generated)
     }
 
+    /// How many of the largest logits it and its forks need; `None` for all.
+    pub fn n_best(&self) -> Option<usize> {
+        let needs_all = self.bound.is_some() || self.logprobs.is_some();
+        let own = self.sampler.n_best().filter(|_| !needs_all);
+        self.forks.iter().map(|(_, fork)| fork.n_best()).fold(own, |most, n| Some(most?.max(n?)))
+    }
+
     /// Its drafting, begun for a sequence of `n_token` tokens.
     pub fn speculator(&mut self, n_token: usize) -> &mut Speculator {
         // Few answers are longer, and those may make it grow.

@@ -64,6 +64,9 @@ pub struct Batch {
     pub pages: Vec<PageId>,
     /// Tree parents of all rows that are trees.
     pub parents: Vec<i32>,
+    /// How many of the largest logits of each wanted token are needed: the runner may leave the others minus infinity. `None` for
+    /// all.
+    pub n_best: Option<usize>,
 }
 
 impl Batch {
@@ -73,6 +76,7 @@ impl Batch {
         self.tokens.clear();
         self.pages.clear();
         self.parents.clear();
+        self.n_best = None;
     }
 }
 

@@ -18,7 +18,7 @@ use crate::sampling::{Outcome, Sampling};
 use crate::schedule::{Limits, Op, Past, Schedule};
 use crate::sequence::Arrival;
 use crate::times::StepTimes;
-use crate::{Batch, PageId, RunError, Runner, SeqId, StateId, Want};
+use crate::{Batch, PageId, Row, RunError, Runner, SeqId, StateId, Want};
 
 /// Bytes of pages that are written to disk after a step while others wait for tokens.
 const WRITE_BYTES: usize = 1 << 20;
@@ -212,6 +212,7 @@ impl Steps {
         self.shared.works(start);
         let n_decode = self.draft();
         self.schedule.plan(&mut self.batch, self.pace.budget_tokens(&self.times, n_decode));
+        self.batch.n_best = self.n_best();
         self.do_ops();
         self.note_starts(start);
         let is_decode = self.batch.rows.iter().all(|row| row.want != Want::Nothing && row.start > 0)
@@ -283,6 +284,13 @@ impl Steps {
             self.schedule.draft(id, &self.sampling.draft);
         }
         n_decode
+    }
+
+    /// How many of the largest logits the step's clients need; `None` for all.
+    fn n_best(&self) -> Option<usize> {
+        let wanted = self.batch.rows.iter().filter(|row| row.want != Want::Nothing);
+        let needed = |row: &Row| self.clients.get(&row.seq).and_then(Client::n_best);
+        wanted.map(needed).try_fold(1, |most, n| Some(most.max(n?)))
     }
 
     fn learn_drafts(&mut self) {

@@ -4,6 +4,8 @@
 //   q [n_tok, n_head, D]    k, v [n_tok, n_kv_head, D] f32    k_store, v_store [n_place, n_kv_head, D] f16, written
 //   table, of the step (see `own::table`)                     turns [DIMS / 2]: radians a position
 //   sizes [n_head, n_kv_head]                                 out [n_tok, n_head, D] f32
+//   before, done [1]: of the append before this one and of this: whoever must come after an append takes its `done`, as
+//   nobody sees from outside that it writes
 //   PAIRED 1: neighbours form a pair, 0: the halves of the first DIMS
 const uint n_head = sizes[0], n_kv_head = sizes[1], token = group_y, head = group_x;
 const int position = table[4 * token], place = table[4 * token + 1];
@@ -29,3 +31,4 @@ for (uint i = lane; i < D; i += 32) {
     WRITE(k_store, half, to + i, number);
   }
 }
+if (token == 0 && head == 0 && lane == 0) done[0] = 0;

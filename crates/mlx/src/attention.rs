@@ -24,16 +24,18 @@ pub(crate) fn attention(
     heads.check_attention(q.shape, attention, |t| t.shape);
     seqs.check(q.shape[0], &kv.spec);
     let rows = (0..seqs.rows.len()).filter(|&i| seqs.rows[i].n_tok > 0);
-    let outputs: Vec<Array> = rows.map(|i| row(d, plan, (q, Dtype::F32), (kv, layer), attention, (seqs, i))).collect();
+    let outputs: Vec<Array> =
+        rows.map(|i| row(d, plan, (q, Dtype::F32), (kv, layer), attention, (seqs, i), None)).collect();
     let shape = [q.shape[0], attention.n_head * heads.d_out()];
     let array = match &outputs[..] {
         [one] => one.clone(),
         many => d.concatenate(&many.iter().collect::<Vec<_>>(), 0),
     };
-    Tensor { array, shape }
+    Tensor::new(array, shape)
 }
 
-/// Attention of the tokens of row `i`, computed in `dtype` where MLX's own attention is: `[n_tok, n_head * d_v]` f32.
+/// Attention of the tokens of row `i`, computed in `dtype` where MLX's own attention is: `[n_tok, n_head * d_v]` f32. `after`:
+/// the `done` of an append by our kernels that it must see.
 pub(crate) fn row(
     d: &Device,
     plan: &mut Plan,
@@ -41,6 +43,7 @@ pub(crate) fn row(
     (kv, layer): (&Kv, usize),
     attention: &Attention<'_, Mlx>,
     (seqs, i): (&Seqs<'_>, usize),
+    after: Option<&Array>,
 ) -> Array {
     let (heads, row) = (KvHeads::of(&kv.spec, layer), &seqs.rows[i]);
     let Layer::Kv(keys, values) = &kv.layers[layer] else { unreachable!("KvHeads::of has checked the layer") };
@@ -48,6 +51,8 @@ pub(crate) fn row(
     let dtype = if plain { dtype } else { Dtype::F32 };
     let span = plan::span(seqs, row, attention.window);
     let places = plan.gather(d, seqs, i, span, kv.spec.page_tokens);
+    // It is 0.
+    let places = after.map_or(places.clone(), |done| d.add(&places, done));
     let k = keys.gather(d, &places, dtype);
     let v = match values {
         Some(values) => values.gather(d, &places, dtype),

@@ -7,7 +7,8 @@ use mlxr_compute::{Backend, DType, Encoding, Error, MatrixData};
 
 use crate::ffi::{Array, Device, Dtype, Kind};
 use crate::matrix::{self, Matrix};
-use crate::own::{Own, attend, product};
+use crate::own::product::Form;
+use crate::own::{Own, attend, best, product};
 use crate::plan::Plan;
 use crate::rows::Periods;
 use crate::store::Kv;
@@ -46,7 +47,7 @@ pub struct Mlx {
     precision: Precision,
     pub(crate) plan: Plan,
     pub(crate) periods: Periods,
-    /// What the last append by our kernels depends on: the store's arrays do not tell, as it writes into them.
+    /// The `done` of the last append by our kernels: the store's arrays do not tell, as it writes into them.
     appended: Option<Array>,
     warn: Box<dyn FnMut(&str) + Send>,
     warned: Vec<String>,
@@ -56,6 +57,14 @@ pub struct Mlx {
 pub struct Tensor {
     pub(crate) array: Array,
     pub(crate) shape: [usize; 2],
+    /// The same in 16 bits, where the kernel that made it made this too.
+    pub(crate) form: Option<Form>,
+}
+
+impl Tensor {
+    pub(crate) fn new(array: Array, shape: [usize; 2]) -> Tensor {
+        Tensor { array, shape, form: None }
+    }
 }
 
 impl Mlx {
@@ -121,6 +130,13 @@ impl Mlx {
     /// The linears' results, each by our kernels where they can.
     fn products<const N: usize>(&self, x: &Tensor, norm: Option<&Norm<Mlx>>, linears: [&Linear<Mlx>; N]) -> [Array; N] {
         let rows = self.own.as_ref().and_then(|own| Some((own, product::Rows::new(x, norm)?)));
+        if let (Some((own, rows)), [a, b, c]) = (&rows, &linears[..]) {
+            let matrices = [&a.matrix, &b.matrix, &c.matrix];
+            if let Some(made) = product::three(own, &self.device, rows, matrices) {
+                let mut made = made.into_iter();
+                return linears.map(|l| self.finished(made.next().expect("an array for each of three"), l));
+            }
+        }
         let mut normed = None;
         linears.map(|l| {
             let own = rows.as_ref().and_then(|(own, rows)| product::product(own, &self.device, rows, &l.matrix, None));
@@ -129,6 +145,13 @@ impl Mlx {
                 None => self.linear(normed.get_or_insert_with(|| self.normed(x, norm)), l),
             }
         })
+    }
+
+    /// Waits for the appends of our kernels: MLX's operations on the store do not know of them.
+    fn settle(&mut self) {
+        if let Some(appended) = self.appended.take() {
+            self.device.settle(&appended);
+        }
     }
 
     /// The rows normalized, if there is a norm.
@@ -164,7 +187,7 @@ impl Backend for Mlx {
 
     fn tensor(&mut self, shape: [usize; 2], data: &[f32]) -> Tensor {
         assert_eq!(data.len(), shape[0] * shape[1], "tensor: shape {shape:?} does not fit the numbers given");
-        Tensor { array: self.device.from_slice(data, &shape, Dtype::F32), shape }
+        Tensor::new(self.device.from_slice(data, &shape, Dtype::F32), shape)
     }
 
     fn kv(&mut self, spec: &KvSpec) -> Result<Kv, Error> {
@@ -175,7 +198,7 @@ impl Backend for Mlx {
         let last = ids.iter().max().copied().unwrap_or(0) as usize;
         assert!(last < table.n_out, "embed: id {last} of a table of {} rows", table.n_out);
         let indices = self.device.from_slice(ids, &[ids.len()], Dtype::U32);
-        Tensor { array: table.rows(&self.device, &indices), shape: [ids.len(), table.n_in] }
+        Tensor::new(table.rows(&self.device, &indices), [ids.len(), table.n_in])
     }
 
     fn linears<const N: usize>(
@@ -187,7 +210,7 @@ impl Backend for Mlx {
         let mut arrays = self.products(x, norm, linears).into_iter();
         linears.map(|l| {
             let array = arrays.next().expect("an array for each linear");
-            Tensor { array, shape: [x.shape[0], l.matrix.n_out] }
+            Tensor::new(array, [x.shape[0], l.matrix.n_out])
         })
     }
 
@@ -202,14 +225,14 @@ impl Backend for Mlx {
             let residual = Some(&residual.array);
             let sum = rows.and_then(|rows| product::product(own, &self.device, &rows, &linear.matrix, residual));
             if let Some(array) = sum {
-                return Tensor { array, shape: [x.shape[0], linear.matrix.n_out] };
+                return Tensor::new(array, [x.shape[0], linear.matrix.n_out]);
             }
         }
         let [mut y] = self.products(x, None, [linear]);
         if factor != 1.0 {
             y = self.device.multiply(&y, &self.device.scalar(factor));
         }
-        Tensor { array: self.device.add(&residual.array, &y), shape: residual.shape }
+        Tensor::new(self.device.add(&residual.array, &y), residual.shape)
     }
 
     fn gate_up(
@@ -225,12 +248,12 @@ impl Backend for Mlx {
         if let (Some(own), true) = (&self.own, plain) {
             let matrices = [&gate.matrix, &up.matrix];
             let rows = product::Rows::new(x, norm);
-            if let Some(array) = rows.and_then(|rows| product::gated(own, &self.device, &rows, matrices, act)) {
-                return Tensor { array, shape };
+            if let Some((array, form)) = rows.and_then(|rows| product::gated(own, &self.device, &rows, matrices, act)) {
+                return Tensor { array, shape, form };
             }
         }
         let [gate_rows, up_rows] = self.products(x, norm, [gate, up]);
-        Tensor { array: rows::glu(&self.device, &gate_rows, &up_rows, act), shape }
+        Tensor::new(rows::glu(&self.device, &gate_rows, &up_rows, act), shape)
     }
 
     fn head_linear(&mut self, x: &Tensor, w: &Matrix) -> Tensor {
@@ -240,7 +263,7 @@ impl Backend for Mlx {
         let heads = d.transpose(&d.reshape(&x.array, &[n_tok, w.n_matrix, w.n_in]), &[1, 0, 2]);
         let product = d.transpose(&w.batched(d, &heads), &[1, 0, 2]);
         let shape = [n_tok, w.n_matrix * w.n_out];
-        Tensor { array: d.reshape(&product, &shape), shape }
+        Tensor::new(d.reshape(&product, &shape), shape)
     }
 
     fn moe(&mut self, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Self>) -> Tensor {
@@ -261,37 +284,37 @@ impl Backend for Mlx {
 
     fn add(&mut self, a: Tensor, b: &Tensor) -> Tensor {
         assert!(b.shape == a.shape || b.shape == [1, a.shape[1]], "add: {:?} to {:?}", b.shape, a.shape);
-        Tensor { array: self.device.add(&a.array, &b.array), shape: a.shape }
+        Tensor::new(self.device.add(&a.array, &b.array), a.shape)
     }
 
     fn mul(&mut self, a: Tensor, b: &Tensor) -> Tensor {
         let [n_row, n_col] = a.shape;
         let fits = [[n_row, n_col], [1, n_col], [n_row, 1]].contains(&b.shape);
         assert!(fits, "mul: {:?} by {:?}", a.shape, b.shape);
-        Tensor { array: self.device.multiply(&a.array, &b.array), shape: a.shape }
+        Tensor::new(self.device.multiply(&a.array, &b.array), a.shape)
     }
 
     fn scale(&mut self, x: Tensor, factor: f32) -> Tensor {
-        Tensor { array: self.device.multiply(&x.array, &self.device.scalar(factor)), shape: x.shape }
+        Tensor::new(self.device.multiply(&x.array, &self.device.scalar(factor)), x.shape)
     }
 
     fn act(&mut self, x: Tensor, act: Act) -> Tensor {
-        Tensor { array: rows::act(&self.device, &x.array, act), shape: x.shape }
+        Tensor::new(rows::act(&self.device, &x.array, act), x.shape)
     }
 
     fn glu(&mut self, gate: Tensor, up: &Tensor, act: Act) -> Tensor {
         assert_eq!(gate.shape, up.shape, "glu: gate and up differ in shape");
-        Tensor { array: rows::glu(&self.device, &gate.array, &up.array, act), shape: gate.shape }
+        Tensor::new(rows::glu(&self.device, &gate.array, &up.array, act), gate.shape)
     }
 
     fn softcap(&mut self, x: Tensor, cap: f32) -> Tensor {
-        Tensor { array: rows::softcap(&self.device, &x.array, cap), shape: x.shape }
+        Tensor::new(rows::softcap(&self.device, &x.array, cap), x.shape)
     }
 
     fn columns(&mut self, x: &Tensor, from: usize, to: usize) -> Tensor {
         assert!(from <= to && to <= x.shape[1], "columns: {from}..{to} of {}", x.shape[1]);
         let array = self.device.slice(&x.array, &[0, from], &[x.shape[0], to]);
-        Tensor { array, shape: [x.shape[0], to - from] }
+        Tensor::new(array, [x.shape[0], to - from])
     }
 
     fn concat_heads(&mut self, a: &Tensor, b: &Tensor, n_head: usize, n_head_b: usize) -> Tensor {
@@ -302,10 +325,11 @@ impl Backend for Mlx {
         assert!(indices.iter().all(|&i| i < x.shape[0]), "rows: {indices:?} of {}", x.shape[0]);
         let rows: Vec<u32> = indices.iter().map(|&i| i as u32).collect();
         let rows = self.device.from_slice(&rows, &[rows.len()], Dtype::U32);
-        Tensor { array: self.device.take(&x.array, &rows, 0), shape: [indices.len(), x.shape[1]] }
+        Tensor::new(self.device.take(&x.array, &rows, 0), [indices.len(), x.shape[1]])
     }
 
     fn kv_append(&mut self, kv: &mut Kv, layer: usize, k: &Tensor, v: Option<&Tensor>, seqs: &Seqs<'_>) {
+        self.settle();
         self.plan.update(seqs);
         kv.append(&self.device, &mut self.plan, layer, [Some(k), v], seqs);
     }
@@ -318,6 +342,7 @@ impl Backend for Mlx {
         attention: &Attention<'_, Self>,
         seqs: &Seqs<'_>,
     ) -> Tensor {
+        self.settle();
         self.plan.update(seqs);
         attention::attention(&self.device, &mut self.plan, q, (kv, layer), attention, seqs)
     }
@@ -334,8 +359,9 @@ impl Backend for Mlx {
         match &self.own {
             Some(own) if attend::fits(kv, layer, rope, attention, seqs) => {
                 self.plan.update(seqs);
-                let (plan, how) = (&mut self.plan, (rope, attention));
-                let (out, appended) = attend::attend(own, &self.device, plan, [&q, &k, &v], (kv, layer), how, seqs);
+                let (plan, how, before) = (&mut self.plan, (rope, attention), self.appended.take());
+                let step = attend::Step { plan, seqs, before };
+                let (out, appended) = attend::attend(own, &self.device, step, [&q, &k, &v], (kv, layer), how);
                 self.appended = Some(appended);
                 out
             }
@@ -371,14 +397,19 @@ impl Backend for Mlx {
     }
 
     fn copy_page(&mut self, kv: &mut Kv, from: u32, to: u32) {
+        self.settle();
         kv.copy_page(&self.device, from, to);
     }
 
     fn export_page(&self, kv: &Kv, page: u32, out: &mut Vec<u8>) {
+        if let Some(appended) = &self.appended {
+            self.device.settle(appended);
+        }
         kv.export_page(&self.device, page, out);
     }
 
     fn import_page(&mut self, kv: &mut Kv, page: u32, bytes: &[u8]) -> Result<(), Error> {
+        self.settle();
         kv.import_page(&self.device, page, bytes)
     }
 
@@ -396,14 +427,20 @@ impl Backend for Mlx {
 
     fn start(&mut self, kv: &Kv) -> Result<(), Error> {
         let mut arrays = kv.arrays();
+        // It stays: the next step's first append comes after this one's last.
         arrays.extend(&self.appended);
-        let started = self.device.start(&arrays);
-        self.appended = None;
-        started
+        self.device.start(&arrays)
     }
 
     fn read(&mut self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), Error> {
         self.device.read(&x.array, |bytes| out.extend(bytemuck::pod_collect_to_vec::<u8, f32>(bytes)))
+    }
+
+    fn read_best(&mut self, x: &Tensor, n_best: usize, out: &mut Vec<f32>) -> Result<(), Error> {
+        match self.own.as_ref().and_then(|own| best::best(own, &self.device, x, n_best)) {
+            Some(found) => self.device.read(&found, |bytes| best::spread(bytes, x.shape, out)),
+            None => self.read(x, out),
+        }
     }
 
     fn shape(&self, x: &Tensor) -> [usize; 2] {

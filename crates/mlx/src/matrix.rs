@@ -6,7 +6,7 @@
 //! | F32, F16, BF16 | `matmul` |
 //! | the rest | decoded to plain numbers when loaded, and reported |
 
-use mlxr_compute::matrix::MlxFloat;
+use mlxr_compute::matrix::{self, MlxFloat};
 use mlxr_compute::{Bytes, DType, Encoding, Error, MatrixData, quant};
 
 use crate::backend::Precision;
@@ -81,10 +81,9 @@ impl Matrix {
     /// # Errors
     /// If they disagree in columns, or MLX fails.
     pub(crate) fn stacked(device: &Device, data: &[MatrixData]) -> Result<Matrix, Error> {
-        let n_in = data.first().map_or(0, |d| d.n_in);
-        data.iter().try_for_each(|d| same(d, "rows", d.n_in, n_in))?;
+        let [n_out, n_in] = matrix::stacked(data)?;
         let parts = data.chunk_by(|a, b| a.encoding == b.encoding).map(|d| Part::new(device, d, None));
-        let matrix = Matrix { n_matrix: 1, n_out: data.iter().map(|d| d.n_out).sum(), n_in, parts: parts.collect() };
+        let matrix = Matrix { n_matrix: 1, n_out, n_in, parts: parts.collect() };
         matrix.loaded(device)
     }
 
@@ -93,18 +92,14 @@ impl Matrix {
     /// # Errors
     /// If they disagree in shape or format, or MLX fails.
     pub(crate) fn experts(device: &Device, data: &[MatrixData]) -> Result<Matrix, Error> {
-        let Some(first) = data.first() else {
+        if data.is_empty() {
             return Err(Error::Shape {
                 tensor: "experts".to_owned(),
                 found: "no experts".to_owned(),
                 expected: "at least one".to_owned(),
             });
-        };
-        let (n_out, n_in) = (first.n_out, first.n_in);
-        for d in data {
-            same(d, "rows", d.n_in, n_in)?;
-            same(d, "columns", d.n_out, n_out)?;
         }
+        let [n_out, n_in] = matrix::side_by_side(data)?;
         let part = Part::new(device, data, Some(data.len()));
         let matrix = Matrix { n_matrix: data.len(), n_out, n_in, parts: vec![part] };
         matrix.loaded(device)
@@ -238,15 +233,4 @@ fn plain(dtype: DType) -> Dtype {
         DType::F32 => Dtype::F32,
         other => unreachable!("`prepare` leaves no numbers of type {}", other.name()),
     }
-}
-
-fn same(data: &MatrixData, what: &str, found: usize, expected: usize) -> Result<(), Error> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::Shape {
-        tensor: data.name.clone(),
-        found: format!("{what} of {found} weights"),
-        expected: format!("{expected} like the matrices it is joined with"),
-    })
 }

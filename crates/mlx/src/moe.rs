@@ -43,7 +43,7 @@ pub(crate) fn moe(d: &Device, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Mlx>) -
     }
     let n_out = moe.down.matrix.n_out;
     let y = d.sum(&d.reshape(&y, &[n_tok, n_used, n_out]), 1, false);
-    Tensor { array: y, shape: [n_tok, n_out] }
+    Tensor::new(y, [n_tok, n_out])
 }
 
 /// The chosen experts of each token, best first, and their weights: `[n_tok, n_used]` each.

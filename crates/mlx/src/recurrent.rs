@@ -59,7 +59,7 @@ pub(crate) fn conv(
             set_state(d, states, row, &d.transpose(&last, &[1, 0]), size);
         }
     }
-    Tensor { array: d.concatenate(&outputs.iter().collect::<Vec<_>>(), 0), shape: x.shape }
+    Tensor::new(d.concatenate(&outputs.iter().collect::<Vec<_>>(), 0), x.shape)
 }
 
 /// `h[s] = h[s] * exp(dt * a[s]) + dt * b[s] * x`, `y = sum_s h[s] * c[s]`, for each head and channel. The state of a
@@ -93,7 +93,7 @@ pub(crate) fn ssm_scan(
         set_state(d, states, row, &h, size);
     }
     let array = d.concatenate(&outputs.iter().collect::<Vec<_>>(), 0);
-    Tensor { array, shape: [n_tok, n_head * d_head] }
+    Tensor::new(array, [n_tok, n_head * d_head])
 }
 
 /// `x` `[n_head, d_head, 1]`, `b` and `c` `[n_head, 1, d_state]` of a token.
@@ -162,5 +162,5 @@ pub(crate) fn delta_scan(
         set_state(d, states, row, &s, size);
     }
     let array = d.concatenate(&outputs.iter().collect::<Vec<_>>(), 0);
-    Tensor { array, shape: v.shape }
+    Tensor::new(array, v.shape)
 }

@@ -29,7 +29,7 @@ pub(crate) fn norm(d: &Device, x: &Tensor, n_head: usize, norm: &Norm<Mlx>) -> T
     if let (Some(bias), true) = (&norm.bias, !shared || norm.kind == NormKind::Rms) {
         y = d.add(&y, &bias.array);
     }
-    Tensor { array: d.reshape(&y, &x.shape), shape: x.shape }
+    Tensor::new(d.reshape(&y, &x.shape), x.shape)
 }
 
 /// Arrays of rotation periods and of positions, kept from call to call: layers share them.
@@ -75,7 +75,7 @@ pub(crate) fn rope(mlx: &mut Mlx, x: &Tensor, n_head: usize, positions: &[i32], 
     let (d_head, dims) = (n_col / n_head, 2 * rope.freqs.len());
     assert!(rope.offset + dims <= d_head, "rope: {dims} dimensions from {} in heads of {d_head}", rope.offset);
     if dims == 0 {
-        return Tensor { array: x.array.clone(), shape: x.shape };
+        return Tensor::new(x.array.clone(), x.shape);
     }
     let d = &mlx.device;
     let (periods, positions) = (mlx.periods.table(d, &rope.freqs), mlx.periods.positions(d, positions));
@@ -95,7 +95,7 @@ pub(crate) fn rope(mlx: &mut Mlx, x: &Tensor, n_head: usize, positions: &[i32], 
         let parts: Vec<&Array> = parts.into_iter().filter(|(some, _)| *some).map(|(_, part)| part).collect();
         d.concatenate(&parts, -1)
     };
-    Tensor { array: d.reshape(&rotated, &x.shape), shape: x.shape }
+    Tensor::new(d.reshape(&rotated, &x.shape), x.shape)
 }
 
 /// `act(x)`, element by element.
@@ -153,5 +153,5 @@ pub(crate) fn concat_heads(d: &Device, a: &Tensor, b: &Tensor, n_head: usize, n_
     let b = d.broadcast(&d.reshape(&b.array, &[n_tok, n_head_b, d_b]), &[n_tok, n_head, d_b]);
     let joined = d.concatenate(&[&d.reshape(&a.array, &[n_tok, n_head, d_a]), &b], -1);
     let shape = [n_tok, n_head * (d_a + d_b)];
-    Tensor { array: d.reshape(&joined, &shape), shape }
+    Tensor::new(d.reshape(&joined, &shape), shape)
 }

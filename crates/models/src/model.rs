@@ -149,7 +149,10 @@ impl<B: Backend> Model<B> {
             started
         } else if batch.rows.iter().all(|r| !matches!(r.want, Want::Hidden)) {
             let logits = self.decoder.logits(&mut pass, &hidden);
-            pass.backend.read(&logits, output)
+            match batch.n_best {
+                Some(n_best) => pass.backend.read_best(&logits, n_best, output),
+                None => pass.backend.read(&logits, output),
+            }
         } else {
             self.decoder.mixed(&mut pass, &hidden, batch, output)
         };

@@ -97,7 +97,7 @@ impl fmt::Display for Report {
 
 /// Runs the suite.
 pub fn run<B: Backend>(backend: &mut B, options: &Options) -> Report {
-    let checks: [(&'static str, Check<B>); 18] = [
+    let checks: [(&'static str, Check<B>); 19] = [
         ("linears", linear::linears),
         ("gate_up", linear::gate_up),
         ("head_linear", linear::head_linear),
@@ -107,6 +107,7 @@ pub fn run<B: Backend>(backend: &mut B, options: &Options) -> Report {
         ("act", rows::act),
         ("arithmetic", rows::arithmetic),
         ("moving", rows::moving),
+        ("best", rows::best),
         ("attention", attention::heads),
         ("attention_features", attention::features),
         ("attention_long", attention::long),

@@ -146,3 +146,26 @@ pub(super) fn moving<B: Backend>(bench: &mut Bench<'_, B>) {
         }
     }
 }
+
+/// The largest numbers of rows, of which some are equal.
+pub(super) fn best<B: Backend>(bench: &mut Bench<'_, B>) {
+    for (shape, n_best) in [([1, 40], 3), ([3, 9000], 1), ([2, 20_000], 8), ([1, 33_000], 40)] {
+        let numbers: Vec<f32> =
+            bench.random.normals(shape[0] * shape[1]).iter().map(|x| (x * 4000.0).round()).collect();
+        let x = bench.given(shape, &numbers);
+        bench.n += 1;
+        let mut found = Vec::new();
+        let read = bench.backend.read_best(&x.other, n_best, &mut found);
+        let sorted = |row: &[f32]| {
+            let mut all: Vec<(usize, f32)> = row.iter().copied().enumerate().collect();
+            all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            all.truncate(n_best);
+            all
+        };
+        let same = |(want, got): (&[f32], &[f32])| sorted(want) == sorted(got);
+        let rows = || numbers.chunks(shape[1]).zip(found.chunks(shape[1]));
+        if read.is_err() || found.len() != numbers.len() || !rows().all(same) {
+            bench.fail(format!("{n_best} of {shape:?}: {read:?}, other numbers than the largest"));
+        }
+    }
+}

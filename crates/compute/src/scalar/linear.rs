@@ -2,49 +2,28 @@
 
 use super::{Matrix, Scalar, Tensor};
 use crate::op::Linear;
-use crate::{Error, MatrixData};
+use crate::{Error, MatrixData, matrix};
 
 /// The matrices stacked along rows.
 pub(super) fn stack(parts: &[MatrixData]) -> Result<Matrix, Error> {
-    let n_in = parts.first().map_or(0, |p| p.n_in);
-    let mut matrix = Matrix { n_matrix: 1, n_out: 0, n_in, data: Vec::new() };
-    for part in parts {
-        same("rows", part, part.n_in, n_in)?;
-        matrix.n_out += part.n_out;
-        decode(part, &mut matrix.data)?;
-    }
-    Ok(matrix)
+    let [n_out, n_in] = matrix::stacked(parts)?;
+    Ok(Matrix { n_matrix: 1, n_out, n_in, data: decoded(parts) })
 }
 
 /// The matrices of experts or heads.
 pub(super) fn experts(experts: &[MatrixData]) -> Result<Matrix, Error> {
-    let (n_out, n_in) = experts.first().map_or((0, 0), |e| (e.n_out, e.n_in));
-    let mut matrix = Matrix { n_matrix: experts.len(), n_out, n_in, data: Vec::new() };
-    for expert in experts {
-        same("rows", expert, expert.n_in, n_in)?;
-        same("columns", expert, expert.n_out, n_out)?;
-        decode(expert, &mut matrix.data)?;
-    }
-    Ok(matrix)
+    let [n_out, n_in] = matrix::side_by_side(experts)?;
+    Ok(Matrix { n_matrix: experts.len(), n_out, n_in, data: decoded(experts) })
 }
 
-fn same(what: &str, part: &MatrixData, found: usize, expected: usize) -> Result<(), Error> {
-    if found == expected {
-        return Ok(());
+fn decoded(parts: &[MatrixData]) -> Vec<f32> {
+    let mut data = Vec::new();
+    for part in parts {
+        let n = data.len();
+        data.resize(n + part.n_out * part.n_in, 0.0);
+        part.decode_rows(0, part.n_out, &mut data[n..]);
     }
-    Err(Error::Shape {
-        tensor: part.name.clone(),
-        found: format!("{what} of {found} weights"),
-        expected: format!("{expected} like the matrices it is joined with"),
-    })
-}
-
-fn decode(part: &MatrixData, out: &mut Vec<f32>) -> Result<(), Error> {
-    part.check()?;
-    let n = out.len();
-    out.resize(n + part.n_out * part.n_in, 0.0);
-    part.decode_rows(0, part.n_out, &mut out[n..]);
-    Ok(())
+    data
 }
 
 impl Matrix {

@@ -58,6 +58,12 @@ impl Sampler {
         Sampler { params, rng, window: Window::default(), dry, mu }
     }
 
+    /// [`Params::n_best`] of its parameters.
+    #[must_use]
+    pub fn n_best(&self) -> Option<usize> {
+        self.params.n_best()
+    }
+
     /// Chooses the next token.
     ///
     /// | argument  | shape       | meaning                                                                   |

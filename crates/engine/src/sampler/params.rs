@@ -174,6 +174,32 @@ impl Default for Params {
 }
 
 impl Params {
+    /// How many of the largest logits decide the next token, where that is known before they are: with nothing that changes
+    /// logits first, the largest alone or the `top_k`.
+    #[must_use]
+    pub fn n_best(&self) -> Option<usize> {
+        let penalizes = self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0;
+        let changes = penalizes || self.dry.multiplier != 0.0 || !self.logit_bias.is_empty();
+        if changes || self.mirostat.version != MirostatVersion::Off {
+            return None;
+        }
+        if self.temperature <= 0.0 && self.temperature_range <= 0.0 {
+            return Some(1);
+        }
+        let acts = |stage: &&Stage| match stage {
+            Stage::Penalties | Stage::Dry => false,
+            Stage::TopNSigma => self.top_n_sigma > 0.0,
+            Stage::TopK => self.top_k > 0,
+            Stage::Typical => self.typical_p < 1.0,
+            Stage::TopP => self.top_p < 1.0,
+            Stage::MinP => self.min_p > 0.0,
+            Stage::Xtc => self.xtc_probability > 0.0,
+            Stage::Temperature => self.temperature_range > 0.0,
+        };
+        let first = self.order.iter().find(acts);
+        first.filter(|stage| **stage == Stage::TopK).map(|_| self.top_k)
+    }
+
     /// The model's own distribution: temperature 1, nothing cut off, nothing penalized.
     #[must_use]
     pub fn neutral() -> Params {

@@ -407,3 +407,40 @@ fn logprobs_are_the_logarithm_of_the_softmax() {
         assert_eq!(top.len(), all.len().min(20));
     }
 }
+
+#[test]
+fn a_few_of_the_largest_logits_are_enough_where_they_are_said_to_be() {
+    type Change = fn(&mut Params);
+    let rows: &[(Change, Option<usize>)] = &[
+        (|_| (), Some(40)),
+        (|p| p.temperature = 0.0, Some(1)),
+        (|p| p.top_k = 5, Some(5)),
+        (|p| p.top_k = 0, None),
+        (|p| p.order = vec![Stage::Temperature, Stage::TopK, Stage::TopP], Some(40)),
+        (|p| p.order = vec![Stage::TopP, Stage::TopK], None),
+        (|p| p.order = vec![Stage::TopP], None),
+        (|p| p.top_n_sigma = 1.0, None),
+        (|p| p.presence_penalty = 0.5, None),
+        (|p| p.dry.multiplier = 1.0, None),
+        (|p| p.logit_bias = vec![(1, 1.0)], None),
+        (|p| p.mirostat.version = MirostatVersion::V2, None),
+        (|p| p.temperature_range = 0.5, Some(40)),
+    ];
+    for (i, (change, expect)) in rows.iter().enumerate() {
+        let mut params = Params { seed: Some(7), ..Params::default() };
+        change(&mut params);
+        assert_eq!(params.n_best(), *expect, "row {i}");
+        let Some(n_best) = *expect else { continue };
+        for seed in 0..20 {
+            // Whole numbers, so that some are equal.
+            let logits: Vec<f32> = random_logits(&mut Rng::new(seed), 500, seed).iter().map(|x| x.round()).collect();
+            let mut few = vec![f32::NEG_INFINITY; logits.len()];
+            sorted(&logits).iter().take(n_best).for_each(|(id, logit)| few[*id as usize] = *logit as f32);
+            let [all, few] = [&logits, &few].map(|logits| {
+                let mut sampler = Sampler::new(params.clone(), 1);
+                (0..10).map(|_| sampler.sample(&mut Scratch::default(), logits, &[0], None)).collect::<Vec<_>>()
+            });
+            assert_eq!(all, few, "row {i}, seed {seed}");
+        }
+    }
+}

@@ -115,6 +115,7 @@ functions! {
     mlx_set_default_device: fn(RawDevice) -> c_int;
     mlx_stream_new_thread_unsafe: fn(RawDevice) -> RawStream;
     mlx_stream_free: fn(RawStream) -> c_int;
+    mlx_synchronize: fn(RawStream) -> c_int;
     mlx_device_info_new: fn() -> RawInfo;
     mlx_device_info_get: fn(*mut RawInfo, RawDevice) -> c_int;
     mlx_device_info_get_size: fn(*mut usize, RawInfo, *const c_char) -> c_int;

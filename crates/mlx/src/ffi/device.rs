@@ -128,6 +128,11 @@ impl Device {
         // SAFETY: the signatures are those of mlx-c 0.7.0, and the pointers are valid for the calls.
         unsafe {
             (api.mlx_set_error_handler)(Some(complain), ptr::null_mut(), None);
+            // First of all: this makes MLX's allocator and with it the pool of CUDA events. Streams own events, so a pool
+            // that were made by the first stream would be destroyed before it when the process exits, and the stream
+            // would then write into freed memory (mlx/backend/cuda/event.cu @ 0.32.2).
+            let mut before = 0;
+            (api.mlx_set_cache_limit)(&mut before, CACHE_BYTES);
             let mut n_gpu = 0;
             let gpu = (api.mlx_device_count)(&mut n_gpu, 1) == 0 && n_gpu > 0;
             let kind = if gpu { Kind::Gpu } else { Kind::Cpu };
@@ -139,8 +144,6 @@ impl Device {
             if stream.0.is_null() {
                 return Err(OpenError::Device { path: owned(), message: complaint() });
             }
-            let mut before = 0;
-            (api.mlx_set_cache_limit)(&mut before, CACHE_BYTES);
             Ok(Device { api, stream, kind, limit, failed: RefCell::new(None) })
         }
     }
@@ -256,6 +259,12 @@ impl Device {
         self.check()
     }
 
+    /// Computes an array and waits for it; an error is that of the next evaluation.
+    pub(crate) fn settle(&self, array: &Array) {
+        // SAFETY: a vector of arrays.
+        self.note(self.vector(&[array], |vector| unsafe { (self.api.mlx_eval)(vector) }));
+    }
+
     /// Starts to compute the arrays.
     ///
     /// # Errors
@@ -304,8 +313,11 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: made by this library, and freed once.
-        unsafe { (self.api.mlx_stream_free)(self.stream) };
+        // SAFETY: made by this library, and freed once. Nothing of the stream runs on into the process's end.
+        unsafe {
+            (self.api.mlx_synchronize)(self.stream);
+            (self.api.mlx_stream_free)(self.stream);
+        }
     }
 }
 

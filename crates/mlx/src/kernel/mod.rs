@@ -74,8 +74,20 @@ macro_rules! body {
     };
 }
 
+/// `affine_tiles` with what differs between its kernels: how it picks one of its matrices and of its outputs, what it adds, where
+/// pairs go. They are not defined beyond the text, as a program holds several.
+macro_rules! tiles {
+    ($($line:literal),*) => {
+        concat!(
+            $("#define ", $line, "\n",)*
+            body!("affine_tiles"),
+            "#undef PARTS\n#undef GLU\n#undef LAYOUT\n#undef PICK\n#undef OUT\n#undef ADDED\n#undef PAIRS\n"
+        )
+    };
+}
+
 /// Every kernel.
-pub const KERNELS: [Kernel; 9] = [
+pub const KERNELS: [Kernel; 12] = [
     Kernel {
         name: "paged_attention",
         body: body!("paged_attention"),
@@ -98,8 +110,8 @@ pub const KERNELS: [Kernel; 9] = [
         body: body!("attention_merge"),
         inputs: &[("parts", "float"), ("sums", "float"), ("sinks", "float"), ("sizes", "uint")],
         written: &[],
-        outputs: &[("out", "float")],
-        constants: &["D"],
+        outputs: &[("out", "float"), ("pairs", "uint")],
+        constants: &["D", "LAYOUT"],
         n_wave: 4,
     },
     Kernel {
@@ -114,9 +126,10 @@ pub const KERNELS: [Kernel; 9] = [
             ("table", "int"),
             ("turns", "float"),
             ("sizes", "uint"),
+            ("before", "int"),
         ],
         written: &["k_store", "v_store"],
-        outputs: &[("out", "float")],
+        outputs: &[("out", "float"), ("done", "int")],
         constants: &["D", "DIMS", "PAIRED"],
         n_wave: 1,
     },
@@ -140,7 +153,38 @@ pub const KERNELS: [Kernel; 9] = [
     },
     Kernel {
         name: "affine_tiles",
-        body: body!("affine_tiles"),
+        body: tiles!(
+            "PARTS 1",
+            "GLU 0",
+            "LAYOUT 0",
+            "PICK(part, a, b, c) a",
+            "OUT(part, a, b, c) a",
+            "ADDED(at) (ADD == 1 ? residual[at] : 0.0f)",
+            "PAIRS(at, pair) (void)(at), (void)(pair)"
+        ),
+        inputs: &[
+            ("x_half", "uint"),
+            ("x_scales", "float"),
+            ("w", "uint"),
+            ("scales", "T"),
+            ("biases", "T"),
+            ("residual", "float"),
+            ("sizes", "uint"),
+        ],
+        written: &[],
+        outputs: &[("y", "float")],
+        constants: &["N", "R", "BITS", "GROUP", "ADD"],
+        n_wave: 8,
+    },
+    Kernel {
+        name: "affine_tiles_gated",
+        body: tiles!(
+            "PARTS 1",
+            "PICK(part, a, b, c) ((part) == 0 ? a : b)",
+            "OUT(part, a, b, c) a",
+            "ADDED(at) 0.0f",
+            "PAIRS(at, pair) pairs[at] = pair"
+        ),
         inputs: &[
             ("x_half", "uint"),
             ("x_scales", "float"),
@@ -150,12 +194,50 @@ pub const KERNELS: [Kernel; 9] = [
             ("w2", "uint"),
             ("scales2", "T"),
             ("biases2", "T"),
-            ("residual", "float"),
             ("sizes", "uint"),
         ],
         written: &[],
-        outputs: &[("y", "float")],
-        constants: &["N", "R", "BITS", "GROUP", "GLU", "ADD"],
+        outputs: &[("y", "float"), ("pairs", "uint")],
+        constants: &["N", "R", "BITS", "GROUP", "GLU", "LAYOUT"],
+        n_wave: 8,
+    },
+    Kernel {
+        name: "affine_tiles_three",
+        body: tiles!(
+            "PARTS 3",
+            "GLU 0",
+            "LAYOUT 0",
+            "PICK(part, a, b, c) ((part) == 0 ? a : (part) == 1 ? b : c)",
+            "OUT(part, a, b, c) ((part) == 0 ? a : (part) == 1 ? b : c)",
+            "ADDED(at) 0.0f",
+            "PAIRS(at, pair) (void)(at), (void)(pair)"
+        ),
+        inputs: &[
+            ("x_half", "uint"),
+            ("x_scales", "float"),
+            ("w", "uint"),
+            ("scales", "T"),
+            ("biases", "T"),
+            ("w2", "uint"),
+            ("scales2", "T"),
+            ("biases2", "T"),
+            ("w3", "uint"),
+            ("scales3", "T"),
+            ("biases3", "T"),
+            ("sizes", "uint"),
+        ],
+        written: &[],
+        outputs: &[("y", "float"), ("y2", "float"), ("y3", "float")],
+        constants: &["N", "R", "BITS", "GROUP"],
+        n_wave: 8,
+    },
+    Kernel {
+        name: "best",
+        body: body!("best"),
+        inputs: &[("x", "float"), ("sizes", "uint")],
+        written: &[],
+        outputs: &[("out", "float")],
+        constants: &["K", "E", "PAIRED"],
         n_wave: 8,
     },
     Kernel {

@@ -74,10 +74,41 @@ pub fn for_mlx(platform: Platform, instance: &Instance) -> [String; 2] {
     };
     let used = "(void)group_x; (void)group_y; (void)group_z; (void)lane; (void)wave;\n";
     let text = format!("{places}{used}{}{}", constants(kernel, instance), bare(kernel.body));
-    [bare(header), text]
+    [needed(&bare(header), &text), text]
 }
 
-/// A text without comments: MLX copies and hashes it at every launch.
+/// What of a prelude without comments `text` needs: MLX copies and hashes all of it at every launch.
+fn needed(prelude: &str, text: &str) -> String {
+    let begins = |line: &str| ["#define ", "inline ", "__device__ inline "].iter().any(|word| line.starts_with(word));
+    let mut items: Vec<String> = Vec::new();
+    for line in prelude.lines() {
+        match items.last_mut() {
+            Some(item) if !begins(line) && begins(item) && !line.starts_with('#') && !line.starts_with("typedef") => {
+                *item += line;
+                item.push('\n');
+            }
+            _ => items.push(format!("{line}\n")),
+        }
+    }
+    let name = |item: &str| {
+        let found = match item.strip_prefix("#define ") {
+            Some(rest) => rest.split([' ', '(', '\n']).next(),
+            None => item.split('(').next().and_then(|head| head.split(' ').next_back()),
+        };
+        found.unwrap_or_default().to_owned()
+    };
+    let mut kept: Vec<bool> = items.iter().map(|item| !begins(item)).collect();
+    let mut all = text.to_owned();
+    loop {
+        let wanted = |i: usize| !kept[i] && all.contains(&name(&items[i]));
+        let Some(i) = (0..items.len()).find(|&i| wanted(i)) else { break };
+        kept[i] = true;
+        all += &items[i];
+    }
+    items.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(item, _)| item.as_str()).collect()
+}
+
+/// A text without comments.
 fn bare(text: &str) -> String {
     let code = text.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
     code.filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
@@ -94,9 +125,12 @@ pub fn program(target: Target, instances: &[Instance]) -> String {
         Target::Cuda => (include_str!("../../kernels/prelude.cuda.h"), include_str!("../../kernels/driver.cuda.h")),
         Target::Host => (include_str!("../../kernels/prelude.host.h"), include_str!("../../kernels/driver.host.h")),
     };
+    let main = include_str!("../../kernels/driver.h");
     let functions: String = instances.iter().enumerate().map(|(i, x)| function(target, i, x)).collect();
     let calls: String = instances.iter().enumerate().map(|(i, x)| call(i, x)).collect();
-    format!("{prelude}\n{functions}\n{driver}\nvoid launch(Launch& l) {{\n  switch (l.instance) {{\n{calls}  }}\n}}\n")
+    format!(
+        "{prelude}\n{functions}\n{driver}\n{main}\nvoid launch(Launch& l) {{\n  switch (l.instance) {{\n{calls}  }}\n}}\n"
+    )
 }
 
 fn function(target: Target, i: usize, instance: &Instance) -> String {
@@ -175,4 +209,36 @@ pub fn output_file(launches: &[Launch], bytes: &[u8]) -> Option<Vec<Vec<Vec<f32>
         taken.to_vec()
     };
     Some(launches.iter().map(|l| l.results().into_iter().map(&mut take).collect()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prelude_is_cut_to_what_a_kernel_needs() {
+        let prelude = "#include <x>\n#define A() B()\n#define B() 1\ninline float f(float x) {\nreturn g(x);\n}\n\
+                       typedef int i;\ninline float g(float x) {\nreturn x;\n}\n#define C 2\n";
+        let kept = "#include <x>\n#define A() B()\n#define B() 1\ntypedef int i;\n";
+        assert_eq!(needed(prelude, "y = A();"), kept);
+        let f = needed(prelude, "y = f(1);");
+        assert!(f.contains("return g(x)") && f.contains("float g(") && !f.contains("#define C"), "{f}");
+    }
+
+    #[test]
+    fn texts_for_mlx_define_what_they_use() {
+        for case in super::super::cases::all(1) {
+            for (platform, prelude) in [
+                (Platform::Cuda, include_str!("../../kernels/prelude.cuda.h")),
+                (Platform::Metal, include_str!("../../kernels/prelude.metal")),
+            ] {
+                let [header, text] = for_mlx(platform, &case.launch.instance);
+                for word in ["SHARED", "BARRIER", "LOAD4", "WRITE", "MULTIPLY", "MATRIX", "UNROLL"] {
+                    let uses = text.contains(word);
+                    assert!(prelude.contains(&format!("#define {word}")));
+                    assert_eq!(header.contains(&format!("#define {word}")), uses, "{}: {word}", case.title);
+                }
+            }
+        }
+    }
 }

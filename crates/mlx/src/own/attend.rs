@@ -7,6 +7,7 @@ use mlxr_compute::check::KvHeads;
 use mlxr_compute::op::{Attention, KvType, Rope, RopePairs, Seqs, Window};
 
 use super::Own;
+use super::product::{self, Form};
 use crate::attention;
 use crate::backend::{Mlx, Tensor};
 use crate::ffi::{Array, Device, Dtype};
@@ -42,23 +43,33 @@ pub(crate) fn fits(
     kv.spec.dtype == KvType::F16 && shape && grouped && plain && turned
 }
 
-/// Rotates, appends and attends; the caller has asked [`fits`]. Also returns what must be computed for the append to happen:
-/// later layers depend on earlier ones, so a step needs only the last.
+/// What a step's layers share.
+pub(crate) struct Step<'a> {
+    pub plan: &'a mut Plan,
+    pub seqs: &'a Seqs<'a>,
+    /// The `done` of the append before, if there was one.
+    pub before: Option<Array>,
+}
+
+/// Rotates, appends and attends; the caller has asked [`fits`]. Also returns the append's `done`, on which must depend whatever
+/// is to see it.
 pub(crate) fn attend(
     own: &Own,
     d: &Device,
-    plan: &mut Plan,
+    step: Step<'_>,
     [q, k, v]: [&Tensor; 3],
     (kv, layer): (&mut Kv, usize),
     (rope, how): (Option<&Rope>, &Attention<'_, Mlx>),
-    seqs: &Seqs<'_>,
 ) -> (Tensor, Array) {
+    let Step { plan, seqs, before } = step;
     let heads = KvHeads::of(&kv.spec, layer);
     heads.check_append(k.shape, Some(v.shape));
     heads.check_attention(q.shape, how, |t| t.shape);
     seqs.check(q.shape[0], &kv.spec);
     let table = plan.table(d, seqs, kv.spec.page_tokens);
-    let q = rotate_append(own, d, [q, k, v], (kv, layer), (rope, how.n_head, heads.d_k), &table);
+    let [q, done] =
+        rotate_append(own, d, [q, k, v], (kv, layer), (rope, how.n_head, heads.d_k), (&table, before.as_ref()));
+    let q = Tensor::new(q, [seqs.positions.len(), how.n_head * heads.d_k]);
     let mut outputs = Vec::new();
     let mut row = 0;
     while row < seqs.rows.len() {
@@ -71,38 +82,42 @@ pub(crate) fn attend(
                 let run = Run { first: seqs.rows[row].first, n_tok, longest };
                 paged(own, d, &q, (kv, layer), how, (&table, run))
             } else {
-                attention::row(d, plan, (&q, Dtype::F16), (kv, layer), how, (seqs, row))
+                let array = attention::row(d, plan, (&q, Dtype::F16), (kv, layer), how, (seqs, row), Some(&done));
+                Tensor::new(array, [n_tok, how.n_head * heads.d_out()])
             });
         }
         row = end;
     }
-    let shape = [q.shape[0], how.n_head * heads.d_out()];
-    let array = match &outputs[..] {
-        [one] => one.clone(),
-        many => d.concatenate(&many.iter().collect::<Vec<_>>(), 0),
+    let out = match outputs.len() {
+        1 => outputs.pop().expect("one output"),
+        _ => {
+            let arrays: Vec<&Array> = outputs.iter().map(|output| &output.array).collect();
+            Tensor::new(d.concatenate(&arrays, 0), [q.shape[0], how.n_head * heads.d_out()])
+        }
     };
-    (Tensor { array, shape }, q.array)
+    (out, done)
 }
 
-/// The queries rotated; the store has the rotated keys and the values once they are computed.
+/// The queries rotated, and the append's `done`; the store has the rotated keys and the values once they are computed.
 fn rotate_append(
     own: &Own,
     d: &Device,
     [q, k, v]: [&Tensor; 3],
     (kv, layer): (&Kv, usize),
     (rope, n_head, d_head): (Option<&Rope>, usize, usize),
-    table: &Array,
-) -> Tensor {
+    (table, before): (&Array, Option<&Array>),
+) -> [Array; 2] {
     let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
     let n_kv_head = k.shape[1] / d_head;
     let freqs = rope.map_or(&[][..], |rope| &rope.freqs);
     let paired = u32::from(rope.is_some_and(|rope| rope.pairs == RopePairs::Interleaved));
     let instance = Instance::new("rotate_append", &[d_head as u32, 2 * freqs.len() as u32, paired], "half");
     let (turns, sizes) = (own.floats(d, freqs), own.sizes(d, &[n_head, n_kv_head]));
-    let inputs = [&q.array, &k.array, &v.array, &keys.data, &values.data, table, &turns, &sizes];
-    let shape = [q.shape[0], n_head * d_head];
-    let mut made = own.launch(d, instance, &inputs, &[&shape], [n_head + 2 * n_kv_head, q.shape[0], 1]);
-    Tensor { array: made.pop().expect("one output"), shape }
+    let none = before.is_none().then(|| d.from_slice(&[0i32], &[1], Dtype::I32));
+    let before = before.or(none.as_ref()).expect("one of the two");
+    let inputs = [&q.array, &k.array, &v.array, &keys.data, &values.data, table, &turns, &sizes, before];
+    let shapes: [&[usize]; 2] = [&[q.shape[0], n_head * d_head], &[1]];
+    own.launch(d, instance, &inputs, &shapes, [n_head + 2 * n_kv_head, q.shape[0], 1])
 }
 
 /// Neighbouring tokens whose rows have few.
@@ -121,7 +136,7 @@ fn paged(
     (kv, layer): (&Kv, usize),
     how: &Attention<'_, Mlx>,
     (table, run): (&Array, Run),
-) -> Array {
+) -> Tensor {
     let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
     let (n_head, d_head) = (how.n_head, q.shape[1] / how.n_head);
     let n_kv_head = keys.heads[0];
@@ -140,14 +155,16 @@ fn paged(
     let instance = Instance::new("paged_attention", &[d_head as u32, (n_head / n_kv_head) as u32], "half");
     let inputs = [&q.array, &keys.data, &values.data, table, &sizes, &factors, &sinks];
     let shapes: [&[usize]; 2] = [&[run.n_tok, n_head * n_share * d_head], &[run.n_tok, n_head, n_share, 2]];
-    let mut made = own.launch(d, instance, &inputs, &shapes, [n_kv_head, run.n_tok, n_share]);
-    let (sums, parts) = (made.pop().expect("two outputs"), made.pop().expect("two outputs"));
-    if n_share == 1 {
-        return parts;
-    }
-    let instance = Instance::new("attention_merge", &[d_head as u32], "float");
-    let sizes = own.sizes(d, &[n_head, n_share]);
+    let [parts, sums] = own.launch(d, instance, &inputs, &shapes, [n_kv_head, run.n_tok, n_share]);
     let shape = [run.n_tok, n_head * d_head];
-    let mut made = own.launch(d, instance, &[&parts, &sums, &sinks, &sizes], &[&shape], [n_head, run.n_tok, 1]);
-    made.pop().expect("one output")
+    if n_share == 1 {
+        return Tensor::new(parts, shape);
+    }
+    let layout = product::layout(own, shape);
+    let instance = Instance::new("attention_merge", &[d_head as u32, layout], "float");
+    let sizes = own.sizes(d, &[n_head, n_share]);
+    let pairs = product::pairs_shape(layout, shape);
+    let [array, pairs] =
+        own.launch(d, instance, &[&parts, &sums, &sinks, &sizes], &[&shape, &pairs], [n_head, run.n_tok, 1]);
+    Tensor { array, shape, form: Form::new(own, d, layout, (pairs, run.n_tok), 1.0) }
 }

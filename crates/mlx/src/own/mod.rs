@@ -5,13 +5,15 @@
 //! | this | launches; what stays the same from step to step |
 //! | `product` | rows times quantized matrices |
 //! | `attend` | rotation, append and attention over pages |
+//! | `best` | the largest logits |
 //! | [`table`] | where a batch's tokens lie, as the kernels read it |
 
 pub(crate) mod attend;
+pub(crate) mod best;
 pub(crate) mod product;
 pub mod table;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use crate::ffi::{Array, Device, Dtype, GpuKernel, Output};
@@ -27,11 +29,13 @@ pub(crate) struct Own {
     kernels: RefCell<HashMap<Instance, GpuKernel>>,
     /// By type and bits of their numbers.
     kept: RefCell<HashMap<(bool, Vec<u32>), Array>>,
+    /// Bits of the weights that were multiplied last, whose layout what comes next is likely to be read in.
+    bits: Cell<u32>,
 }
 
 impl Own {
     pub(crate) fn new(platform: Platform) -> Own {
-        Own { platform, kernels: RefCell::default(), kept: RefCell::default() }
+        Own { platform, kernels: RefCell::default(), kept: RefCell::default(), bits: Cell::new(4) }
     }
 
     /// Whole numbers that recur, as an array; at least eight, as kernels on Metal need them.
@@ -67,28 +71,30 @@ impl Own {
     }
 
     /// The outputs of an instance, whose shapes are given.
-    pub(crate) fn launch(
+    pub(crate) fn launch<const N: usize>(
         &self,
         d: &Device,
         instance: Instance,
         inputs: &[&Array],
-        shapes: &[&[usize]],
+        shapes: &[&[usize]; N],
         grid: [usize; 3],
-    ) -> Vec<Array> {
+    ) -> [Array; N] {
         let kernel = instance.kernel();
+        assert_eq!(kernel.outputs.len(), N, "outputs of {}", kernel.name);
         let mut kernels = self.kernels.borrow_mut();
         if !kernels.contains_key(&instance) {
             match made(d, self.platform, &instance) {
                 Ok(made) => {
                     kernels.insert(instance.clone(), made);
                 }
-                Err(error) => return shapes.iter().map(|_| d.failed_array(&error.to_string())).collect(),
+                Err(error) => return std::array::from_fn(|_| d.failed_array(&error.to_string())),
             }
         }
-        let outputs = kernel.outputs.iter().zip(shapes);
-        let outputs: Vec<Output<'_>> =
-            outputs.map(|((_, kind), shape)| Output { shape, dtype: number(kind, instance.parameter) }).collect();
-        d.launch(&kernels[&instance], inputs, &outputs, grid.map(|n| n as u32), 32 * kernel.n_wave)
+        let output = |i: usize| Output { shape: shapes[i], dtype: number(kernel.outputs[i].1, instance.parameter) };
+        let outputs: [Output<'_>; N] = std::array::from_fn(output);
+        let mut made =
+            d.launch(&kernels[&instance], inputs, &outputs, grid.map(|n| n as u32), 32 * kernel.n_wave).into_iter();
+        std::array::from_fn(|_| made.next().expect("an array for each output"))
     }
 }
 

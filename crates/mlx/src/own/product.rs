@@ -12,7 +12,7 @@ use crate::backend::{Mlx, Tensor};
 use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
 use crate::kernel::source::Platform;
-use crate::matrix::{Matrix, Packed, Part};
+use crate::matrix::{Matrix, Part};
 
 /// Rows that `affine_tiles` takes at once, by what a threadgroup's memory holds.
 fn tile_tokens(own: &Own) -> usize {
@@ -29,17 +29,36 @@ pub(crate) struct Rows {
     n_in: usize,
     /// Weight and epsilon of an RMS norm.
     norm: Option<(Array, f32)>,
-    forms: RefCell<Vec<(u32, [Array; 2])>>,
+    forms: RefCell<Vec<Form>>,
 }
 
-/// What a product ends in.
-#[derive(Clone, Copy)]
-pub(crate) struct End<'a> {
-    /// The second matrix of a gated product, and the gate's function.
-    pub glu: Option<(&'a Part, Act)>,
-    /// Added.
-    pub residual: Option<&'a Array>,
+/// Rows in a layout of `rows_half`, and the scales by which they are multiplied.
+#[derive(Clone)]
+pub(crate) struct Form {
+    layout: u32,
+    x: Array,
+    scales: Array,
 }
+
+impl Form {
+    /// Of pairs that a kernel made of `n_tok` rows beside its output, divided by `scale`; `None` where it made none.
+    pub(crate) fn new(own: &Own, d: &Device, layout: u32, (x, n_tok): (Array, usize), scale: f32) -> Option<Form> {
+        (layout > 0).then(|| Form { layout, x, scales: own.floats(d, &vec![scale; n_tok]) })
+    }
+}
+
+/// The layout in which a kernel makes pairs of `[n_tok, n_col]` numbers beside its output; 0 for none.
+pub(crate) fn layout(own: &Own, [n_tok, n_col]: [usize; 2]) -> u32 {
+    if n_tok <= tile_tokens(own) && n_col.is_multiple_of(128) { own.bits.get() } else { 0 }
+}
+
+/// The shape of those pairs.
+pub(crate) fn pairs_shape(layout: u32, [n_tok, n_col]: [usize; 2]) -> [usize; 2] {
+    if layout == 0 { [1, 1] } else { [n_tok.next_multiple_of(8), n_col / 2] }
+}
+
+/// What gated products are divided by to be f16: those of large models pass 65504.
+const GATED_SCALE: f32 = 16.0;
 
 impl Rows {
     /// Rows, normalized where `norm` is one that a kernel computes.
@@ -52,13 +71,14 @@ impl Rows {
             }
             Some(_) => return None,
         };
-        Some(Rows { x: x.array.clone(), n_tok, n_in, norm, forms: RefCell::default() })
+        let forms = x.form.clone().filter(|_| norm.is_none()).into_iter().collect();
+        Some(Rows { x: x.array.clone(), n_tok, n_in, norm, forms: RefCell::new(forms) })
     }
 
-    /// The rows in a layout of `rows_half`, and their scales.
-    fn form(&self, own: &Own, d: &Device, layout: u32) -> [Array; 2] {
+    /// The rows in a layout of `rows_half`.
+    fn form(&self, own: &Own, d: &Device, layout: u32) -> Form {
         let mut forms = self.forms.borrow_mut();
-        if let Some((_, form)) = forms.iter().find(|(l, _)| *l == layout) {
+        if let Some(form) = forms.iter().find(|form| form.layout == layout) {
             return form.clone();
         }
         let sizes = own.sizes(d, &[self.n_in]);
@@ -70,19 +90,22 @@ impl Rows {
         let instance = Instance::new("rows_half", &[u32::from(self.norm.is_some()), layout], "float");
         let n_row = if layout < 2 { self.n_tok } else { self.n_tok.next_multiple_of(8) };
         let shapes: [&[usize]; 2] = [&[n_row, self.n_in / 2], &[self.n_tok, 1]];
-        let made = own.launch(d, instance, &[&self.x, &weight, &sizes, &factors], &shapes, [self.n_tok, 1, 1]);
-        let form = [made[0].clone(), made[1].clone()];
-        forms.push((layout, form.clone()));
+        let inputs = [&self.x, &weight, &sizes, &factors];
+        let [x, scales] = own.launch(d, instance, &inputs, &shapes, [self.n_tok, 1, 1]);
+        let form = Form { layout, x, scales };
+        forms.push(form.clone());
         form
     }
 }
 
 /// What `affine_tiles` must know of a matrix.
 struct Tiles<'a> {
-    packed: &'a Packed,
+    part: &'a Part,
+    scales: &'a Array,
     biases: &'a Array,
-    bits: u32,
-    group: u32,
+    n_out: usize,
+    /// Bits and group.
+    packing: [u32; 2],
     parameter: &'static str,
 }
 
@@ -97,98 +120,146 @@ impl Part {
             _ => return None,
         };
         let fits = [4, 8].contains(&packing.bits) && [32, 64, 128].contains(&packing.group) && n_in.is_multiple_of(128);
-        let (bits, group) = (packing.bits as u32, packing.group as u32);
-        fits.then_some(Tiles { packed, biases, bits, group, parameter })
+        let (n_out, packing) = (self.weights.shape()[0], [packing.bits as u32, packing.group as u32]);
+        fits.then_some(Tiles { part: self, scales: &packed.scales, biases, n_out, packing, parameter })
+    }
+}
+
+impl Matrix {
+    /// If it is one part that our kernels multiply.
+    fn tiles(&self, n_in: usize) -> Option<Tiles<'_>> {
+        let [part] = &self.parts[..] else { return None };
+        part.tiles(n_in).filter(|_| self.n_matrix == 1)
+    }
+}
+
+impl<'a> Tiles<'a> {
+    /// The arrays of the matrix.
+    fn arrays(&self) -> [&'a Array; 3] {
+        [&self.part.weights, self.scales, self.biases]
+    }
+
+    fn like(&self, other: &Tiles<'_>) -> bool {
+        self.packing == other.packing && self.parameter == other.parameter
     }
 }
 
 /// The rows times a matrix, plus `residual`; `None` where our kernels do not multiply it.
 pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, residual: Option<&Array>) -> Option<Array> {
-    if matrix.n_matrix != 1 || !matrix.parts.iter().all(|part| part.tiles(rows.n_in).is_some()) {
-        return None;
+    let parts: Option<Vec<Tiles<'_>>> = matrix.parts.iter().map(|part| part.tiles(rows.n_in)).collect();
+    let parts = parts.filter(|_| matrix.n_matrix == 1)?;
+    let one = |tiles: &Tiles<'_>, residual: Option<&Array>| {
+        if rows.n_tok <= tile_tokens(own) {
+            few(own, d, rows, tiles, residual)
+        } else {
+            let y = many(own, d, rows, tiles);
+            finish(own, d, rows, [&y, &y], (tiles, 0, residual))
+        }
+    };
+    if let [tiles] = &parts[..] {
+        return Some(one(tiles, residual));
     }
-    if let [part] = &matrix.parts[..] {
-        return part_product(own, d, rows, part, End { glu: None, residual });
-    }
-    let end = End { glu: None, residual: None };
-    let parts: Option<Vec<Array>> = matrix.parts.iter().map(|part| part_product(own, d, rows, part, end)).collect();
-    let joined = d.concatenate(&parts?.iter().collect::<Vec<_>>(), -1);
+    let arrays: Vec<Array> = parts.iter().map(|tiles| one(tiles, None)).collect();
+    let joined = d.concatenate(&arrays.iter().collect::<Vec<_>>(), -1);
     Some(residual.map_or(joined.clone(), |residual| d.add(residual, &joined)))
 }
 
-/// `act(gate x) * (up x)`; `None` where our kernels do not compute it.
-pub(crate) fn gated(own: &Own, d: &Device, rows: &Rows, [gate, up]: [&Matrix; 2], act: Act) -> Option<Array> {
-    let ([gate], [up]) = (&gate.parts[..], &up.parts[..]) else { return None };
-    let (first, second) = (gate.tiles(rows.n_in)?, up.tiles(rows.n_in)?);
-    let same = first.packed.packing == second.packed.packing && gate.dtype == up.dtype;
-    let known = matches!(act, Act::Silu | Act::GeluTanh);
-    (same && known).then(|| part_product(own, d, rows, gate, End { glu: Some((up, act)), residual: None }))?
-}
-
-fn part_product(own: &Own, d: &Device, rows: &Rows, part: &Part, end: End<'_>) -> Option<Array> {
-    if rows.n_tok <= tile_tokens(own) { few(own, d, rows, part, end) } else { many(own, d, rows, part, end) }
-}
-
-/// The constant that tells kernels which gate ends a product.
-fn gate_number(end: &End<'_>) -> u32 {
-    match end.glu {
-        None => 0,
-        Some((_, Act::Silu)) => 1,
-        Some(_) => 2,
+/// The rows times three matrices of one packing in one launch; `None` where that is not to be had.
+pub(crate) fn three(own: &Own, d: &Device, rows: &Rows, matrices: [&Matrix; 3]) -> Option<[Array; 3]> {
+    let [a, b, c] = matrices.map(|matrix| matrix.tiles(rows.n_in));
+    let tiles = [a?, b?, c?];
+    let n_tok = rows.n_tok;
+    if n_tok > tile_tokens(own) || !tiles.iter().all(|t| t.like(&tiles[0])) {
+        return None;
     }
+    let (form, [n, r]) = begin(own, d, rows, &tiles[0]);
+    let [bits, group] = tiles[0].packing;
+    let instance = Instance::new("affine_tiles_three", &[n, r, bits, group], tiles[0].parameter);
+    let n_out = tiles.each_ref().map(|t| t.n_out);
+    let sizes = own.sizes(d, &[&[rows.n_in, n_tok], &n_out[..]].concat());
+    let arrays = tiles.iter().flat_map(Tiles::arrays);
+    let inputs: Vec<&Array> = [&form.x, &form.scales].into_iter().chain(arrays).chain([&sizes]).collect();
+    let shapes = n_out.map(|n| [n_tok, n]);
+    let grid = n_out.iter().map(|n| n.div_ceil(16 * r as usize)).sum();
+    Some(own.launch(d, instance, &inputs, &shapes.each_ref().map(|shape| &shape[..]), [grid, 1, 1]))
 }
 
-fn few(own: &Own, d: &Device, rows: &Rows, part: &Part, end: End<'_>) -> Option<Array> {
-    let tiles = part.tiles(rows.n_in)?;
-    let (n_tok, n_out) = (rows.n_tok, part.weights.shape()[0]);
-    let [x, x_scales] = rows.form(own, d, tiles.bits);
-    let n = n_tok.div_ceil(8);
-    let (second, second_tiles) = match end.glu {
-        Some((up, _)) => (up, up.tiles(rows.n_in)?),
-        None => (part, part.tiles(rows.n_in)?),
+/// `act(gate x) * (up x)`, and the same in 16 bits where that is made beside; `None` where our kernels do not compute it.
+pub(crate) fn gated(
+    own: &Own,
+    d: &Device,
+    rows: &Rows,
+    [gate, up]: [&Matrix; 2],
+    act: Act,
+) -> Option<(Array, Option<Form>)> {
+    let (gate, up) = (gate.tiles(rows.n_in)?, up.tiles(rows.n_in)?);
+    let glu = match act {
+        Act::Silu => 1,
+        Act::GeluTanh => 2,
+        _ => return None,
     };
-    let r = if end.glu.is_some() || n > 1 { 2 } else { 1 };
-    let add = u32::from(end.residual.is_some());
-    let constants = [n as u32, r, tiles.bits, tiles.group, gate_number(&end), add];
-    let instance = Instance::new("affine_tiles", &constants, tiles.parameter);
-    let sizes = own.sizes(d, &[rows.n_in, n_out, n_tok]);
-    let inputs = [
-        &x,
-        &x_scales,
-        &part.weights,
-        &tiles.packed.scales,
-        tiles.biases,
-        &second.weights,
-        &second_tiles.packed.scales,
-        second_tiles.biases,
-        end.residual.unwrap_or(&x_scales),
-        &sizes,
-    ];
-    let group = if end.glu.is_some() { 16 } else { 16 * r as usize };
-    let mut made = own.launch(d, instance, &inputs, &[&[n_tok, n_out]], [n_out.div_ceil(group), 1, 1]);
-    made.pop()
+    if !gate.like(&up) {
+        return None;
+    }
+    let (n_tok, n_out) = (rows.n_tok, gate.n_out);
+    if n_tok > tile_tokens(own) {
+        let [y, z] = [&gate, &up].map(|tiles| many(own, d, rows, tiles));
+        return Some((finish(own, d, rows, [&y, &z], (&gate, glu, None)), None));
+    }
+    let (form, [n, _]) = begin(own, d, rows, &gate);
+    let ([bits, group], shape) = (gate.packing, [n_tok, n_out]);
+    let layout = layout(own, shape);
+    let instance = Instance::new("affine_tiles_gated", &[n, 2, bits, group, glu, layout], gate.parameter);
+    let sizes = own.sizes(d, &[rows.n_in, n_tok, n_out]);
+    let ([w, scales, biases], [w2, scales2, biases2]) = (gate.arrays(), up.arrays());
+    let inputs = [&form.x, &form.scales, w, scales, biases, w2, scales2, biases2, &sizes];
+    let pairs = pairs_shape(layout, shape);
+    let [y, pairs] = own.launch(d, instance, &inputs, &[&shape, &pairs], [n_out.div_ceil(16), 1, 1]);
+    Some((y, Form::new(own, d, layout, (pairs, n_tok), GATED_SCALE)))
 }
 
-fn many(own: &Own, d: &Device, rows: &Rows, part: &Part, end: End<'_>) -> Option<Array> {
-    let layout = u32::from(part.dtype == Dtype::BF16);
-    let [x, x_scales] = rows.form(own, d, layout);
-    let x = d.view(&x, part.dtype);
-    let multiplied = |part: &Part| -> Option<Array> {
-        let packed = part.packed.as_ref()?;
-        let weights = [&part.weights, &packed.scales];
-        let plain = d.dequantize(weights, packed.biases.as_ref(), packed.packing, part.dtype);
-        Some(d.matmul(&x, &d.transpose(&plain, &[1, 0])))
-    };
-    let first = multiplied(part)?;
-    let second = match end.glu {
-        Some((up, _)) => multiplied(up)?,
-        None => first.clone(),
-    };
-    let n_out = part.weights.shape()[0];
-    let parameter = if layout == 1 { "bfloat" } else { "half" };
-    let instance = Instance::new("rows_finish", &[gate_number(&end), u32::from(end.residual.is_some())], parameter);
-    let sizes = own.sizes(d, &[n_out]);
-    let inputs = [&first, &second, &x_scales, end.residual.unwrap_or(&x_scales), &sizes];
-    let mut made = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(256), rows.n_tok, 1]);
-    made.pop()
+/// The rows as `affine_tiles` reads them, and its constants N and R.
+fn begin(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>) -> (Form, [u32; 2]) {
+    own.bits.set(tiles.packing[0]);
+    let n = rows.n_tok.div_ceil(8) as u32;
+    (rows.form(own, d, tiles.packing[0]), [n, if n > 1 { 2 } else { 1 }])
+}
+
+fn few(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&Array>) -> Array {
+    let (form, [n, r]) = begin(own, d, rows, tiles);
+    let [bits, group] = tiles.packing;
+    let add = u32::from(residual.is_some());
+    let instance = Instance::new("affine_tiles", &[n, r, bits, group, add], tiles.parameter);
+    let sizes = own.sizes(d, &[rows.n_in, rows.n_tok, tiles.n_out]);
+    let [w, scales, biases] = tiles.arrays();
+    let inputs = [&form.x, &form.scales, w, scales, biases, residual.unwrap_or(&form.scales), &sizes];
+    let shape = [rows.n_tok, tiles.n_out];
+    let [y] = own.launch(d, instance, &inputs, &[&shape], [tiles.n_out.div_ceil(16 * r as usize), 1, 1]);
+    y
+}
+
+/// The rows in 16 bits times the matrix as plain numbers, which `finish` makes products.
+fn many(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>) -> Array {
+    let part = tiles.part;
+    let form = rows.form(own, d, u32::from(part.dtype == Dtype::BF16));
+    let packing = part.packed.as_ref().expect("tiles are of packed parts").packing;
+    let plain = d.dequantize([&part.weights, tiles.scales], Some(tiles.biases), packing, part.dtype);
+    d.matmul(&d.view(&form.x, part.dtype), &d.transpose(&plain, &[1, 0]))
+}
+
+/// What products of [`many`] stand for; a gate's and the other's where `glu` is not 0.
+fn finish(
+    own: &Own,
+    d: &Device,
+    rows: &Rows,
+    [y, z]: [&Array; 2],
+    (tiles, glu, residual): (&Tiles<'_>, u32, Option<&Array>),
+) -> Array {
+    let scales = rows.form(own, d, u32::from(tiles.part.dtype == Dtype::BF16)).scales;
+    let instance = Instance::new("rows_finish", &[glu, u32::from(residual.is_some())], tiles.parameter);
+    let sizes = own.sizes(d, &[tiles.n_out]);
+    let inputs = [y, z, &scales, residual.unwrap_or(&scales), &sizes];
+    let shape = [rows.n_tok, tiles.n_out];
+    let [out] = own.launch(d, instance, &inputs, &[&shape], [tiles.n_out.div_ceil(256), rows.n_tok, 1]);
+    out
 }

@@ -8,7 +8,7 @@ use mlxr_compute::cpu::{Cpu, Isa, Pool};
 use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::runner::{Batch, PAGE_TOKENS, PageId, Row, Runner, SeqId, Want};
-use mlxr_mlx::{Kernels, Mlx, Precision, find};
+use mlxr_mlx::{Device, Kernels, Mlx, Precision, find};
 use mlxr_models::{Arena, LoadOptions};
 
 /// Tokens and logits of a `.logits` file: `i32 n, i32 v`, `n` ids, `n * v` f32.
@@ -50,30 +50,31 @@ fn nmse(got: &[f32], want: &[f32]) -> f64 {
 }
 
 /// The loaded model as a runner, or what went wrong.
-fn load<B: Backend + Send + 'static>(path: &Path, backend: B) -> Result<Box<dyn Runner>, String>
+fn load<B: Backend + Send + 'static>(path: &Path, backend: B, kv_type: KvType) -> Result<Box<dyn Runner>, String>
 where
     B::Tensor: Send,
     B::Matrix: Send,
     B::Kv: Send,
 {
-    let options =
-        LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, arena: Arena::Tokens(1024), ..LoadOptions::default() };
+    let options = LoadOptions { n_ctx: Some(48), kv_type, arena: Arena::Tokens(1024), ..LoadOptions::default() };
     let checkpoint = mlxr_weights::open(path).map_err(|e| e.to_string())?;
     let model = mlxr_models::load(&checkpoint, backend, &options, &mut |_| ()).map_err(|e| e.to_string())?;
     Ok(Box::new(model))
 }
 
-/// MLX in f32, or `None` with a loud word.
-fn mlx() -> Option<Mlx> {
+/// How far logits of 16-bit arithmetic may be off: bf16 rounds by up to 2^-9, in each of a few dozen products and stores.
+const HALF: f64 = 1e-2;
+
+/// MLX, or `None` with a loud word.
+fn device() -> Option<Device> {
     let Some(folder) = std::env::var_os("MLXR_MLX_DIR").map(PathBuf::from) else {
         eprintln!("SKIPPED: run `cargo xtask mlx` and set MLXR_MLX_DIR to target/mlx to test the MLX backend");
         return None;
     };
-    let device = find::open(find::places(None, Some(&folder))).expect("MLXR_MLX_DIR names a folder with MLX");
-    Some(Mlx::new(device, Precision::Full, Kernels::Mlx, Box::new(|_| ())))
+    Some(find::open(find::places(None, Some(&folder))).expect("MLXR_MLX_DIR names a folder with MLX"))
 }
 
-/// On the defining backend, on the CPU backend with its best instructions and on MLX: loads a checkpoint, computes the golden
+/// On the defining backend, on the CPU backend with its best instructions and on MLX, on a GPU also with our kernels: loads a checkpoint, computes the golden
 /// tokens whole and in parts, and describes each way that misses the golden logits by more than `limit` (squared error
 /// over squared magnitude). `limits[0]` holds for exact arithmetic; quantized weights on the CPU backend meet 8-bit
 /// activations, for which `limits[1]` holds.
@@ -81,8 +82,17 @@ pub fn compare(path: &Path, logits: &Path, limits: [f64; 2]) -> Vec<String> {
     let name = path.file_stem().expect("name").to_string_lossy().into_owned();
     let pool = Arc::new(Pool::new(2).expect("threads"));
     let cpu = Cpu::new(pool, Isa::detect()).expect("the best instructions are there");
-    let mut models = vec![("scalar", load(path, Scalar), limits[0]), ("cpu", load(path, cpu), limits[1])];
-    models.extend(mlx().map(|mlx| ("mlx", load(path, mlx), limits[0])));
+    let exact = KvType::F32;
+    let mut models = vec![("scalar", load(path, Scalar, exact), limits[0]), ("cpu", load(path, cpu, exact), limits[1])];
+    if let Some(first) = device() {
+        let has_kernels = first.platform().is_some();
+        let mlx = Mlx::new(first, Precision::Full, Kernels::Mlx, Box::new(|_| ()));
+        models.push(("mlx", load(path, mlx, exact), limits[0]));
+        if let Some(device) = has_kernels.then(device).flatten() {
+            let own = Mlx::new(device, Precision::Half, Kernels::Own, Box::new(|_| ()));
+            models.push(("mlx with our kernels", load(path, own, KvType::F16), HALF));
+        }
+    }
     let mut failures = Vec::new();
     for (backend, model, limit) in models {
         match model {

@@ -12,7 +12,7 @@ use super::kernel::ROWS;
 use super::table::{self, FormRow, Input};
 use crate::cpu::arena::Arena;
 use crate::cpu::{Isa, Pool};
-use crate::{Bytes, Error, MatrixData};
+use crate::{Bytes, Error, MatrixData, matrix};
 
 /// A matrix `[n_out, n_in]`, or those of all experts.
 pub struct PackedMatrix {
@@ -53,13 +53,10 @@ impl PackedMatrix {
     /// # Errors
     /// If the parts disagree in `n_in` or are damaged, an encoding is not known, or the machine lacks `isa`.
     pub fn new(parts: &[MatrixData], isa: Isa) -> Result<PackedMatrix, Error> {
-        let mut first = 0;
-        let mut stacked = Vec::with_capacity(parts.len());
-        for part in parts {
-            stacked.push((part, first));
-            first += part.n_out;
-        }
-        PackedMatrix::build(&stacked, [1, first], isa)
+        let shape = matrix::stacked(parts)?;
+        let first = |i: usize| parts[..i].iter().map(|part| part.n_out).sum();
+        let parts: Vec<_> = parts.iter().enumerate().map(|(i, part)| (part, first(i))).collect();
+        PackedMatrix::build(&parts, 1, shape, isa)
     }
 
     /// The matrices of experts (or heads), which all have one shape. Copies nothing yet.
@@ -67,24 +64,23 @@ impl PackedMatrix {
     /// # Errors
     /// Like [`PackedMatrix::new`].
     pub fn experts(experts: &[MatrixData], isa: Isa) -> Result<PackedMatrix, Error> {
-        let n_out = experts.first().map_or(0, |e| e.n_out);
-        for expert in experts {
-            same(expert, "rows", expert.n_out, n_out)?;
-        }
+        let shape = matrix::side_by_side(experts)?;
         let parts: Vec<_> = experts.iter().map(|e| (e, 0)).collect();
-        PackedMatrix::build(&parts, [experts.len(), n_out], isa)
+        PackedMatrix::build(&parts, experts.len(), shape, isa)
     }
 
-    fn build(parts: &[(&MatrixData, usize)], [n_expert, n_out]: [usize; 2], isa: Isa) -> Result<PackedMatrix, Error> {
+    fn build(
+        parts: &[(&MatrixData, usize)],
+        n_expert: usize,
+        [n_out, n_in]: [usize; 2],
+        isa: Isa,
+    ) -> Result<PackedMatrix, Error> {
         if !isa.available() {
             let message = format!("this machine cannot run `{isa}`; choose another instruction set");
             return Err(Error::Device { backend: "cpu", message });
         }
-        let n_in = parts.first().map_or(0, |(p, _)| p.n_in);
         let (mut segments, mut at) = (Vec::with_capacity(parts.len()), 0);
         for &(data, first) in parts {
-            same(data, "columns", data.n_in, n_in)?;
-            data.check()?;
             let form = table::form(data);
             let segment = Segment { data: data.clone(), first, form, at, packed: AtomicBool::new(form.each_time) };
             at += segment.panels_bytes().next_multiple_of(64);
@@ -259,15 +255,4 @@ impl Segment {
         self.packed.store(true, Ordering::Release);
         Ok(())
     }
-}
-
-fn same(part: &MatrixData, what: &str, found: usize, expected: usize) -> Result<(), Error> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::Shape {
-        tensor: part.name.clone(),
-        found: format!("{found} {what}"),
-        expected: format!("{expected} like the matrices it is joined with"),
-    })
 }

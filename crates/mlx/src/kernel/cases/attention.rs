@@ -5,7 +5,7 @@ use mlxr_compute::conformance::Random;
 use mlxr_compute::op::{Attention, KvSpec, KvType, LayerState, Rope, RopePairs, SeqRow, Seqs, Window};
 use mlxr_compute::scalar::{Scalar, Tensor};
 
-use super::{Case, Finish, HALF, LIMIT, bytes, sizes};
+use super::{Case, Finish, HALF, Limit, SINGLE, bytes, sizes};
 use crate::kernel::Instance;
 use crate::kernel::source::Launch;
 use crate::own::table;
@@ -112,21 +112,28 @@ pub(super) fn paged(
     let launch = Launch { instance, grid, inputs, outputs: vec![n * d, 2 * n] };
     let finish = if n_share == 1 { Finish::First } else { Finish::Merge(n_share, d, sinks) };
     // Keys are rounded to f16 in both; scores are sums in f32, exponentiated.
-    Case { launch, title, want, n_col: d, finish, limit: LIMIT }
+    Case { launch, title, want, n_col: d, finish, limit: Limit::Row(SINGLE) }
 }
 
-pub(super) fn joined(random: &mut Random, [d, n_head, n_share]: [usize; 3]) -> Case {
+pub(super) fn joined(random: &mut Random, [d, n_head, n_share]: [usize; 3], layout: u32) -> Case {
     let n_tok = 2;
     let n = n_tok * n_head;
     let parts = random.normals(n * n_share * d);
     let sums: Vec<f32> = (0..n * n_share).flat_map(|_| [random.normal(), 0.1 + random.unit()]).collect();
     let sinks = random.normals(n_head);
-    let want = merge(&parts, &sums, &sinks, [n_share, d]);
-    let instance = Instance::new("attention_merge", &[d as u32], "float");
+    let mut want = merge(&parts, &sums, &sinks, [n_share, d]);
+    let instance = Instance::new("attention_merge", &[d as u32, layout], "float");
     let title = format!("{}, {n_head} heads, {n_share} shares", instance.name());
     let inputs = vec![bytes(&parts), bytes(&sums), bytes(&sinks), sizes(&[n_head, n_share])];
-    let launch = Launch { instance, grid: [n_head as u32, n_tok as u32, 1], inputs, outputs: vec![n * d] };
-    Case { launch, title, want, n_col: d, finish: Finish::First, limit: LIMIT }
+    let (finish, part, n_pair) = match layout {
+        0 => (Finish::First, SINGLE, 1),
+        _ => (Finish::Beside(layout, n_head * d, 1.0), HALF, 8 * n_head * d / 2),
+    };
+    if layout > 0 {
+        want = [&want[..], &want].concat();
+    }
+    let launch = Launch { instance, grid: [n_head as u32, n_tok as u32, 1], inputs, outputs: vec![n * d, n_pair] };
+    Case { launch, title, want, n_col: d, finish, limit: Limit::Row(part) }
 }
 
 /// One sequence's next `n_tok` tokens, of which `dims` dimensions turn.
@@ -160,9 +167,10 @@ pub(super) fn rotate_append(
         bytes(&table::table(&seqs, PAGE_TOKENS)),
         bytes(&turns),
         sizes(&[n_head, n_kv_head]),
+        bytes(&[0i32]),
     ];
     let grid = [(n_head + 2 * n_kv_head) as u32, n_tok as u32, 1];
-    let launch = Launch { instance, grid, inputs, outputs: vec![n_tok * n_head * d] };
+    let launch = Launch { instance, grid, inputs, outputs: vec![n_tok * n_head * d, 1] };
     let keys = Scalar.rope(k, n_kv_head, &positions, &rope);
     let mut want = Scalar.rope(q, n_head, &positions, &rope).data;
     for numbers in [&keys, &v] {
@@ -174,5 +182,5 @@ pub(super) fn rotate_append(
         }
         want.extend(store);
     }
-    Case { launch, title, want, n_col: d, finish: Finish::Stores, limit: HALF }
+    Case { launch, title, want, n_col: d, finish: Finish::Stores, limit: Limit::Row(HALF) }
 }

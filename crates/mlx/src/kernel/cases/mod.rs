@@ -2,11 +2,13 @@
 
 mod attention;
 mod product;
+mod tiles;
 
 use mlxr_compute::DType;
 use mlxr_compute::conformance::Random;
 use mlxr_compute::op::{RopePairs, Window};
 
+use super::Instance;
 use super::source::Launch;
 
 /// A launch, and what the definitions make of its inputs.
@@ -19,8 +21,15 @@ pub struct Case {
     /// Numbers of a row of `want`, over which errors are relative.
     n_col: usize,
     finish: Finish,
-    /// How far a number may be, relative to the largest of its row.
-    limit: f32,
+    limit: Limit,
+}
+
+/// How far numbers may be off.
+enum Limit {
+    /// Of the largest of their row.
+    Row(f32),
+    /// Each by what the roundings of its sum may come to: sums may cancel, and a gate may magnify what is left.
+    Each(Vec<f32>),
 }
 
 /// How outputs become what the definition defines.
@@ -31,12 +40,16 @@ enum Finish {
     Merge(usize, usize, Vec<f32>),
     /// Pairs in a layout of `rows_half` and scales become rows: layout, columns.
     Rows(u32, usize),
-    /// The first output, then the others, which are f16.
+    /// The outputs one after the other.
+    Parts,
+    /// The first output, then the rows that pairs beside it stand for: layout, columns, what they were divided by.
+    Beside(u32, usize, f32),
+    /// The first output, then the written inputs, which are f16; the second output is a token.
     Stores,
 }
 
 /// Errors of sums in f32.
-const LIMIT: f32 = 2e-5;
+const SINGLE: f32 = 2e-5;
 /// Errors where numbers are rounded to f16, or to bf16.
 const HALF: f32 = 1e-3;
 const BFLOAT: f32 = 1e-2;
@@ -48,8 +61,13 @@ impl Case {
             Finish::First => outputs[0].clone(),
             Finish::Merge(n_share, d, sinks) => attention::merge(&outputs[0], &outputs[1], sinks, [*n_share, *d]),
             Finish::Rows(layout, n_in) => product::rows(&outputs[0], &outputs[1], *layout, *n_in),
+            Finish::Parts => outputs.concat(),
+            Finish::Beside(layout, n_col, scale) => {
+                let scales = vec![*scale; outputs[0].len() / n_col];
+                [outputs[0].clone(), product::rows(&outputs[1], &scales, *layout, *n_col)].concat()
+            }
             Finish::Stores => {
-                outputs[..1].iter().cloned().chain(outputs[1..].iter().map(|o| halves(o))).flatten().collect()
+                outputs[..1].iter().cloned().chain(outputs[2..].iter().map(|o| halves(o))).flatten().collect()
             }
         };
         if got.len() != self.want.len() {
@@ -59,9 +77,15 @@ impl Case {
         for (i, (want, got)) in rows.enumerate() {
             let largest = want.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
             for (j, (w, g)) in want.iter().zip(got).enumerate() {
-                let off = (w - g).abs();
-                if off.is_nan() || off > self.limit * largest {
-                    return Some(format!("{}: [{i}, {j}] is {g}, expected {w}", self.title));
+                let (off, limit) = (
+                    (w - g).abs(),
+                    match &self.limit {
+                        Limit::Row(part) => part * largest,
+                        Limit::Each(limits) => limits[i * self.n_col + j],
+                    },
+                );
+                if off.is_nan() || off > limit {
+                    return Some(format!("{}: [{i}, {j}] is {g}, expected {w}, at most {limit:e} off", self.title));
                 }
             }
         }
@@ -86,27 +110,36 @@ fn sizes(numbers: &[usize]) -> Vec<u8> {
     bytes(&words)
 }
 
+/// The largest numbers of rows of `n`, by slices; where they are `paired` with places, these are shuffled.
+fn best(random: &mut Random, [k, each, paired]: [u32; 3], [n_row, n]: [usize; 2]) -> Case {
+    let (width, n_best) = (256 * each as usize, k as usize);
+    let n_slice = n.div_ceil(width);
+    // Few different numbers, so that some are equal.
+    let rows: Vec<Vec<f32>> =
+        (0..n_row).map(|_| random.normals(n).iter().map(|x| (x * 500.0).round()).collect()).collect();
+    let places: Vec<f32> = random.shuffled(n).iter().map(|&place| place as f32).collect();
+    let mut want = Vec::new();
+    for slice in rows.iter().flat_map(|row| (0..n_slice).map(move |slice| (row, slice * width))) {
+        let (row, first) = slice;
+        let mut order: Vec<usize> = (first..n.min(first + width)).collect();
+        order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+        let found = order.iter().map(|&i| [row[i], if paired == 1 { places[i] } else { i as f32 }]);
+        want.extend(found.chain(std::iter::repeat([-3e38, 0.0])).take(n_best).flatten());
+    }
+    let paired_row = |row: &Vec<f32>| row.iter().zip(&places).flat_map(|(x, p)| [*x, *p]).collect::<Vec<f32>>();
+    let x: Vec<f32> = if paired == 1 { rows.iter().flat_map(paired_row).collect() } else { rows.concat() };
+    let instance = Instance::new("best", &[k, each, paired], "float");
+    let title = format!("{}, {n_row} rows of {n}", instance.name());
+    let outputs = vec![want.len()];
+    let grid = [n_slice as u32, n_row as u32, 1];
+    let launch = Launch { instance, grid, inputs: vec![bytes(&x), sizes(&[n, n_slice])], outputs };
+    Case { launch, title, want, n_col: 2, finish: Finish::First, limit: Limit::Row(0.0) }
+}
+
 /// Cases of every kernel.
 pub fn all(seed: u64) -> Vec<Case> {
     let mut random = Random::new(seed);
-    let mut cases = Vec::new();
-    let heads = [[64, 1], [64, 4], [96, 2], [128, 4], [128, 8], [256, 2]];
-    for (i, [d, group]) in heads.into_iter().enumerate() {
-        let windows = [Window::Full, Window::Sliding(20), Window::Chunked(16)];
-        let cap = if i % 3 == 0 { Some(3.0) } else { None };
-        let lengths: Vec<usize> = (0..1 + random.below(3)).map(|_| 1 + random.below(90)).collect();
-        for n_share in [1, 2 + random.below(4)] {
-            let how =
-                attention::How { window: windows[(i + n_share) % 3], softcap: cap, sinks: (i + n_share) % 2 == 0 };
-            cases.push(attention::paged(&mut random, [d, group, 1 + i % 3, n_share], &lengths, how));
-        }
-        let [n_share, n_head] = [1 + random.below(70), 1 + random.below(9)];
-        cases.push(attention::joined(&mut random, [d, n_head, n_share]));
-        let dims = [d, d / 2, 0][i % 3];
-        let pairs = if i % 2 == 0 { RopePairs::HalfSplit } else { RopePairs::Interleaved };
-        let shape = [d, group, 1 + i % 3, 1 + random.below(20)];
-        cases.push(attention::rotate_append(&mut random, shape, (dims, pairs)));
-    }
+    let mut cases = of_attention(&mut random);
     for (bits, group) in [(2, 32), (3, 64), (4, 32), (4, 64), (5, 32), (6, 128), (8, 64)] {
         for (i, m) in [1, 2, 5, 16].into_iter().enumerate() {
             let scale = if i % 2 == 0 { DType::F16 } else { DType::F32 };
@@ -114,12 +147,10 @@ pub fn all(seed: u64) -> Vec<Case> {
             cases.push(product::affine(&mut random, m, (bits, group, scale), shape));
         }
     }
-    for (i, m) in [1, 7, 8, 13, 17, 32].into_iter().enumerate() {
-        for (j, (bits, group)) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64)].into_iter().enumerate() {
-            let scale = if (i + j) % 2 == 0 { DType::F16 } else { DType::BF16 };
-            let shape = [1 + random.below(70), 128 * (1 + random.below(10))];
-            cases.push(product::tiles(&mut random, m, (bits, group, scale), shape, (i + j) as u32 % 4));
-        }
+    cases.extend(of_tiles(&mut random));
+    for (k, each, paired, n) in [(1, 8, 0, 5000), (8, 8, 0, 2048), (64, 8, 0, 2500), (8, 2, 1, 300), (64, 1, 1, 256)] {
+        let shape = [1 + random.below(3), n - random.below(200)];
+        cases.push(best(&mut random, [k, each, paired], shape));
     }
     for (i, layout) in [0, 1, 4, 8].into_iter().enumerate() {
         for norm in [false, true] {
@@ -145,16 +176,74 @@ pub fn all(seed: u64) -> Vec<Case> {
     cases
 }
 
+fn of_attention(random: &mut Random) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let heads = [[64, 1], [64, 4], [96, 2], [128, 4], [128, 8], [256, 2]];
+    for (i, [d, group]) in heads.into_iter().enumerate() {
+        let windows = [Window::Full, Window::Sliding(20), Window::Chunked(16)];
+        let cap = if i % 3 == 0 { Some(3.0) } else { None };
+        let lengths: Vec<usize> = (0..1 + random.below(3)).map(|_| 1 + random.below(90)).collect();
+        for n_share in [1, 2 + random.below(4)] {
+            let how =
+                attention::How { window: windows[(i + n_share) % 3], softcap: cap, sinks: (i + n_share) % 2 == 0 };
+            cases.push(attention::paged(random, [d, group, 1 + i % 3, n_share], &lengths, how));
+        }
+        let [n_share, n_head] = [1 + random.below(70), 1 + random.below(9)];
+        let (n_share, n_head) = (n_share, if i % 2 == 0 { 4 * n_head } else { n_head });
+        let layout = if n_head * d % 128 == 0 { [0, 4, 8][i % 3] } else { 0 };
+        cases.push(attention::joined(random, [d, n_head, n_share], layout));
+        let dims = [d, d / 2, 0][i % 3];
+        let pairs = if i % 2 == 0 { RopePairs::HalfSplit } else { RopePairs::Interleaved };
+        let shape = [d, group, 1 + i % 3, 1 + random.below(20)];
+        cases.push(attention::rotate_append(random, shape, (dims, pairs)));
+    }
+    cases
+}
+
+fn of_tiles(random: &mut Random) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (i, m) in [1, 7, 8, 13, 17, 32].into_iter().enumerate() {
+        for (j, (bits, group)) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64)].into_iter().enumerate() {
+            let scale = if (i + j) % 2 == 0 { DType::F16 } else { DType::BF16 };
+            let shape = [1 + random.below(70), 128 * (1 + random.below(10))];
+            let packing = (bits, group, scale);
+            cases.push(match (i + j) % 4 {
+                0 => tiles::plain(random, m, packing, shape, false),
+                1 => tiles::plain(random, m, packing, shape, true),
+                2 => {
+                    let [b, c] = [(); 2].map(|()| 1 + random.below(40));
+                    tiles::three(random, m, packing, [shape[0], b, c, shape[1]])
+                }
+                _ => {
+                    let layout = [0, 4, 8][i % 3];
+                    let n_out = if layout > 0 { 128 * (1 + random.below(2)) } else { shape[0] };
+                    tiles::gated(random, m, packing, [n_out, shape[1]], [1 + j as u32 % 2, layout])
+                }
+            });
+        }
+    }
+    cases
+}
+
 /// Launches of an 8B Llama's shapes, to be timed.
 pub fn large(seed: u64) -> Vec<Case> {
     let mut random = Random::new(seed);
     let mut cases = Vec::new();
     for m in [1, 8, 32] {
-        for shape in [[14336, 4096], [4096, 4096], [4096, 14336], [1024, 4096]] {
-            cases.push(product::tiles(&mut random, m, (4, 64, DType::F16), shape, 0));
+        let packing = (4, 64, DType::F16);
+        cases.push(tiles::plain(&mut random, m, packing, [4096, 4096], true));
+        cases.push(tiles::plain(&mut random, m, packing, [4096, 14336], true));
+        cases.push(tiles::three(&mut random, m, packing, [4096, 1024, 1024, 4096]));
+        cases.push(tiles::gated(&mut random, m, packing, [14336, 4096], [1, 4]));
+        cases.push(tiles::plain(&mut random, m, (8, 64, DType::F16), [14336, 4096], false));
+        for k in [1, 64] {
+            cases.push(best(&mut random, [k, 8, 0], [m, 128_256]));
+            cases.push(best(
+                &mut random,
+                [k, (63 * k as usize).div_ceil(256).next_power_of_two() as u32, 1],
+                [m, 63 * k as usize],
+            ));
         }
-        cases.push(product::tiles(&mut random, m, (4, 64, DType::F16), [14336, 4096], 1));
-        cases.push(product::tiles(&mut random, m, (8, 64, DType::F16), [14336, 4096], 0));
         cases.push(product::rows_half(&mut random, [m, 4096], 4, true));
         cases.push(product::rows_half(&mut random, [m, 14336], 4, false));
     }
@@ -166,7 +255,7 @@ pub fn large(seed: u64) -> Vec<Case> {
     for (n_seq, n_share) in [(1, 64), (8, 8), (32, 2)] {
         cases.push(attention::paged(&mut random, [128, 4, 8, n_share], &vec![4096; n_seq], plain));
     }
-    cases.push(attention::joined(&mut random, [128, 32, 64]));
+    cases.push(attention::joined(&mut random, [128, 32, 64], 4));
     cases.push(attention::rotate_append(&mut random, [128, 4, 8, 32], (128, RopePairs::HalfSplit)));
     cases
 }

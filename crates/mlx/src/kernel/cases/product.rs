@@ -2,10 +2,10 @@
 
 use mlxr_compute::conformance::{Random, random_matrix};
 use mlxr_compute::op::{Act, Linear, Norm, NormKind};
-use mlxr_compute::scalar::{Scalar, Tensor};
-use mlxr_compute::{Backend, DType, Encoding};
+use mlxr_compute::scalar::{Matrix, Scalar, Tensor};
+use mlxr_compute::{Backend, DType, Encoding, MatrixData};
 
-use super::{BFLOAT, Case, Finish, HALF, LIMIT, bytes, halves, sizes};
+use super::{BFLOAT, Case, Finish, HALF, Limit, SINGLE, bytes, halves, sizes};
 use crate::kernel::Instance;
 use crate::kernel::source::Launch;
 
@@ -42,8 +42,8 @@ pub(super) fn rows(pairs: &[f32], scales: &[f32], layout: u32, n_in: usize) -> V
     scales.iter().enumerate().flat_map(row).collect()
 }
 
-/// `x` `[n_tok, n_in]` as `rows_half` makes it, and scales of 1.
-fn laid_out(x: &[f32], [n_tok, n_in]: [usize; 2], layout: u32) -> [Vec<u8>; 2] {
+/// `x` `[n_tok, n_in]` as `rows_half` makes it.
+pub(super) fn laid_out(x: &[f32], [n_tok, n_in]: [usize; 2], layout: u32) -> Vec<u8> {
     let n_row = if layout < 2 { n_tok } else { n_tok.next_multiple_of(8) };
     let mut numbers = vec![0u16; n_row * n_in];
     for token in 0..n_tok {
@@ -51,7 +51,47 @@ fn laid_out(x: &[f32], [n_tok, n_in]: [usize; 2], layout: u32) -> [Vec<u8>; 2] {
             numbers[place(layout, n_in, token, column)] = half::f16::from_f32(x[token * n_in + column]).to_bits();
         }
     }
-    [bytes(&numbers), bytes(&vec![1.0f32; n_tok])]
+    bytes(&numbers)
+}
+
+/// Products of rows `x` with a matrix, and how far each may be off.
+pub(super) struct Sums {
+    pub y: Vec<f32>,
+    pub off: Vec<f32>,
+}
+
+/// The definition's products. A weight of the kernel is off by `weight` of its magnitude, and the numbers summed are rounded as
+/// they are added, in any order: an error of at most `n 2^-23` of the sum of magnitudes.
+pub(super) fn sums(x: &Tensor, data: &MatrixData, weight: f32) -> Sums {
+    let matrix = Scalar.matrix(std::slice::from_ref(data)).expect("a random matrix is sound");
+    let positive = |numbers: &[f32]| numbers.iter().map(|x| x.abs()).collect::<Vec<f32>>();
+    let magnitudes = Matrix { data: positive(&matrix.data), ..matrix.clone() };
+    let x_magnitudes = Tensor { shape: x.shape, data: positive(&x.data) };
+    let [y] = Scalar.linears(x, None, [&Linear { matrix, bias: None, scale: 1.0 }]);
+    let [all] = Scalar.linears(&x_magnitudes, None, [&Linear { matrix: magnitudes, bias: None, scale: 1.0 }]);
+    let part = weight + x.shape[1] as f32 * f32::EPSILON;
+    Sums { y: y.data, off: all.data.iter().map(|all| all * part).collect() }
+}
+
+/// What becomes of sums and their errors at a gate: `act(y) z`. No gate is steeper than 1.13.
+pub(super) fn through(gate: Act, y: &Sums, z: &Sums) -> Sums {
+    const STEEPEST: f32 = 1.13;
+    let n = y.y.len();
+    let tensor = |data: &[f32]| Tensor { shape: [1, n], data: data.to_vec() };
+    let acted = Scalar.act(tensor(&y.y), gate).data;
+    let out = Scalar.glu(tensor(&y.y), &tensor(&z.y), gate).data;
+    let off = |i: usize| {
+        let of_gate = STEEPEST * y.off[i] + SINGLE * acted[i].abs();
+        of_gate * (z.y[i].abs() + z.off[i]) + acted[i].abs() * z.off[i] + f32::EPSILON * out[i].abs()
+    };
+    Sums { off: (0..n).map(off).collect(), y: out }
+}
+
+/// Sums of one added number each.
+pub(super) fn plus(y: Sums, added: &[f32]) -> Sums {
+    let sum: Vec<f32> = y.y.iter().zip(added).map(|(y, x)| y + x).collect();
+    let off = y.off.iter().zip(&y.y).zip(added).map(|((off, y), x)| off + f32::EPSILON * (y.abs() + x.abs()));
+    Sums { off: off.collect(), y: sum }
 }
 
 pub(super) fn rows_half(random: &mut Random, [n_tok, n_in]: [usize; 2], layout: u32, norm: bool) -> Case {
@@ -69,12 +109,12 @@ pub(super) fn rows_half(random: &mut Random, [n_tok, n_in]: [usize; 2], layout: 
         Some(norm) => Scalar.norm(&x, norm).data,
         None => x.data,
     };
-    let limit = if layout == 1 { BFLOAT } else { HALF };
+    let limit = Limit::Row(if layout == 1 { BFLOAT } else { HALF });
     Case { launch, title, want, n_col: n_in, finish: Finish::Rows(layout, n_in), limit }
 }
 
 /// The gate of a kernel's constant.
-fn act(glu: u32) -> Option<Act> {
+pub(super) fn act(glu: u32) -> Option<Act> {
     [None, Some(Act::Silu), Some(Act::GeluTanh)][glu as usize]
 }
 
@@ -84,112 +124,63 @@ pub(super) fn rows_finish(
     [glu, add]: [u32; 2],
     parameter: &'static str,
 ) -> Case {
-    let [y, z] = [(); 2].map(|()| random.normals(n_tok * n_out));
+    let word = |x: f32| match parameter {
+        "bfloat" => half::bf16::from_f32(x).to_bits(),
+        _ => half::f16::from_f32(x).to_bits(),
+    };
+    let number = |word: &u16| match parameter {
+        "bfloat" => half::bf16::from_bits(*word).to_f32(),
+        _ => half::f16::from_bits(*word).to_f32(),
+    };
+    let words = [(); 2].map(|()| random.normals(n_tok * n_out).into_iter().map(word).collect::<Vec<u16>>());
     let scales: Vec<f32> = (0..n_tok).map(|_| 0.5 + random.unit()).collect();
     let residual = random.normals(n_tok * n_out);
-    let packed = |numbers: &[f32]| -> Vec<u8> {
-        let word = |x: &f32| match parameter {
-            "bfloat" => half::bf16::from_f32(*x).to_bits(),
-            _ => half::f16::from_f32(*x).to_bits(),
-        };
-        bytes(&numbers.iter().map(word).collect::<Vec<u16>>())
-    };
     let instance = Instance::new("rows_finish", &[glu, add], parameter);
     let title = format!("{}, [{n_tok}, {n_out}]", instance.name());
-    let inputs = vec![packed(&y), packed(&z), bytes(&scales), bytes(&residual), sizes(&[n_out])];
+    let inputs = vec![bytes(&words[0]), bytes(&words[1]), bytes(&scales), bytes(&residual), sizes(&[n_out])];
     let grid = [n_out.div_ceil(256) as u32, n_tok as u32, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![n_tok * n_out] };
-    let scaled = |numbers: Vec<f32>| Tensor {
-        shape: [n_tok, n_out],
-        data: numbers.iter().enumerate().map(|(i, x)| x * scales[i / n_out]).collect(),
-    };
-    let (y, z) = (scaled(y), scaled(z));
-    let mut want = match act(glu) {
-        Some(act) => Scalar.glu(y, &z, act),
-        None => y,
-    };
-    if add == 1 {
-        want = Scalar.add(want, &Tensor { shape: [n_tok, n_out], data: residual });
-    }
-    let limit = if parameter == "half" { HALF } else { BFLOAT };
-    Case { launch, title, want: want.data, n_col: n_out, finish: Finish::First, limit }
-}
-
-/// `ending` 0: the product, 1 and 2: gated, 3: with a residual.
-pub(super) fn tiles(
-    random: &mut Random,
-    m: usize,
-    (bits, group, scale): (u8, u16, DType),
-    shape: [usize; 2],
-    ending: u32,
-) -> Case {
-    let [n_out, n_in] = shape;
-    let (glu, add) = (ending % 3, ending == 3);
-    let encoding = Encoding::MlxAffine { bits, group, scale };
-    // What f16 holds, so that the definition multiplies the same numbers.
-    let x: Vec<f32> = random.normals(m * n_in).iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
-    let x = Tensor { shape: [m, n_in], data: x };
-    let matrices = [(); 2].map(|()| random_matrix(random, encoding, shape));
-    let [y, z] = matrices.each_ref().map(|data| {
-        let matrix = Scalar.matrix(std::slice::from_ref(data)).expect("a random matrix is sound");
-        let [y] = Scalar.linears(&x, None, [&Linear { matrix, bias: None, scale: 1.0 }]);
-        y
+    let [y, z] = words.map(|words| {
+        let y: Vec<f32> = words.iter().enumerate().map(|(i, word)| number(word) * scales[i / n_out]).collect();
+        Sums { off: y.iter().map(|y| SINGLE * y.abs()).collect(), y }
     });
-    let residual = Tensor { shape: [m, n_out], data: random.normals(m * n_out) };
-    let mut want = match act(glu) {
-        Some(act) => Scalar.glu(y, &z, act),
+    let made = match act(glu) {
+        Some(act) => through(act, &y, &z),
         None => y,
     };
-    if add {
-        want = Scalar.add(want, &residual);
-    }
-    let n = m.div_ceil(8);
-    let r = if glu > 0 || n > 1 { 2 } else { 1 };
-    let constants = [n as u32, r, u32::from(bits), u32::from(group), glu, u32::from(add)];
-    let instance = Instance::new("affine_tiles", &constants, if scale == DType::F16 { "half" } else { "bfloat" });
-    let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
-    let [first, gated] = matrices.each_ref().map(|data| data.parts.iter().map(|p| p.to_vec()).collect::<Vec<_>>());
-    let second = if glu > 0 { gated } else { vec![vec![0; 32]; 3] };
-    let ends = vec![bytes(&residual.data), sizes(&[n_in, n_out, m])];
-    let inputs = [laid_out(&x.data, [m, n_in], u32::from(bits)).to_vec(), first, second, ends].concat();
-    let rows = if glu > 0 { 16 } else { 16 * r as usize };
-    let launch = Launch { instance, grid: [n_out.div_ceil(rows) as u32, 1, 1], inputs, outputs: vec![m * n_out] };
-    // Weights are rounded to f16, in both factors of a gated product.
-    let limit = if glu > 0 { 20.0 * HALF } else { 4.0 * HALF };
-    Case { launch, title, want: want.data, n_col: n_out, finish: Finish::First, limit }
+    let made = if add == 1 { plus(made, &residual) } else { made };
+    Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
 }
 
-/// `m` random rows times a random matrix, with the definition's product.
-fn product(random: &mut Random, m: usize, encoding: Encoding, shape: [usize; 2]) -> (Vec<f32>, Vec<Vec<u8>>, Vec<f32>) {
-    let [n_out, n_in] = shape;
+/// `m` random rows times a random matrix: the rows, the matrix's parts, the products.
+fn product(random: &mut Random, m: usize, encoding: Encoding, shape: [usize; 2]) -> (Vec<f32>, Vec<Vec<u8>>, Sums) {
     let data = random_matrix(random, encoding, shape);
-    let x = Tensor { shape: [m, n_in], data: random.normals(m * n_in) };
-    let matrix = Scalar.matrix(std::slice::from_ref(&data)).expect("a random matrix is sound");
-    let [y] = Scalar.linears(&x, None, [&Linear { matrix, bias: None, scale: 1.0 }]);
-    debug_assert_eq!(y.shape, [m, n_out]);
-    (x.data, data.parts.iter().map(|p| p.to_vec()).collect(), y.data)
+    let x = Tensor { shape: [m, shape[1]], data: random.normals(m * shape[1]) };
+    // The kernels unpack in f32, where a scale times a code is rounded before a bias is added.
+    let made = sums(&x, &data, 4.0 * f32::EPSILON);
+    (x.data, data.parts.iter().map(|p| p.to_vec()).collect(), made)
 }
 
 pub(super) fn affine(random: &mut Random, m: usize, (bits, group, scale): (u8, u16, DType), shape: [usize; 2]) -> Case {
     let [n_out, n_in] = shape;
-    let (x, parts, want) = product(random, m, Encoding::MlxAffine { bits, group, scale }, shape);
+    let (x, parts, made) = product(random, m, Encoding::MlxAffine { bits, group, scale }, shape);
     let parameter = if scale == DType::F16 { "half" } else { "float" };
     let constants = [m as u32, u32::from(bits), u32::from(group)];
     let instance = Instance::new("affine_matmul", &constants, parameter);
     let title = format!("{}, [{n_out}, {n_in}]", instance.name());
     let inputs = [vec![bytes(&x)], parts, vec![sizes(&[n_in, n_out])]].concat();
     let launch = Launch { instance, grid: [n_out.div_ceil(16) as u32, 1, 1], inputs, outputs: vec![m * n_out] };
-    Case { launch, title, want, n_col: n_out, finish: Finish::First, limit: LIMIT }
+    Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
 }
 
 pub(super) fn q6_k(random: &mut Random, m: usize, shape: [usize; 2]) -> Case {
     let [n_out, n_in] = shape;
-    let (x, parts, want) = product(random, m, Encoding::Blocks(DType::Q6_K), shape);
+    let (x, parts, made) = product(random, m, Encoding::Blocks(DType::Q6_K), shape);
     let instance = Instance::new("q6_k_matmul", &[m as u32], "float");
     let title = format!("{}, [{n_out}, {n_in}]", instance.name());
     let inputs = [vec![bytes(&x)], parts, vec![sizes(&[n_in, n_out])]].concat();
     let launch = Launch { instance, grid: [n_out.div_ceil(8) as u32, 1, 1], inputs, outputs: vec![m * n_out] };
-    Case { launch, title, want, n_col: n_out, finish: Finish::First, limit: LIMIT }
+    Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
 }
 
 pub(super) fn q6_k_decode(random: &mut Random, [n_out, n_in]: [usize; 2]) -> Case {
@@ -200,5 +191,5 @@ pub(super) fn q6_k_decode(random: &mut Random, [n_out, n_in]: [usize; 2]) -> Cas
     let title = format!("{}, [{n_out}, {n_in}]", instance.name());
     let grid = [(n_out * n_in / 256) as u32, 1, 1];
     let launch = Launch { instance, grid, inputs: vec![data.parts[0].to_vec()], outputs: vec![want.len()] };
-    Case { launch, title, want, n_col: n_in, finish: Finish::First, limit: LIMIT }
+    Case { launch, title, want, n_col: n_in, finish: Finish::First, limit: Limit::Row(SINGLE) }
 }

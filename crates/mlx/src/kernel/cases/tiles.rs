@@ -1,0 +1,114 @@
+//! Launches of the kernels made of `affine_tiles`.
+
+use mlxr_compute::conformance::{Random, random_matrix};
+use mlxr_compute::scalar::Tensor;
+use mlxr_compute::{DType, Encoding, MatrixData};
+
+use super::product::{Sums, act, laid_out, plus, sums, through};
+use super::{Case, Finish, Limit, bytes, sizes};
+use crate::kernel::Instance;
+use crate::kernel::source::Launch;
+
+/// How far a weight is off: the product of scale and code with the bias added is rounded to f16 once, and scales of this size are
+/// f16 themselves.
+const WEIGHT: f32 = 1.0 / 2048.0;
+/// What gated products are divided by to be f16.
+const DIVISOR: f32 = 16.0;
+
+/// Bits, group and type of the scales.
+pub(super) type Packing = (u8, u16, DType);
+
+/// Rows as they are given, and what they stand for.
+struct Rows {
+    inputs: Vec<Vec<u8>>,
+    x: Tensor,
+}
+
+/// Rows that f16 holds, each with a scale, such that products with weights of about 1 to 10 are about 1.
+fn rows(random: &mut Random, [m, n_in]: [usize; 2], bits: u8) -> Rows {
+    let scales: Vec<f32> = (0..m).map(|_| (0.2 + random.unit()) / 8.0 / (n_in as f32).sqrt()).collect();
+    let numbers: Vec<f32> = random.normals(m * n_in).iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
+    let inputs = vec![laid_out(&numbers, [m, n_in], u32::from(bits)), bytes(&scales)];
+    let data = numbers.iter().enumerate().map(|(i, x)| x * scales[i / n_in]).collect();
+    Rows { inputs, x: Tensor { shape: [m, n_in], data } }
+}
+
+fn matrix(random: &mut Random, (bits, group, scale): Packing, shape: [usize; 2]) -> MatrixData {
+    random_matrix(random, Encoding::MlxAffine { bits, group, scale }, shape)
+}
+
+fn parts(data: &MatrixData) -> Vec<Vec<u8>> {
+    data.parts.iter().map(|part| part.to_vec()).collect()
+}
+
+fn parameter((_, _, scale): Packing) -> &'static str {
+    if scale == DType::F16 { "half" } else { "bfloat" }
+}
+
+/// Constants N, R, BITS, GROUP for `m` rows.
+fn constants(m: usize, (bits, group, _): Packing, gated: bool) -> [u32; 4] {
+    let n = m.div_ceil(8) as u32;
+    [n, if gated || n > 1 { 2 } else { 1 }, u32::from(bits), u32::from(group)]
+}
+
+pub(super) fn plain(random: &mut Random, m: usize, packing: Packing, [n_out, n_in]: [usize; 2], add: bool) -> Case {
+    let (rows, data) = (rows(random, [m, n_in], packing.0), matrix(random, packing, [n_out, n_in]));
+    let residual = random.normals(m * n_out);
+    let mut made = sums(&rows.x, &data, WEIGHT);
+    if add {
+        made = plus(made, &residual);
+    }
+    let [n, r, bits, group] = constants(m, packing, false);
+    let instance = Instance::new("affine_tiles", &[n, r, bits, group, u32::from(add)], parameter(packing));
+    let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
+    let inputs = [rows.inputs, parts(&data), vec![bytes(&residual), sizes(&[n_in, m, n_out])]].concat();
+    let grid = [n_out.div_ceil(16 * r as usize) as u32, 1, 1];
+    let launch = Launch { instance, grid, inputs, outputs: vec![m * n_out] };
+    Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
+}
+
+/// `glu`: the gate, `layout`: of the pairs.
+pub(super) fn gated(
+    random: &mut Random,
+    m: usize,
+    packing: Packing,
+    [n_out, n_in]: [usize; 2],
+    [glu, layout]: [u32; 2],
+) -> Case {
+    let rows = rows(random, [m, n_in], packing.0);
+    let both = [(); 2].map(|()| matrix(random, packing, [n_out, n_in]));
+    let [y, z] = both.each_ref().map(|data| sums(&rows.x, data, WEIGHT));
+    let mut made = through(act(glu).expect("a gate"), &y, &z);
+    let [n, r, bits, group] = constants(m, packing, true);
+    let instance = Instance::new("affine_tiles_gated", &[n, r, bits, group, glu, layout], parameter(packing));
+    let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
+    let inputs = [rows.inputs, parts(&both[0]), parts(&both[1]), vec![sizes(&[n_in, m, n_out])]].concat();
+    let (finish, n_pair) = match layout {
+        0 => (Finish::First, 1),
+        _ => (Finish::Beside(layout, n_out, DIVISOR), m.next_multiple_of(8) * n_out / 2),
+    };
+    if layout > 0 {
+        // Rounded once more, to f16 of a sixteenth.
+        let off = made.off.iter().zip(&made.y).map(|(off, y)| off + y.abs() * WEIGHT + DIVISOR * 2f32.powi(-25));
+        made = Sums { off: made.off.iter().copied().chain(off).collect(), y: [&made.y[..], &made.y].concat() };
+    }
+    let grid = [n_out.div_ceil(16) as u32, 1, 1];
+    let launch = Launch { instance, grid, inputs, outputs: vec![m * n_out, n_pair] };
+    Case { launch, title, want: made.y, n_col: n_out, finish, limit: Limit::Each(made.off) }
+}
+
+/// Three matrices of `n_out` rows and `n_in` columns.
+pub(super) fn three(random: &mut Random, m: usize, packing: Packing, [a, b, c, n_in]: [usize; 4]) -> Case {
+    let rows = rows(random, [m, n_in], packing.0);
+    let all = [a, b, c].map(|n_out| matrix(random, packing, [n_out, n_in]));
+    let made = all.each_ref().map(|data| sums(&rows.x, data, WEIGHT));
+    let [n, r, bits, group] = constants(m, packing, false);
+    let instance = Instance::new("affine_tiles_three", &[n, r, bits, group], parameter(packing));
+    let title = format!("{}, {m} of [{a} + {b} + {c}, {n_in}]", instance.name());
+    let inputs = [rows.inputs, all.iter().flat_map(parts).collect(), vec![sizes(&[n_in, m, a, b, c])]].concat();
+    let groups = [a, b, c].iter().map(|n_out| n_out.div_ceil(16 * r as usize) as u32).sum();
+    let launch = Launch { instance, grid: [groups, 1, 1], inputs, outputs: [a, b, c].map(|n| m * n).to_vec() };
+    let want = made.iter().flat_map(|sums| sums.y.iter().copied()).collect();
+    let limit = Limit::Each(made.iter().flat_map(|sums| sums.off.iter().copied()).collect());
+    Case { launch, title, want, n_col: m, finish: Finish::Parts, limit }
+}
