@@ -7,7 +7,7 @@ use mlxr_compute::op::{Attention, SeqRow, Seqs, Window};
 
 use crate::backend::{Mlx, Tensor};
 use crate::ffi::{Array, Device, Dtype};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Padded, Plan};
 use crate::rows;
 use crate::store::{Kv, Layer};
 
@@ -50,26 +50,38 @@ pub(crate) fn row(
     let plain = attention.softcap.is_none() && attention.alibi.is_none();
     let dtype = if plain { dtype } else { Dtype::F32 };
     let span = plan::span(seqs, row, attention.window);
-    let places = plan.gather(d, seqs, i, span, kv.spec.page_tokens);
+    // A query sees all that comes before it: MLX needs no mask for that.
+    let lower = attention.causal && attention.window == Window::Full && !row.tree;
+    let padded = match d.attention_granule() {
+        _ if !plain || !attention.causal || row.tree || row.n_tok == 1 => Padded::exact(row, span),
+        granule if lower => Padded::lower(row, granule),
+        granule => Padded::masked(row, span, granule),
+    };
+    let places = plan.gather(d, (seqs, i), span, padded.n_key, kv.spec.page_tokens);
     // It is 0.
     let places = after.map_or(places.clone(), |done| d.add(&places, done));
     let k = keys.gather(d, &places, dtype);
     let v = match values {
         Some(values) => values.gather(d, &places, dtype),
-        None => d.slice(&k, &[0, 0, 0], &[heads.n_kv_head, span[1] - span[0], heads.d_latent]),
+        None => d.slice(&k, &[0, 0, 0], &[heads.n_kv_head, padded.n_key, heads.d_latent]),
     };
-    let queries = d.slice(&q.array, &[row.first, 0], &[row.first + row.n_tok, q.shape[1]]);
-    let queries = d.reshape(&queries, &[row.n_tok, attention.n_head, heads.d_k]);
+    let queries = if padded.n_query == row.n_tok {
+        d.slice(&q.array, &[row.first, 0], &[row.first + row.n_tok, q.shape[1]])
+    } else {
+        d.take(&q.array, &plan.queries(d, (seqs, i), padded), 0)
+    };
+    let queries = d.reshape(&queries, &[padded.n_query, attention.n_head, heads.d_k]);
     let queries = d.transpose(&d.astype(&queries, dtype), &[1, 0, 2]);
-    // A query sees all that comes before it: MLX needs no mask for that.
-    let lower = attention.causal && attention.window == Window::Full && !row.tree;
-    let mask = if plain && lower { None } else { plan.mask(d, seqs, i, (attention.window, attention.causal)) };
+    let how = (attention.window, attention.causal);
+    let mask = if plain && lower { None } else { plan.mask(d, (seqs, i), how, [padded.n_query, padded.n_key]) };
     let out = if plain {
         fused(d, [&queries, &k, &v], lower && row.n_tok > 1, mask.as_ref(), attention)
     } else {
         let distances = attention.alibi.map(|_| distances(d, seqs, row, span));
         spelled_out(d, [&queries, &k, &v], mask.as_ref(), distances.as_ref(), attention)
     };
+    let (front, end) = (padded.front, padded.front + row.n_tok);
+    let out = d.slice(&out, &[0, front, 0], &[attention.n_head, end, heads.d_out()]);
     let out = d.astype(&d.transpose(&out, &[1, 0, 2]), Dtype::F32);
     d.reshape(&out, &[row.n_tok, attention.n_head * heads.d_out()])
 }

@@ -95,7 +95,10 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
             // Random texts repeat nothing that could be drafted.
             let config = Config { max_draft: 0, ..Config::default() };
             let engine = Engine::spawn(runner, config)?;
-            let samples = clients::run(&engine, &args.clients, args.repetitions)?;
+            let samples = clients::run(&engine, &args.clients, args.repetitions);
+            // Its thread must have ended before the process does: a GPU's driver goes first, under what the thread still frees.
+            engine.shutdown();
+            let samples = samples?;
             let sum = |n: fn(&Client) -> usize| args.clients.iter().map(n).sum::<usize>();
             let tokens = [sum(|c| c.n_prompt), sum(|c| c.n_gen), 0, args.clients.len()];
             let timed = Timed { test: "clients".to_owned(), tokens, samples, bytes_a_second: bandwidth.measure()? };

@@ -128,6 +128,7 @@ impl Device {
         // SAFETY: the signatures are those of mlx-c 0.7.0, and the pointers are valid for the calls.
         unsafe {
             (api.mlx_set_error_handler)(Some(complain), ptr::null_mut(), None);
+            allow_many_graphs(&api);
             // First of all: this makes MLX's allocator and with it the pool of CUDA events. Streams own events, so a pool
             // that were made by the first stream would be destroyed before it when the process exits, and the stream
             // would then write into freed memory (mlx/backend/cuda/event.cu @ 0.32.2).
@@ -151,6 +152,17 @@ impl Device {
     /// What computes.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Of what MLX's attention should see multiples of queries and keys. MLX's CUDA build plans a graph of cuDNN's for each
+    /// shape, which takes far longer than to compute it; Metal's kernels take any shape. The processor's are padded so that
+    /// every test has it.
+    pub(crate) fn attention_granule(&self) -> usize {
+        match self.platform() {
+            Some(Platform::Cuda) => 256,
+            Some(Platform::Metal) => 1,
+            _ => 16,
+        }
     }
 
     /// Bytes that MLX's arrays may take together (of a GPU, what its driver recommends), and bytes that they take.
@@ -329,6 +341,23 @@ unsafe extern "C" fn release(owner: *mut c_void) {
 /// Dimensions as mlx-c takes them.
 pub(super) fn ints(shape: &[usize]) -> Vec<c_int> {
     shape.iter().map(|&d| c_int::try_from(d).expect("a dimension of an array that fits memory")).collect()
+}
+
+/// Lets MLX's CUDA build plan as many graphs as it meets shapes. Its caches (of attention's graphs, of launches') else fail
+/// each further step once they have missed twice as often as they have places, which a server does in time.
+///
+/// # Safety
+/// As [`Device::open`]: before the library computes anything.
+unsafe fn allow_many_graphs(api: &Api) {
+    const CHECK: &str = "MLX_ENABLE_CACHE_THRASHING_CHECK";
+    let mut cuda = false;
+    // SAFETY: a valid pointer.
+    unsafe { (api.mlx_cuda_is_available)(&mut cuda) };
+    if cuda && std::env::var_os(CHECK).is_none() {
+        // SAFETY: nothing else in this program sets variables, and the C library frees no array of variables when the first
+        // one is added, so that a reader on another thread finds the old array or the new one.
+        unsafe { std::env::set_var(CHECK, "0") };
+    }
 }
 
 /// What the GPU's driver recommends to use at most; where it says nothing, MLX's own limit.

@@ -9,6 +9,8 @@
 //! out   the bytes of the outputs, then of the written inputs, launch after launch
 //! ```
 
+use std::collections::HashSet;
+
 use super::{Instance, Kernel};
 
 /// A run of an instance.
@@ -100,7 +102,8 @@ fn needed(prelude: &str, text: &str) -> String {
     let mut kept: Vec<bool> = items.iter().map(|item| !begins(item)).collect();
     let mut all = text.to_owned();
     loop {
-        let wanted = |i: usize| !kept[i] && all.contains(&name(&items[i]));
+        let words: HashSet<&str> = all.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        let wanted = |i: usize| !kept[i] && words.contains(&name(&items[i])[..]);
         let Some(i) = (0..items.len()).find(|&i| wanted(i)) else { break };
         kept[i] = true;
         all += &items[i];
