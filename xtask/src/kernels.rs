@@ -22,6 +22,12 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule { symbol: "matmul::table::avx512::run_int", products: &["vpdpbusd"], broadcast_percent: 80, reloads: 8 },
     Rule { symbol: "matmul::table::avx512::run_float", products: &["vfmadd"], broadcast_percent: 100, reloads: 0 },
+    Rule {
+        symbol: "matmul::table::avx512_pairs::run_pairs",
+        products: &["vdpbf16ps"],
+        broadcast_percent: 100,
+        reloads: 0,
+    },
     Rule { symbol: "matmul::table::avx2::run_int", products: &["vpmaddubsw"], broadcast_percent: 0, reloads: 40 },
     Rule { symbol: "matmul::table::avx2::run_float", products: &["vfmadd"], broadcast_percent: 0, reloads: 0 },
 ];

@@ -6,7 +6,7 @@ use mlxr_compute::conformance::{Options, run};
 use mlxr_compute::cpu::{Cpu, Isa, Pool};
 
 /// Instruction sets whose kernels for all but products with weights are the same as those of the one before.
-const SAME_VECTORS: [Isa; 2] = [Isa::NeonDotprod, Isa::NeonI8mm];
+const SAME_VECTORS: [Isa; 4] = [Isa::Avx512Bf16, Isa::NeonDotprod, Isa::NeonI8mm, Isa::NeonBf16];
 
 /// Runs the operations whose name contains `only` on the instruction sets that this machine has, the best one also with
 /// several threads.

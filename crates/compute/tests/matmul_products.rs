@@ -3,7 +3,7 @@
 
 mod matmul_support;
 
-use matmul_support::{Rng, decoded, dot, matrix, rounded};
+use matmul_support::{Inputs, Rng, decoded, dot, inputs_of, matrix, rounded};
 use mlxr_compute::cpu::matmul::{Activations, Columns, Epilogue, Out, PackedMatrix, Place, Product, Weights, matmul};
 use mlxr_compute::cpu::{Isa, Pool};
 use mlxr_compute::{DType, Encoding, MatrixData};
@@ -29,28 +29,29 @@ fn close(found: f32, (expected, tolerance): (f64, f64), what: &str) {
 
 /// Row `r` of `weights` times column `c` of `x`, inputs rounded to int8.
 fn expected(weights: &[f32], r: usize, x: &[f32], c: usize) -> (f64, f64) {
-    dot(&weights[r * N_IN..][..N_IN], &x[c * N_IN..][..N_IN], true)
+    dot(&weights[r * N_IN..][..N_IN], &x[c * N_IN..][..N_IN], Inputs::Int8)
 }
 
 #[test]
 fn parts_of_different_types_are_stacked() {
     let pool = Pool::new(2).expect("threads");
-    let parts = [data(DType::Q4_K, 40, 1), data(DType::Q6_K, 16, 2), data(DType::F16, 8, 3), data(DType::IQ2_S, 20, 4)];
+    let types = [(DType::Q4_K, 40), (DType::Q6_K, 16), (DType::F16, 8), (DType::IQ2_S, 20), (DType::BF16, 8)];
+    let parts = types.map(|(dtype, n_out)| data(dtype, n_out, n_out as u64));
     let x = inputs(3 * N_IN, 5);
-    let seen = rounded(&x, true);
     for isa in isas() {
         let packed = PackedMatrix::new(&parts, isa).expect("available");
-        assert_eq!([packed.n_out(), packed.n_in(), packed.n_expert()], [84, N_IN, 1]);
-        let starts: Vec<_> = (0..=84).filter(|&r| packed.starts_panel(r)).collect();
-        assert_eq!(starts, [0, 16, 32, 40, 56, 64, 80, 84]);
-        let mut y = vec![0.0; 3 * 84];
+        assert_eq!([packed.n_out(), packed.n_in(), packed.n_expert()], [92, N_IN, 1]);
+        let starts: Vec<_> = (0..=92).filter(|&r| packed.starts_panel(r)).collect();
+        assert_eq!(starts, [0, 16, 32, 40, 56, 64, 80, 84, 92]);
+        let mut y = vec![0.0; 3 * 92];
         run(&pool, &packed, &x, &mut y);
         let mut first = 0;
         for part in &parts {
-            let (weights, int8) = (decoded(part), matmul_support::is_int8(part.encoding));
+            let (weights, how) = (decoded(part), inputs_of(part.encoding, isa, N_IN));
+            let seen = rounded(&x, how);
             for (c, r) in (0..3).flat_map(|c| (0..part.n_out).map(move |r| (c, r))) {
-                let column = &if int8 { &seen } else { &x }[c * N_IN..][..N_IN];
-                close(y[c * 84 + first + r], dot(&weights[r * N_IN..][..N_IN], column, int8), "stacked");
+                let column = &seen[c * N_IN..][..N_IN];
+                close(y[c * 92 + first + r], dot(&weights[r * N_IN..][..N_IN], column, how), "stacked");
             }
             first += part.n_out;
         }
@@ -69,7 +70,7 @@ fn run(pool: &Pool, packed: &PackedMatrix, x: &[f32], y: &mut [f32]) {
 fn a_column_does_not_depend_on_its_batch_nor_on_threads() {
     let x = inputs(40 * N_IN, 6);
     for isa in isas() {
-        for dtype in [DType::Q4_K, DType::Q6_K, DType::F16, DType::IQ3_S] {
+        for dtype in [DType::Q4_K, DType::Q6_K, DType::F16, DType::BF16, DType::IQ3_S] {
             let packed = PackedMatrix::new(&[data(dtype, 50, 7)], isa).expect("available");
             let mut all = vec![0.0; 40 * 50];
             run(&Pool::new(1).expect("threads"), &packed, &x, &mut all);
@@ -88,7 +89,7 @@ fn experts_take_their_own_columns() {
     let pool = Pool::new(2).expect("threads");
     let experts: Vec<_> = (0..5).map(|e| data(DType::Q4_K, 24, 10 + e)).collect();
     let x = inputs(6 * N_IN, 8);
-    let seen = rounded(&x, true);
+    let seen = rounded(&x, Inputs::Int8);
     // Tokens of experts 4, 0 and 2.
     let (used, lists) = ([4, 0, 2], [vec![1, 3], vec![0, 2, 4, 5], vec![3]]);
     let starts: Vec<_> = lists.iter().flatten().map(|t| t * N_IN).collect();
@@ -125,7 +126,7 @@ fn epilogues_scale_add_and_gate() {
     let pool = Pool::new(2).expect("threads");
     let (gate, up) = (data(DType::Q8_0, 40, 20), data(DType::Q5_K, 72, 21));
     let (x, bias) = (inputs(5 * N_IN, 22), inputs(40, 23));
-    let seen = rounded(&x, true);
+    let seen = rounded(&x, Inputs::Int8);
     let (gate_weights, up_weights) = (decoded(&gate), decoded(&up));
     for isa in isas() {
         let gate = PackedMatrix::new(std::slice::from_ref(&gate), isa).expect("available");
@@ -197,13 +198,15 @@ fn what_does_not_fit_is_an_error() {
 fn a_nan_or_infinity_reaches_the_result() {
     let pool = Pool::new(1).expect("threads");
     for isa in isas() {
-        let packed = PackedMatrix::new(&[data(DType::Q4_K, 16, 50)], isa).expect("available");
-        for bad in [f32::NAN, f32::INFINITY] {
-            let mut x = inputs(N_IN, 51);
-            x[100] = bad;
-            let mut y = vec![0.0; 16];
-            run(&pool, &packed, &x, &mut y);
-            assert!(y.iter().all(|y| !y.is_finite()), "{isa} {bad}: {y:?}");
+        for dtype in [DType::Q4_K, DType::BF16] {
+            let packed = PackedMatrix::new(&[data(dtype, 16, 50)], isa).expect("available");
+            for bad in [f32::NAN, f32::from_bits(0x7f80_0001), f32::INFINITY] {
+                let mut x = inputs(N_IN, 51);
+                x[100] = bad;
+                let mut y = vec![0.0; 16];
+                run(&pool, &packed, &x, &mut y);
+                assert!(y.iter().all(|y| !y.is_finite()), "{} {isa} {bad}: {y:?}", dtype.name());
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod matmul_support;
 
-use matmul_support::{Rng, decoded, dot, is_int8, matrix, rounded};
+use matmul_support::{Rng, decoded, dot, inputs_of, matrix, rounded};
 use mlxr_compute::cpu::matmul::{Activations, Columns, Epilogue, Out, PackedMatrix, Place, Product, Weights, matmul};
 use mlxr_compute::cpu::{Isa, Pool};
 use mlxr_compute::matrix::MlxFloat;
@@ -72,7 +72,8 @@ fn check(encoding: Encoding, isa: Isa, shape @ [n_out, n_in]: [usize; 2], column
     let Some(data) = matrix(encoding, shape, rng) else { return 0 };
     let n_max = columns.iter().copied().max().unwrap_or(0);
     let x: Vec<f32> = (0..n_max * n_in).map(|_| rng.float()).collect();
-    let (weights, seen) = (decoded(&data), rounded(&x, is_int8(encoding)));
+    let how = inputs_of(encoding, isa, n_in);
+    let (weights, seen) = (decoded(&data), rounded(&x, how));
     let packed = PackedMatrix::new(&[data], isa).expect("available");
     let mut inputs = Activations::new(isa);
     for &n_col in columns {
@@ -84,7 +85,7 @@ fn check(encoding: Encoding, isa: Isa, shape @ [n_out, n_in]: [usize; 2], column
         for (i, &found) in y.iter().enumerate() {
             let (c, r) = (i / n_out, i % n_out);
             let column = &seen[c * n_in..][..n_in];
-            let (expected, tolerance) = dot(&weights[r * n_in..][..n_in], column, is_int8(encoding));
+            let (expected, tolerance) = dot(&weights[r * n_in..][..n_in], column, how);
             assert!(
                 (f64::from(found) - expected).abs() <= tolerance,
                 "{encoding} {isa} {shape:?} x {n_col}: row {r} column {c}: {found} for {expected} (seed {seed})"
@@ -107,8 +108,17 @@ fn every_encoding_and_isa() {
 
 /// One encoding a kind of kernel: with and without minima, halves, planes, tables, floats, decoded panels.
 fn kinds() -> Vec<Encoding> {
-    let types =
-        [DType::F16, DType::Q4_0, DType::Q5_1, DType::Q8_0, DType::Q4_K, DType::Q6_K, DType::Q2_K, DType::MXFP4];
+    let types = [
+        DType::F16,
+        DType::BF16,
+        DType::Q4_0,
+        DType::Q5_1,
+        DType::Q8_0,
+        DType::Q4_K,
+        DType::Q6_K,
+        DType::Q2_K,
+        DType::MXFP4,
+    ];
     let mut kinds: Vec<_> = types.into_iter().map(Encoding::Blocks).collect();
     kinds.push(Encoding::Blocks(DType::IQ2_S));
     kinds.push(Encoding::MlxAffine { bits: 8, group: 64, scale: DType::BF16 });
@@ -133,13 +143,15 @@ fn every_number_of_rows_and_columns() {
 fn rows_of_any_multiple_of_the_block() {
     let pool = Pool::new(2).expect("threads");
     for isa in isas() {
-        for dtype in [DType::Q4_0, DType::Q8_0, DType::IQ4_NL, DType::MXFP4, DType::F16, DType::F32] {
+        for dtype in [DType::Q4_0, DType::Q8_0, DType::IQ4_NL, DType::MXFP4, DType::F16, DType::BF16, DType::F32] {
             for n_in in [32, 96, 2880, 4128] {
                 assert!(check(Encoding::Blocks(dtype), isa, [18, n_in], &[1, 7], &pool) > 0);
             }
         }
-        for n_in in [1, 5, 33] {
-            assert!(check(Encoding::Blocks(DType::F32), isa, [18, n_in], &[1, 7], &pool) > 0);
+        for n_in in [1, 5, 33, 34] {
+            for dtype in [DType::F32, DType::BF16] {
+                assert!(check(Encoding::Blocks(dtype), isa, [18, n_in], &[1, 7], &pool) > 0);
+            }
         }
     }
 }

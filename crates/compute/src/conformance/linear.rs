@@ -22,7 +22,7 @@ fn shape(sample: &Sample, i: usize) -> [usize; 2] {
         of => of * n_in_blocks,
     };
     // A row of few products may cancel to almost nothing; then an error relative to it says little.
-    let n_out = if sample.limit == QUANTIZED { n_out.max(32) } else { n_out };
+    let n_out = if sample.limit == F32 { n_out } else { n_out.max(32) };
     [n_out.next_multiple_of(sample.n_out_of), n_in]
 }
 

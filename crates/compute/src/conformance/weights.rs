@@ -1,6 +1,6 @@
 //! Random weight matrices of every encoding.
 
-use super::{F32, Limit, QUANTIZED, Random};
+use super::{F32, Limit, QUANTIZED, ROUNDED, Random};
 use crate::dtype::TYPES;
 use crate::matrix::MlxFloat;
 use crate::{Bytes, DType, Encoding, MatrixData, quant};
@@ -24,7 +24,11 @@ pub struct Sample {
 impl Sample {
     /// Plain numbers, or GGUF blocks.
     pub fn blocks(dtype: DType) -> Sample {
-        let limit = if dtype.block() > 1 { QUANTIZED } else { F32 };
+        let limit = match dtype {
+            DType::BF16 => ROUNDED,
+            _ if dtype.block() > 1 => QUANTIZED,
+            _ => F32,
+        };
         Sample { encoding: Encoding::Blocks(dtype), n_in_of: dtype.block(), n_out_of: 1, limit }
     }
 

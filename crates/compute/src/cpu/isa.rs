@@ -11,12 +11,16 @@ pub enum Isa {
     Avx2,
     /// x86-64: AVX-512 F, BW, VL, DQ, VNNI, VBMI.
     Avx512Vnni,
+    /// x86-64: those, and products of bf16 pairs.
+    Avx512Bf16,
     /// aarch64: NEON.
     Neon,
     /// aarch64: NEON with `sdot`.
     NeonDotprod,
     /// aarch64: NEON with `sdot` and `smmla`.
     NeonI8mm,
+    /// aarch64: those, and products of bf16 pairs.
+    NeonBf16,
 }
 
 /// One row of [`ROWS`].
@@ -26,19 +30,21 @@ struct Row {
     available: fn() -> bool,
 }
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 8] = [
     Row { isa: Isa::Scalar, name: "scalar", available: || true },
     Row { isa: Isa::Avx2, name: "avx2", available: has_avx2 },
     Row { isa: Isa::Avx512Vnni, name: "avx512", available: has_avx512 },
+    Row { isa: Isa::Avx512Bf16, name: "avx512bf16", available: has_avx512_bf16 },
     Row { isa: Isa::Neon, name: "neon", available: has_neon },
     Row { isa: Isa::NeonDotprod, name: "dotprod", available: has_dotprod },
     Row { isa: Isa::NeonI8mm, name: "i8mm", available: has_i8mm },
+    Row { isa: Isa::NeonBf16, name: "bf16", available: has_bf16 },
 ];
 
 impl Isa {
     /// Every instruction set, of every architecture, in rising order of preference.
-    pub const ALL: [Isa; 6] = {
-        let mut all = [Isa::Scalar; 6];
+    pub const ALL: [Isa; 8] = {
+        let mut all = [Isa::Scalar; 8];
         let mut i = 0;
         while i < all.len() {
             all[i] = ROWS[i].isa;
@@ -64,6 +70,12 @@ impl Isa {
     /// Whether this machine has it.
     pub fn available(self) -> bool {
         (self.row().available)()
+    }
+
+    /// Whether it multiplies pairs of bf16, so that inputs of bf16 weights are rounded to bf16. [`Isa::Scalar`] does so
+    /// to be the reference.
+    pub fn multiplies_bf16(self) -> bool {
+        matches!(self, Isa::Scalar | Isa::Avx512Bf16 | Isa::NeonBf16)
     }
 
     /// The best that this machine has.
@@ -94,6 +106,11 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vbmi")
 }
 
+#[cfg(target_arch = "x86_64")]
+fn has_avx512_bf16() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512bf16")
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx2() -> bool {
     false
@@ -101,6 +118,11 @@ fn has_avx2() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx512() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512_bf16() -> bool {
     false
 }
 
@@ -119,6 +141,11 @@ fn has_i8mm() -> bool {
     has_dotprod() && std::arch::is_aarch64_feature_detected!("i8mm")
 }
 
+#[cfg(target_arch = "aarch64")]
+fn has_bf16() -> bool {
+    has_i8mm() && std::arch::is_aarch64_feature_detected!("bf16")
+}
+
 #[cfg(not(target_arch = "aarch64"))]
 fn has_neon() -> bool {
     false
@@ -131,6 +158,11 @@ fn has_dotprod() -> bool {
 
 #[cfg(not(target_arch = "aarch64"))]
 fn has_i8mm() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn has_bf16() -> bool {
     false
 }
 

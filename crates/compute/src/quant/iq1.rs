@@ -12,7 +12,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::float::{Half, f16};
+use super::float::Half;
 use super::{Block, grids};
 
 /// 1.5625 bits a weight.
@@ -45,9 +45,9 @@ pub const DELTA: f32 = 0.125;
 impl BlockIQ1_M {
     /// The scale, gathered from its four nibbles.
     #[inline]
-    pub fn d(&self) -> f32 {
+    pub fn d(&self) -> Half {
         let nibble = |k: usize| u16::from_le_bytes(self.scales[k]) >> 12 << (4 * k);
-        f16(nibble(0) | nibble(1) | nibble(2) | nibble(3))
+        Half((nibble(0) | nibble(1) | nibble(2) | nibble(3)).to_le_bytes())
     }
 }
 
@@ -73,7 +73,7 @@ impl Block<256> for BlockIQ1_S {
 
 impl Block<256> for BlockIQ1_M {
     fn decode(&self, out: &mut [f32; 256]) {
-        let d = self.d();
+        let d = self.d().f32();
         for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let nibble = self.qh[i / 2] >> (4 * (i % 2)) & 15;
             let code = usize::from(self.qs[i]) | usize::from(nibble & 7) << 8;

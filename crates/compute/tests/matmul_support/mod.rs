@@ -1,5 +1,6 @@
 //! Random matrices of every encoding, and what a product of them should be.
 
+use mlxr_compute::cpu::Isa;
 use mlxr_compute::matrix::MlxFloat;
 use mlxr_compute::{Bytes, DType, Encoding, MatrixData};
 
@@ -122,12 +123,29 @@ pub fn matrix(encoding: Encoding, [n_out, n_in]: [usize; 2], rng: &mut Rng) -> O
     matrix.check().ok().map(|()| matrix)
 }
 
-/// Whether kernels of this encoding take int8 inputs.
-pub fn is_int8(encoding: Encoding) -> bool {
-    let Encoding::Blocks(dtype) = encoding else {
-        return matches!(encoding, Encoding::MlxAffine { bits: 4 | 8, scale: DType::F16 | DType::BF16, .. });
+/// How kernels see inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inputs {
+    /// As they are.
+    Float,
+    /// Rounded to bf16.
+    Bf16,
+    /// Rounded to int8 with a scale per 32.
+    Int8,
+}
+
+/// What kernels of this encoding make of rows of `n_in` inputs.
+pub fn inputs_of(encoding: Encoding, isa: Isa, n_in: usize) -> Inputs {
+    let int8 = match encoding {
+        Encoding::Blocks(dtype) => dtype.block() >= 32,
+        _ => matches!(encoding, Encoding::MlxAffine { bits: 4 | 8, scale: DType::F16 | DType::BF16, .. }),
     };
-    dtype.block() >= 32
+    let bf16 = encoding == Encoding::Blocks(DType::BF16) && isa.multiplies_bf16() && n_in.is_multiple_of(2);
+    match (int8, bf16) {
+        (true, _) => Inputs::Int8,
+        (_, true) => Inputs::Bf16,
+        _ => Inputs::Float,
+    }
 }
 
 /// All weights of a matrix.
@@ -137,10 +155,12 @@ pub fn decoded(matrix: &MatrixData) -> Vec<f32> {
     weights
 }
 
-/// Inputs as the kernels see them: rounded to int8 with a scale per 32, if `int8`.
-pub fn rounded(x: &[f32], int8: bool) -> Vec<f32> {
-    if !int8 {
-        return x.to_vec();
+/// Inputs as the kernels see them.
+pub fn rounded(x: &[f32], inputs: Inputs) -> Vec<f32> {
+    match inputs {
+        Inputs::Float => return x.to_vec(),
+        Inputs::Bf16 => return x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
+        Inputs::Int8 => (),
     }
     let mut out = Vec::new();
     for x in x.chunks_exact(32) {
@@ -153,11 +173,11 @@ pub fn rounded(x: &[f32], int8: bool) -> Vec<f32> {
 
 /// The product of a row and a column, and how much it may be off.
 ///
-/// Sums of n f32 terms are off by about 1e-6 of the sum of magnitudes. `int8` adds one input that is rounded the other
+/// Sums of n f32 terms are off by about 1e-6 of the sum of magnitudes. Int8 adds one input that is rounded the other
 /// way, as the test's `x / scale` may differ from the kernel's in its last bit.
-pub fn dot(row: &[f32], x: &[f32], int8: bool) -> (f64, f64) {
+pub fn dot(row: &[f32], x: &[f32], inputs: Inputs) -> (f64, f64) {
     let terms = || row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
     let size: f64 = terms().map(f64::abs).sum();
-    let step = if int8 { size / row.len() as f64 / 50.0 } else { 0.0 };
+    let step = if inputs == Inputs::Int8 { size / row.len() as f64 / 50.0 } else { 0.0 };
     (terms().sum(), 1e-5 * size + step + 1e-9)
 }

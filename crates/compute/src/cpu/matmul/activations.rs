@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{BLOCK, Record};
+use super::kernel::BLOCK;
 use super::packed::PackedMatrix;
 use super::quantize;
 use super::table::{self, Input};
@@ -39,8 +39,8 @@ pub struct Activations {
     tiles: Vec<Tile>,
     /// Widths of all tiles, summed.
     width: usize,
-    ints: Option<Vec<Cacheline>>,
-    floats: Option<Vec<Cacheline>>,
+    /// Of each [`Input`] that is needed.
+    numbers: [Option<Vec<Cacheline>>; Input::ALL.len()],
     spare: Vec<Vec<Cacheline>>,
 }
 
@@ -75,8 +75,7 @@ impl Activations {
             groups: Vec::new(),
             tiles: Vec::new(),
             width: 0,
-            ints: None,
-            floats: None,
+            numbers: [const { None }; Input::ALL.len()],
             spare: Vec::new(),
         }
     }
@@ -98,15 +97,14 @@ impl Activations {
     ) -> Result<(), Error> {
         self.n_in = n_in;
         self.lay_out(x.len(), columns);
-        let needs = |input: Input| matrices.iter().any(|m| m.needs(input));
         for m in matrices {
             assert_eq!((m.n_in(), m.isa()), (n_in, self.isa), "activations: a matrix does not fit the input");
         }
-        let (n, ints, floats) = (self.width, needs(Input::Int8), needs(Input::Float));
-        self.spare.extend(self.ints.take());
-        self.spare.extend(self.floats.take());
-        self.ints = ints.then(|| self.buffer(n * n_in.div_ceil(BLOCK) * Record::bytes(1)));
-        self.floats = floats.then(|| self.buffer(n * n_in * 4));
+        self.spare.extend(self.numbers.iter_mut().filter_map(Option::take));
+        for input in Input::ALL {
+            let needed = matrices.iter().any(|m| m.needs(input));
+            self.numbers[input as usize] = needed.then(|| self.buffer(self.width * input.bytes(n_in)));
+        }
         self.fill(pool, x)
     }
 
@@ -161,24 +159,23 @@ impl Activations {
         let (n_in, isa) = (self.n_in, self.isa);
         let n_chunk = n_in.div_ceil(CHUNK).max(1);
         let (tiles, starts) = (&self.tiles, &self.starts);
-        let ints = self.ints.as_mut().map(|b| quantize::Target::new(bytemuck::cast_slice_mut(b)));
-        let floats = self.floats.as_mut().map(|b| quantize::Target::new(bytemuck::cast_slice_mut(b)));
+        let targets = self.numbers.each_mut();
+        let targets = targets.map(|b| b.as_mut().map(|b| quantize::Target::new(bytemuck::cast_slice_mut(b))));
         let item = |item: usize| {
             let (tile, from) = (tiles[item / n_chunk], item % n_chunk * CHUNK);
             let to = n_in.min(from + CHUNK);
             let starts = &starts[tile.first..][..tile.n];
             let columns = quantize::Part { starts, range: from..to, width: tile.width };
-            if let Some(ints) = &ints {
-                let at = (tile.at * n_in.div_ceil(BLOCK) + from / BLOCK * tile.width) * Record::bytes(1);
-                // SAFETY: items write to separate records: those of their tile and chunk.
-                let out = unsafe { ints.slice(at, (to - from).div_ceil(BLOCK) * Record::bytes(tile.width)) };
-                quantize::int8(isa, x, &columns, out);
-            }
-            if let Some(floats) = &floats {
-                let (at, len) = (tile.at * n_in + from * tile.width, (to - from) * tile.width);
+            for (input, target) in Input::ALL.into_iter().zip(&targets) {
+                let Some(target) = target else { continue };
+                let at = tile.at * input.bytes(n_in) + tile.width * input.bytes(from);
                 // SAFETY: items write to separate numbers: those of their tile and chunk.
-                let out = unsafe { floats.slice(at * 4, len * 4) };
-                quantize::floats(x, &columns, bytemuck::cast_slice_mut(out));
+                let out = unsafe { target.slice(at, tile.width * input.bytes(to - from)) };
+                match input {
+                    Input::Int8 => quantize::int8(isa, x, &columns, out),
+                    Input::Float => quantize::floats(x, &columns, bytemuck::cast_slice_mut(out)),
+                    Input::Pairs => quantize::pairs(x, &columns, bytemuck::cast_slice_mut(out)),
+                }
             }
         };
         let n_items = tiles.len() * n_chunk;
@@ -216,11 +213,8 @@ impl Activations {
     /// # Panics
     /// If `load` was not told of a matrix that needs this input.
     pub(super) fn numbers(&self, tile: Tile, input: Input) -> &[u8] {
-        let (buffer, column) = match input {
-            Input::Int8 => (&self.ints, self.n_in / BLOCK * Record::bytes(1)),
-            Input::Float => (&self.floats, self.n_in * 4),
-        };
-        let buffer = buffer.as_ref().expect("load was told of every matrix");
+        let column = input.bytes(self.n_in);
+        let buffer = self.numbers[input as usize].as_ref().expect("load was told of every matrix");
         &bytemuck::cast_slice(buffer)[tile.at * column..][..tile.width * column]
     }
 }

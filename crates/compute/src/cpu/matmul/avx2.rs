@@ -89,12 +89,6 @@ impl Simd for Avx2 {
             let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), a)
         }
-        fn unzip(a: __m256i, b: __m256i) -> [__m256i; 2] {
-            let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
-            let (even, odd) = (_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
-            let order = |v: __m256| _mm256_permute4x64_epi64::<0xd8>(_mm256_castps_si256(v));
-            [order(even), order(odd)]
-        }
         fn signed(a: __m256i, zero: u8) -> __m256i {
             if zero == 0 { a } else { _mm256_sub_epi8(a, _mm256_set1_epi8(zero as i8)) }
         }

@@ -2,8 +2,9 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
-use super::simd::{Codes, Simd};
+use super::simd::{Codes, Pairs, Simd};
 
 /// 512-bit vectors.
 #[derive(Clone, Copy)]
@@ -47,11 +48,6 @@ impl Simd for Avx512 {
             // SAFETY: the table has 16 bytes.
             let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), a)
-        }
-        fn unzip(a: __m512i, b: __m512i) -> [__m512i; 2] {
-            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-            [_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b)]
         }
         fn signed(a: __m512i, zero: u8) -> __m512i {
             _mm512_add_epi8(a, _mm512_set1_epi8(128u8.wrapping_sub(zero) as i8))
@@ -124,6 +120,18 @@ impl Simd for Avx512 {
         }
         fn prefetch(p: *const u8) -> () {
             _mm_prefetch::<_MM_HINT_T1>(p.cast());
+        }
+    }
+}
+
+impl Pairs for Avx512 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    unsafe fn fma_pair(w: __m512i, a: *const u8, acc: __m512) -> __m512 {
+        // SAFETY: passed on to the caller; both types are 64 bytes of any value.
+        unsafe {
+            let a = _mm512_set1_epi32(a.cast::<i32>().read_unaligned());
+            _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(w), transmute::<__m512i, __m512bh>(a))
         }
     }
 }

@@ -19,9 +19,9 @@ const AHEAD: usize = 8192;
 pub(super) struct Args {
     /// The panel.
     pub panel: *const u8,
-    /// Blocks of 32 weights in a row (integer), weights in a row (float).
+    /// Blocks of 32 weights in a row (integer), lines (float).
     pub n: usize,
-    /// The tile: [`Record`]s of `N` columns, or f32 `[n, N]`.
+    /// The tile: [`Record`]s of `N` columns, or `[n, N]` f32 or pairs of bf16.
     pub tile: *const u8,
     /// Whether scales are bf16, where a form leaves that open, rather than f16.
     pub bf16: bool,
@@ -257,15 +257,48 @@ unsafe fn block<S: Simd, F: Form, const N: usize>(
     }
 }
 
-/// How 16 rows of floats lie in a panel: `[n, 16]`.
+/// How 16 rows of floats lie in a panel: lines of a weight, or a few, of each row.
 ///
 /// # Safety
-/// `p` is valid for 16 weights and the features of `S` are there.
-pub(super) trait FloatForm {
-    /// Bytes of a weight.
+/// `p` is valid for the line from a row on, `a` for as many inputs of a column as a line has weights of a row, and the
+/// features of `S` are there.
+pub(super) trait Line<S: Simd> {
+    /// Bytes of a row in a line.
     const BYTES: usize;
+    /// What the lanes of `S` hold of a line.
+    type Part: Copy;
+
+    unsafe fn load(p: *const u8) -> Self::Part;
+    /// `acc + part * a`.
+    unsafe fn fma(part: Self::Part, a: *const u8, acc: S::Floats) -> S::Floats;
+}
+
+/// Lines of one number of each row, multiplied as f32.
+///
+/// # Safety
+/// `p` is valid for the numbers of as many rows as `S` has lanes, and the features of `S` are there.
+pub(super) trait Number {
+    /// Bytes of a number.
+    const SIZE: usize;
 
     unsafe fn load<S: Simd>(p: *const u8) -> S::Floats;
+}
+
+impl<S: Simd, F: Number> Line<S> for F {
+    const BYTES: usize = F::SIZE;
+    type Part = S::Floats;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> S::Floats {
+        // SAFETY: passed on to the caller.
+        unsafe { <F as Number>::load::<S>(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(part: S::Floats, a: *const u8, acc: S::Floats) -> S::Floats {
+        // SAFETY: passed on to the caller.
+        unsafe { S::fma(part, S::splat(a.cast()), acc) }
+    }
 }
 
 /// Panel times tile, float.
@@ -273,24 +306,24 @@ pub(super) trait FloatForm {
 /// # Safety
 /// See [`Kernel`].
 #[inline(always)]
-pub(super) unsafe fn float<S: Simd, F: FloatForm, const N: usize>(args: &Args) {
+pub(super) unsafe fn float<S: Simd, F: Line<S>, const N: usize>(args: &Args) {
     let mut row = 0;
     while row < ROWS {
         // SAFETY: line `k` of the panel and row `k` of the tile exist for all `k < n`.
         unsafe {
             let mut acc = [S::zero(); N];
             let mut p = args.panel.add(row * F::BYTES);
-            let mut a = args.tile.cast::<f32>();
+            let mut a = args.tile;
             for _ in 0..args.n {
                 if row == 0 {
                     S::prefetch(p.wrapping_add(AHEAD));
                 }
-                let w = F::load::<S>(p);
+                let part = F::load(p);
                 for (j, acc) in acc.iter_mut().enumerate() {
-                    *acc = S::fma(w, S::splat(a.add(j)), *acc);
+                    *acc = F::fma(part, a.add(4 * j), *acc);
                 }
                 p = p.add(ROWS * F::BYTES);
-                a = a.add(N);
+                a = a.add(4 * N);
             }
             for (j, acc) in acc.iter().enumerate() {
                 S::store(args.out.add(j * ROWS + row), *acc);

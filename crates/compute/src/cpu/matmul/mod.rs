@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! PackedMatrix   weights: panels of 16 rows, packed when first used; other encodings are decoded panel by panel
-//! Activations    inputs: int8 with a scale per 32, or f32, in tiles of up to 16 columns
+//! Activations    inputs: int8 with a scale per 32, f32 or bf16, in tiles of up to 16 columns
 //! matmul         panels x tiles, shared out over a pool; each result passes an epilogue on its way out
 //! ```
 //!
@@ -13,12 +13,13 @@
 //! | `kernel` | the bodies of the kernels, over `simd` |
 //! | `scalar`, `avx2`, `avx512`, `neon` | `simd` for each instruction set |
 //! | `packed` | matrices |
-//! | `expand` | panels of encodings that would take more memory packed, made when used |
+//! | `expand` | panels of encodings without a form, made when used |
 //! | `activations`, `quantize` | inputs |
 //! | `product` | the loop over panels and tiles |
 //!
 //! Results depend neither on the number of threads nor on the other columns of the batch. Weights are exact; inputs of
-//! quantized weights are rounded to int8, see `quantize` for the error.
+//! quantized weights are rounded to int8, those of bf16 weights to bf16 where the instruction set multiplies such pairs;
+//! see `quantize` for the errors.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]

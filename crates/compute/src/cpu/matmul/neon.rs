@@ -1,11 +1,11 @@
 //! [`Simd`] on NEON: four lanes, 128 bits, with and without the dot product instruction.
 //!
-//! `sdot` is written as assembly, since its intrinsic is not stable yet (Rust issue 117224).
+//! `sdot` and `bfdot` are written as assembly, since their intrinsics are not stable yet (Rust issue 117224).
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::simd::{Codes, Simd};
+use super::simd::{Codes, Pairs, Simd};
 
 /// 128-bit vectors; `DOT`: the features include `dotprod`.
 #[derive(Clone, Copy)]
@@ -75,10 +75,6 @@ impl<const DOT: bool> Simd for Arm<DOT> {
             // SAFETY: the table has 16 bytes.
             let table = unsafe { vld1q_s8(table.as_ptr()) };
             vreinterpretq_u8_s8(vqtbl1q_s8(table, a))
-        }
-        fn unzip(a: uint8x16_t, b: uint8x16_t) -> [uint8x16_t; 2] {
-            let (a, b) = (vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b));
-            [vreinterpretq_u8_u32(vuzp1q_u32(a, b)), vreinterpretq_u8_u32(vuzp2q_u32(a, b))]
         }
         fn signed(a: uint8x16_t, zero: u8) -> uint8x16_t {
             if zero == 0 { a } else { vsubq_u8(a, vdupq_n_u8(zero)) }
@@ -163,6 +159,20 @@ impl<const DOT: bool> Simd for Arm<DOT> {
                 let w = vreinterpretq_s8_u8(*w);
                 acc = if DOT { sdot(acc, w, a) } else { multiply_and_sum(acc, w, a) };
             }
+        }
+        acc
+    }
+}
+
+impl Pairs for Dotprod {
+    #[inline]
+    #[target_feature(enable = "neon,bf16")]
+    unsafe fn fma_pair(w: uint8x16_t, a: *const u8, mut acc: float32x4_t) -> float32x4_t {
+        // SAFETY: passed on to the caller; one instruction on registers.
+        unsafe {
+            let a = vld1q_dup_u32(a.cast());
+            asm!("bfdot {0:v}.4s, {1:v}.8h, {2:v}.8h", inout(vreg) acc, in(vreg) w, in(vreg) a,
+                options(pure, nomem, nostack, preserves_flags));
         }
         acc
     }

@@ -1,4 +1,4 @@
-//! From the blocks of a file to panels: permutations of bits, no rounding.
+//! From the blocks of a file to panels: without rounding, and but for codebooks permutations of bits.
 
 use bytemuck::Pod;
 
@@ -12,6 +12,8 @@ use crate::{DType, Encoding, MatrixData};
 pub(super) trait Pack: Pod {
     /// Its type.
     const DTYPE: DType;
+    /// Bytes of a row in a group.
+    const BYTES: usize = size_of::<Self>();
 
     /// Writes this block as row `row` of `group`, whose bytes of this row are zero.
     fn pack(&self, row: usize, group: &mut [u8]);
@@ -27,18 +29,18 @@ pub(super) fn blocks<B: Pack>(matrix: &MatrixData, first: usize, n: usize, panel
     let per_row = matrix.n_in / B::DTYPE.block();
     let rows = &matrix.parts[0][first * per_row * size_of::<B>()..][..n * per_row * size_of::<B>()];
     let blocks = bytemuck::cast_slice::<u8, B>(rows);
-    for (i, group) in panel.chunks_exact_mut(ROWS * size_of::<B>()).enumerate() {
+    for (i, group) in panel.chunks_exact_mut(ROWS * B::BYTES).enumerate() {
         for row in 0..n {
             blocks[row * per_row + i].pack(row, group);
         }
     }
 }
 
-/// Packs rows of numbers of `SIZE` bytes: weight `k` of each row lies in line `k`.
+/// Packs rows of numbers (or of several that stay together) of `SIZE` bytes: number `k` of each row lies in line `k`.
 pub(super) fn numbers<const SIZE: usize>(matrix: &MatrixData, first: usize, n: usize, panel: &mut [u8]) {
     /// Lines filled at a time, so that they stay in the nearest cache while the rows pass.
     const LINES: usize = 128;
-    let row_bytes = matrix.n_in * SIZE;
+    let row_bytes = matrix.parts[0].len() / matrix.n_out;
     for (chunk, lines) in panel.chunks_mut(LINES * ROWS * SIZE).enumerate() {
         for row in 0..n {
             let numbers = &matrix.parts[0][(first + row) * row_bytes..][..row_bytes];
@@ -321,4 +323,38 @@ impl Pack for BlockQ3_K {
 /// The 32 bytes that hold the two-bit codes of sub-block `b` of Q2_K or Q3_K.
 fn quarter(qs: &[u8; 64], b: usize) -> [u8; 32] {
     std::array::from_fn(|i| qs[32 * (b / 4) + i])
+}
+
+impl Pack for BlockQ8_K {
+    const DTYPE: DType = DType::Q8_K;
+    const BYTES: usize = 4 + 256;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        group[4 * row..][..4].copy_from_slice(&self.d);
+        let codes: &[u8; 256] = bytemuck::cast_ref(&self.qs);
+        for (codes, lines) in codes.as_chunks().0.iter().zip(group[64..].chunks_exact_mut(512)) {
+            bytes(codes, row, lines);
+        }
+    }
+}
+
+impl Pack for BlockIQ1_S {
+    const DTYPE: DType = DType::IQ1_S;
+    const BYTES: usize = 2 + 4 + 64;
+
+    fn pack(&self, row: usize, group: &mut [u8]) {
+        half(self.d, row, group);
+        for (k, lines) in group[96..].chunks_exact_mut(128).enumerate() {
+            let word = u16::from_le_bytes(self.qh[k]);
+            let mut codes = [0; 32];
+            for (i, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let q = usize::from(self.qs[4 * k + i]) | usize::from(word >> (3 * i) & 7) << 8;
+                *codes = grids::IQ1[q].to_le_bytes().map(|value| value.wrapping_add(1));
+            }
+            two_bits(&codes, 0, row, lines);
+        }
+        for k in 0..8 {
+            group[32 + ROWS * (k % 4) + row] |= self.qh[k][1] >> 4 << (4 * (k / 4));
+        }
+    }
 }

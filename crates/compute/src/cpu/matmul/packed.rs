@@ -81,7 +81,7 @@ impl PackedMatrix {
         }
         let (mut segments, mut at) = (Vec::with_capacity(parts.len()), 0);
         for &(data, first) in parts {
-            let form = table::form(data);
+            let form = table::form(data, isa);
             let segment = Segment { data: data.clone(), first, form, at, packed: AtomicBool::new(form.each_time) };
             at += segment.panels_bytes().next_multiple_of(64);
             segments.push(segment);
@@ -209,6 +209,11 @@ impl PackedMatrix {
             index -= n;
         }
         panic!("a panel beyond the matrix");
+    }
+
+    /// Bytes of its largest panel.
+    pub(super) fn panel_bytes(&self) -> usize {
+        self.segments.iter().map(|s| s.form.panel_bytes(self.n_in)).max().unwrap_or(0)
     }
 
     /// Floats of scratch memory that [`PackedMatrix::resolve`] needs.

@@ -14,7 +14,9 @@ use crate::{DType, Encoding, Error};
 /// Most columns of a tile of any instruction set.
 const COLUMNS: usize = 16;
 /// Most panels of an item of work, which share the tiles they read.
-const PANELS: usize = 4;
+const PANELS: usize = 8;
+/// Most bytes of these panels, of gate and up together: they are read again for each tile, from the second-level cache.
+const PANEL_BYTES: usize = 512 << 10;
 /// Items that each thread should get at least, so that a late thread can be helped.
 const ITEMS_A_THREAD: usize = 8;
 
@@ -150,7 +152,12 @@ fn panels_per_item(pool: &Pool, x: &Activations, products: &[Product<'_>]) -> us
         return 1;
     }
     let total: usize = products.iter().map(n_panel).sum();
-    (total / (pool.n_threads() * ITEMS_A_THREAD)).clamp(1, PANELS)
+    let bytes = products.iter().map(|p| match p.epilogue {
+        Epilogue::Gate { up, .. } => p.weights.matrix.panel_bytes() + up.matrix.panel_bytes(),
+        _ => p.weights.matrix.panel_bytes(),
+    });
+    let most = PANELS.min(PANEL_BYTES / bytes.max().unwrap_or(1).max(1));
+    (total / (pool.n_threads() * ITEMS_A_THREAD)).min(most).max(1)
 }
 
 /// Asserts what [`matmul`] says about shapes and places.
@@ -305,7 +312,11 @@ impl<'a> Strip<'a> {
     fn compute(&self, i: usize, x: &Activations, tile: Tile, y: &mut Results) {
         let panel = self.panels[i].expect("i < n");
         let input = panel.form.input;
-        let n = if input == Input::Int8 { self.n_in / BLOCK } else { self.n_in };
+        let n = match input {
+            Input::Int8 => self.n_in / BLOCK,
+            Input::Float => self.n_in,
+            Input::Pairs => self.n_in / 2,
+        };
         let tile_numbers = x.numbers(tile, input).as_ptr();
         let args = Args { panel: panel.data, n, tile: tile_numbers, bf16: panel.bf16, out: y.0.as_mut_ptr() };
         // SAFETY: the machine has the instruction set (`PackedMatrix::build`), panel and tile are as large as `n_in`

@@ -2,6 +2,9 @@
 //!
 //! int8 with a scale per 32 inputs and column: `scale = max|x| / 127`, `q = round(x / scale)`, ties to even. The error
 //! of an input is at most `scale / 2`, that is 1/254 of the largest of its 32. A NaN or infinity makes the scale one.
+//!
+//! Pairs of bf16 where weights are bf16 and the instruction set multiplies them: `x` rounded to nearest, ties to even; the
+//! error of an input is at most 1/256 of itself. llama.cpp does the same.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -46,12 +49,21 @@ pub(super) struct Part<'a> {
     pub width: usize,
 }
 
+impl Part<'_> {
+    /// The inputs, [`BLOCK`] at a time; the last may be fewer. What a block of all columns becomes stays in the nearest
+    /// cache while the columns pass.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let end = self.range.end;
+        self.range.clone().step_by(BLOCK).map(move |from| from..end.min(from + BLOCK))
+    }
+}
+
 /// Writes the records of a part.
 pub(super) fn int8(isa: Isa, x: &[f32], part: &Part<'_>, out: &mut [u8]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever chose the instruction set has made sure that the machine has it (`PackedMatrix::new`).
-        Isa::Avx512Vnni => unsafe { int8_avx512(x, part, out) },
+        Isa::Avx512Vnni | Isa::Avx512Bf16 => unsafe { int8_avx512(x, part, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
         Isa::Avx2 => unsafe { int8_avx2(x, part, out) },
@@ -73,11 +85,10 @@ fn int8_avx2(x: &[f32], part: &Part<'_>, out: &mut [u8]) {
 
 #[inline(always)]
 fn int8_body(x: &[f32], part: &Part<'_>, out: &mut [u8]) {
-    let n = part.width;
-    for (j, &start) in part.starts.iter().enumerate() {
-        let column = x[start..][part.range.clone()].as_chunks::<BLOCK>().0;
-        for (x, record) in column.iter().zip(out.chunks_exact_mut(Record::bytes(n))) {
-            block(x, j, n, record);
+    for (range, record) in part.blocks().zip(out.chunks_exact_mut(Record::bytes(part.width))) {
+        for (j, &start) in part.starts.iter().enumerate() {
+            let x = x[start..][range.clone()].as_array().expect("rows are whole blocks");
+            block(x, j, part.width, record);
         }
     }
 }
@@ -109,15 +120,33 @@ fn block(x: &[f32; BLOCK], j: usize, n: usize, record: &mut [u8]) {
     put(Record::sumh(n) + 4 * n, (scale * high as f32).to_le_bytes());
 }
 
+/// Writes `[range / 2, width]` pairs of bf16, the first in the lower half: pair `k` of all columns side by side.
+pub(super) fn pairs(x: &[f32], part: &Part<'_>, out: &mut [u32]) {
+    for (range, lines) in part.blocks().zip(out.chunks_mut(BLOCK / 2 * part.width)) {
+        for (j, &start) in part.starts.iter().enumerate() {
+            let pairs = x[start..][range.clone()].as_chunks::<2>().0;
+            for (line, [low, high]) in lines.chunks_exact_mut(part.width).zip(pairs) {
+                line[j] = to_bf16(*low) >> 16 | to_bf16(*high) & 0xffff_0000;
+            }
+        }
+    }
+}
+
+/// The nearest bf16, ties to even, in the upper half.
+#[inline(always)]
+fn to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    if x.is_nan() { bits | 0x40_0000 } else { rounded }
+}
+
 /// Writes `[range, width]`: input `k` of all columns side by side.
 pub(super) fn floats(x: &[f32], part: &Part<'_>, out: &mut [f32]) {
-    for (j, &start) in part.starts.iter().enumerate() {
-        let column = &x[start..][part.range.clone()];
-        if part.width == 1 {
-            return out.copy_from_slice(column);
-        }
-        for (line, x) in out.chunks_exact_mut(part.width).zip(column) {
-            line[j] = *x;
+    for (range, lines) in part.blocks().zip(out.chunks_mut(BLOCK * part.width)) {
+        for (j, &start) in part.starts.iter().enumerate() {
+            for (line, x) in lines.chunks_exact_mut(part.width).zip(&x[start..][range.clone()]) {
+                line[j] = *x;
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! [`Simd`] in plain Rust: the reference of the kernels, and what runs where nothing better is known.
 
-use super::simd::{Codes, Simd};
+use super::simd::{Codes, Pairs, Simd};
 use crate::quant::float;
 
 /// Sixteen lanes in arrays.
@@ -48,15 +48,6 @@ impl Simd for Plain {
     #[inline(always)]
     unsafe fn lookup(table: &[i8; 16], a: [u8; 64]) -> [u8; 64] {
         a.map(|a| table[usize::from(a & 15)] as u8)
-    }
-
-    #[inline(always)]
-    unsafe fn unzip(a: [u8; 64], b: [u8; 64]) -> [[u8; 64]; 2] {
-        let lane = |i: usize, odd: usize| {
-            let from = 8 * (i / 4) + 4 * odd + i % 4;
-            if from < 64 { a[from] } else { b[from - 64] }
-        };
-        [std::array::from_fn(|i| lane(i, 0)), std::array::from_fn(|i| lane(i, 1))]
     }
 
     #[inline(always)]
@@ -167,4 +158,14 @@ impl Simd for Plain {
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+}
+
+impl Pairs for Plain {
+    #[inline(always)]
+    unsafe fn fma_pair(w: [u8; 64], a: *const u8, acc: [f32; 16]) -> [f32; 16] {
+        // SAFETY: passed on to the caller.
+        let a = unsafe { array::<u16, 2>(a.cast()) }.map(float::bf16);
+        let w = |i: usize| float::bf16(u16::from_le_bytes([w[2 * i], w[2 * i + 1]]));
+        std::array::from_fn(|l| acc[l] + w(2 * l) * a[0] + w(2 * l + 1) * a[1])
+    }
 }

@@ -17,6 +17,15 @@ pub(super) enum Codes {
     },
 }
 
+/// Instruction sets that multiply pairs of bf16.
+///
+/// # Safety
+/// As for [`Simd`].
+pub(super) trait Pairs: Simd {
+    /// `acc[l] + w[2 l] * a[0] + w[2 l + 1] * a[1]`, of bf16. Subnormal numbers may count as 0.
+    unsafe fn fma_pair(w: Self::Bytes, a: *const u8, acc: Self::Floats) -> Self::Floats;
+}
+
 /// Vectors of `LANES` numbers, a lane a row of the panel.
 ///
 /// # Safety
@@ -44,8 +53,6 @@ pub(super) trait Simd: Copy {
     unsafe fn shl<const N: u32>(a: Self::Bytes) -> Self::Bytes;
     /// `table[a]` in every byte; `a < 16`.
     unsafe fn lookup(table: &[i8; 16], a: Self::Bytes) -> Self::Bytes;
-    /// The even and the odd 32-bit lanes of `a` followed by `b`.
-    unsafe fn unzip(a: Self::Bytes, b: Self::Bytes) -> [Self::Bytes; 2];
     /// Makes codes into what `dot` takes for [`Codes::I8`].
     unsafe fn signed(a: Self::Bytes, zero: u8) -> Self::Bytes;
 

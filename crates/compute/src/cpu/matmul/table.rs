@@ -1,7 +1,7 @@
 //! The forms of packed weights, one row of [`FORMS`] each, and their kernels for every instruction set.
 
 use super::forms;
-use super::kernel::{self, BLOCK, FloatForm, Form, Kernel, ROWS};
+use super::kernel::{self, BLOCK, Form, Kernel, Number, ROWS, Record};
 use super::pack;
 use super::scalar::Plain;
 use super::{coded, expand};
@@ -16,6 +16,22 @@ pub(super) enum Input {
     Int8,
     /// Floats.
     Float,
+    /// Pairs of bf16.
+    Pairs,
+}
+
+impl Input {
+    /// Every one.
+    pub const ALL: [Input; 3] = [Input::Int8, Input::Float, Input::Pairs];
+
+    /// Bytes of `n_in` inputs of a column in a tile.
+    pub fn bytes(self, n_in: usize) -> usize {
+        match self {
+            Input::Int8 => n_in.div_ceil(BLOCK) * Record::bytes(1),
+            Input::Float => n_in * 4,
+            Input::Pairs => n_in.div_ceil(2) * 4,
+        }
+    }
 }
 
 /// Writes a panel of the rows `first .. first + n` of a matrix: `(matrix, first, n, panel)`.
@@ -53,11 +69,11 @@ impl FormRow {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => self.avx2,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => self.avx512,
+            Isa::Avx512Vnni | Isa::Avx512Bf16 => self.avx512,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => self.neon,
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod | Isa::NeonI8mm => self.dotprod,
+            Isa::NeonDotprod | Isa::NeonI8mm | Isa::NeonBf16 => self.dotprod,
             _ => self.scalar,
         };
         let i = widths(isa).iter().position(|&w| w == width);
@@ -77,11 +93,11 @@ pub(super) fn widths(isa: Isa) -> &'static [usize] {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::WIDTHS,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512::WIDTHS,
+        Isa::Avx512Vnni | Isa::Avx512Bf16 => avx512::WIDTHS,
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => neon::WIDTHS,
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDotprod | Isa::NeonI8mm => dotprod::WIDTHS,
+        Isa::NeonDotprod | Isa::NeonI8mm | Isa::NeonBf16 => dotprod::WIDTHS,
         _ => scalar::WIDTHS,
     }
 }
@@ -101,7 +117,7 @@ macro_rules! isa {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn run_float<F: FloatForm, const N: usize>(args: &kernel::Args) {
+            unsafe fn run_float<F: Number, const N: usize>(args: &kernel::Args) {
                 // SAFETY: passed on to the caller; the features are enabled here.
                 unsafe { kernel::float::<$simd, F, N>(args) }
             }
@@ -110,14 +126,33 @@ macro_rules! isa {
                 &[$(run_int::<F, $n>),*]
             }
 
-            pub(super) const fn float<F: FloatForm>() -> &'static [Kernel] {
+            pub(super) const fn float<F: Number>() -> &'static [Kernel] {
                 &[$(run_float::<F, $n>),*]
             }
         }
     };
 }
 
+/// The kernels of an instruction set that multiplies pairs of bf16, for the same numbers of columns.
+macro_rules! pairs {
+    ($name:ident, $isa:ident, $simd:ty, [$($n:literal)*] $(, $features:literal)?) => {
+        mod $name {
+            use super::*;
+
+            pub(super) const KERNELS: &[Kernel] = &[$(run_pairs::<$n>),*];
+            const _: () = assert!(KERNELS.len() == $isa::WIDTHS.len());
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn run_pairs<const N: usize>(args: &kernel::Args) {
+                // SAFETY: passed on to the caller; the features are enabled here.
+                unsafe { kernel::float::<$simd, forms::Bf16Pairs, N>(args) }
+            }
+        }
+    };
+}
+
 isa!(scalar, Plain, [1]);
+pairs!(scalar_pairs, scalar, Plain, [1]);
 #[cfg(target_arch = "x86_64")]
 isa!(avx2, crate::cpu::matmul::avx2::Avx2, [1 2 4], "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
@@ -127,13 +162,23 @@ isa!(
     [1 2 3 4 6 8 12 16],
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"
 );
+#[cfg(target_arch = "x86_64")]
+pairs!(
+    avx512_pairs,
+    avx512,
+    crate::cpu::matmul::avx512::Avx512,
+    [1 2 3 4 6 8 12 16],
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c,avx512bf16"
+);
 #[cfg(target_arch = "aarch64")]
 isa!(neon, crate::cpu::matmul::neon::Neon, [1 4], "neon");
 #[cfg(target_arch = "aarch64")]
 isa!(dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod");
+#[cfg(target_arch = "aarch64")]
+pairs!(dotprod_pairs, dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod,bf16");
 
 const fn int<F: Form, B: pack::Pack>() -> FormRow {
-    assert!(F::BYTES == ROWS * size_of::<B>() && F::BLOCKS * BLOCK == B::DTYPE.block());
+    assert!(F::BYTES == ROWS * B::BYTES && F::BLOCKS * BLOCK == B::DTYPE.block());
     int_packed::<F>(pack::blocks::<B>, pack::takes::<B>)
 }
 
@@ -157,8 +202,8 @@ const fn int_packed<F: Form>(pack: Packer, takes: fn(&MatrixData) -> bool) -> Fo
     }
 }
 
-const fn float<F: FloatForm, const SIZE: usize>(takes: fn(&MatrixData) -> bool) -> FormRow {
-    assert!(F::BYTES == SIZE);
+const fn float<F: Number, const SIZE: usize>(takes: fn(&MatrixData) -> bool) -> FormRow {
+    assert!(F::SIZE == SIZE);
     FormRow {
         input: Input::Float,
         weights: 1,
@@ -178,20 +223,38 @@ const fn float<F: FloatForm, const SIZE: usize>(takes: fn(&MatrixData) -> bool) 
     }
 }
 
+const fn bf16_pairs() -> FormRow {
+    FormRow {
+        input: Input::Pairs,
+        weights: 2,
+        bytes: ROWS * 4,
+        pack: pack::numbers::<4>,
+        takes: |m| m.encoding == Encoding::Blocks(DType::BF16) && m.n_in.is_multiple_of(2),
+        scalar: scalar_pairs::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        avx2: &[],
+        #[cfg(target_arch = "x86_64")]
+        avx512: avx512_pairs::KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        neon: &[],
+        #[cfg(target_arch = "aarch64")]
+        dotprod: dotprod_pairs::KERNELS,
+        each_time: false,
+    }
+}
+
 const fn codebook<B: coded::Coded>() -> FormRow {
     int_packed::<forms::Codebook<B>>(coded::blocks::<B>, coded::takes::<B>)
 }
 
-const fn expanded<B: expand::Expand>() -> FormRow {
-    FormRow { each_time: true, ..int_packed::<forms::Wide>(expand::blocks::<B>, expand::takes::<B>) }
+/// The form of a matrix: the first row that the instruction set has and that takes it.
+pub(super) fn form(matrix: &MatrixData, isa: Isa) -> &'static FormRow {
+    let has = |f: &&FormRow| (f.input != Input::Pairs || isa.multiplies_bf16()) && (f.takes)(matrix);
+    FORMS.iter().find(has).expect("the last row takes everything")
 }
 
-/// The form of a matrix: the first row that takes it.
-pub(super) fn form(matrix: &MatrixData) -> &'static FormRow {
-    FORMS.iter().find(|f| (f.takes)(matrix)).expect("the last row takes everything")
-}
-
-static FORMS: [FormRow; 32] = [
+static FORMS: [FormRow; 33] = [
+    bf16_pairs(),
     float::<forms::F32, 4>(|m| m.encoding == Encoding::Blocks(DType::F32)),
     float::<forms::F16, 2>(|m| m.encoding == Encoding::Blocks(DType::F16)),
     float::<forms::BF16, 2>(|m| m.encoding == Encoding::Blocks(DType::BF16)),
@@ -205,6 +268,7 @@ static FORMS: [FormRow; 32] = [
     int::<forms::Q4_K, BlockQ4_K>(),
     int::<forms::Q5_K, BlockQ5_K>(),
     int::<forms::Q6_K, BlockQ6_K>(),
+    int::<forms::Q8_K, BlockQ8_K>(),
     int::<forms::IQ4_NL, BlockIQ4_NL>(),
     int::<forms::IQ4_XS, BlockIQ4_XS>(),
     int::<forms::Fp4, BlockMXFP4>(),
@@ -213,8 +277,8 @@ static FORMS: [FormRow; 32] = [
     int_packed::<forms::Affine4<2>>(pack::affine::<4, 2>, pack::takes_affine::<4, 2>),
     int_packed::<forms::Affine8<1>>(pack::affine::<8, 1>, pack::takes_affine::<8, 1>),
     int_packed::<forms::Affine8<2>>(pack::affine::<8, 2>, pack::takes_affine::<8, 2>),
-    expanded::<BlockIQ1_S>(),
-    expanded::<BlockIQ1_M>(),
+    int::<forms::IQ1_S, BlockIQ1_S>(),
+    codebook::<BlockIQ1_M>(),
     codebook::<BlockIQ2_XXS>(),
     codebook::<BlockIQ2_XS>(),
     codebook::<BlockIQ2_S>(),
@@ -222,6 +286,5 @@ static FORMS: [FormRow; 32] = [
     codebook::<BlockIQ3_S>(),
     codebook::<BlockTQ1_0>(),
     codebook::<BlockTQ2_0>(),
-    expanded::<BlockQ8_K>(),
     FormRow { pack: expand::floats, each_time: true, ..float::<forms::F32, 4>(|_| true) },
 ];

@@ -144,10 +144,10 @@ impl Kernels {
             Isa::Avx2 => unsafe { avx2::run(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => unsafe { avx512::run(kernel) },
+            Isa::Avx512Vnni | Isa::Avx512Bf16 => unsafe { avx512::run(kernel) },
             // SAFETY: as above; the kernels of this file need no more than NEON.
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => unsafe { neon::run(kernel) },
+            Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm | Isa::NeonBf16 => unsafe { neon::run(kernel) },
             _ => kernel.run(plain::Plain),
         }
     }

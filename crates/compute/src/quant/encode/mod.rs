@@ -93,7 +93,7 @@ fn by_isa(blocks: &impl Blocks, isa: Isa, weights: &[f32], importance: Option<&[
     match isa {
         // SAFETY: `Encoder::with_isa` has asserted that the machine has the instruction set.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => unsafe { avx512(blocks, weights, importance, out) },
+        Isa::Avx512Vnni | Isa::Avx512Bf16 => unsafe { avx512(blocks, weights, importance, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2(blocks, weights, importance, out) },

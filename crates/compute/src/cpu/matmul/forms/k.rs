@@ -1,10 +1,11 @@
-//! The K-quants: super-blocks of 256, whose scales of 16 or 32 weights are small integers times an f16.
+//! The K-quants and IQ1_S: super-blocks of 256, whose scales of 16 or 32 weights are small integers times an f16.
 
 #![allow(non_camel_case_types)] // named as the formats are
 
 use super::super::kernel::{Form, Offset, ROWS};
 use super::super::simd::{Codes, Simd};
-use super::{add_bit, add_two_bits, nibbles, three_bits, two_bits};
+use super::{add_bit, add_two_bits, bytes, nibbles, three_bits, two_bits};
+use crate::quant::iq1::DELTA;
 
 /// Six-bit numbers `[8, 16]` in 96 bytes: `[4, 16]` low nibbles of numbers `i` and `i + 4`, then `[2, 16]` high two
 /// bits, where number `i` has bits `2 * (i / 2)` of row `i % 2`.
@@ -261,5 +262,81 @@ impl Form for Q3_K {
         let scales = head.1.as_ptr();
         // SAFETY: see [`Form`].
         unsafe { [times_signed::<S>(head.0, scales, 2 * b, row), times_signed::<S>(head.0, scales, 2 * b + 1, row)] }
+    }
+}
+
+/// Q8_K. Group: `d` f32 `[16]`, 8 times 8 byte lines.
+pub(in super::super) struct Q8_K;
+
+impl Form for Q8_K {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 64 + 8 * 512;
+    const CODES: Codes = Codes::I8 { zero: 0 };
+    const OFFSET: Offset = Offset::None;
+    const HALVES: bool = false;
+    type Head<S: Simd> = S::Floats;
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> S::Floats {
+        // SAFETY: see [`Form`].
+        unsafe { S::load_f32(p.add(4 * row)) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe { bytes::<S>(p.add(64 + b * 512), row) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &S::Floats, _: usize, _: usize) -> [S::Floats; 2] {
+        [*head; 2]
+    }
+}
+
+/// IQ1_S, whose codebook holds -1, 0 and 1: `d s (grid + shift / 8)` is `d s code - d / 8 * m` with a code of 0, 1 or 2
+/// and `m = s (8 - shift)`. Group: `d` f16 `[16]`, nibbles of blocks `b` and `b + 4` `[4, 16]` (three bits of `s = 2 n + 1`,
+/// then one for a shift of -1), 8 times 2 two-bit lines.
+pub(in super::super) struct IQ1_S;
+
+impl Form for IQ1_S {
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 32 + 64 + 8 * 128;
+    const CODES: Codes = Codes::U4;
+    const OFFSET: Offset = Offset::MinusMin;
+    const HALVES: bool = false;
+    type Head<S: Simd> = Head45<S::Floats>;
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> Head45<S::Floats> {
+        // SAFETY: see [`Form`].
+        let (d, nibbles) = unsafe { (S::load_f16(p.add(2 * row)), p.add(32).cast::<[u8; 64]>().read_unaligned()) };
+        let (mut scales, mut mins) = ([0; 128], [0; 128]);
+        for (i, n) in nibbles.into_iter().enumerate() {
+            for (at, n) in [(i, n & 15), (64 + i, n >> 4)] {
+                scales[at] = 2 * (n & 7) + 1;
+                mins[at] = scales[at] * (7 + (n >> 3 << 1));
+            }
+        }
+        // SAFETY: see [`Form`].
+        unsafe { Head45 { d, dmin: S::mul(d, S::splat(&DELTA)), scales, mins } }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
+        // SAFETY: see [`Form`].
+        unsafe { two_bits::<S>(p.add(32 + 64 + b * 128), row) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { Q4_K::scales::<S>(head, b, row) }
+    }
+
+    #[inline(always)]
+    unsafe fn mins<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
+        // SAFETY: see [`Form`].
+        unsafe { Q4_K::mins::<S>(head, b, row) }
     }
 }

@@ -8,18 +8,18 @@
 //! bit line        1 a block: bit g of a byte belongs to group g
 //! ```
 //!
-//! A form has as many bytes as the file's blocks: packing permutes.
+//! A form has as many bytes as the file's blocks, as packing permutes; but those of codebooks are longer (see `coded`).
 
 mod affine;
 mod k;
 mod table;
 
 pub(super) use affine::{Affine4, Affine8};
-pub(super) use k::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
+pub(super) use k::{IQ1_S, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K};
 pub(super) use table::{Codebook, Fp4, IQ4_NL, IQ4_XS, NVFP4};
 
-use super::kernel::{FloatForm, Form, Offset};
-use super::simd::{Codes, Simd};
+use super::kernel::{Form, Line, Number, Offset};
+use super::simd::{Codes, Pairs, Simd};
 
 /// A block of byte lines.
 #[inline(always)]
@@ -289,54 +289,15 @@ impl Form for Q8_0 {
     }
 }
 
-/// Bytes with a scale per 16. Group: scales f32 `[2, 16]`, codes `[4, 16, 8]`: eight consecutive weights of a row side
-/// by side.
-pub(super) struct Wide;
-
-impl Form for Wide {
-    const BLOCKS: usize = 1;
-    const BYTES: usize = 128 + 512;
-    const CODES: Codes = Codes::I8 { zero: 0 };
-    const OFFSET: Offset = Offset::None;
-    const HALVES: bool = true;
-    type Head<S: Simd> = [S::Floats; 2];
-
-    #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> [S::Floats; 2] {
-        // SAFETY: see [`Form`].
-        unsafe { [S::load_f32(p.add(4 * row)), S::load_f32(p.add(64 + 4 * row))] }
-    }
-
-    #[inline(always)]
-    unsafe fn codes<S: Simd>(p: *const u8, _: usize, row: usize) -> [S::Bytes; 8] {
-        // SAFETY: see [`Form`].
-        unsafe {
-            let mut codes = [S::load(p); 8];
-            for i in 0..4 {
-                let rows = p.add(128 + 128 * i + 8 * row);
-                let [even, odd] = S::unzip(S::load(rows), S::load(rows.add(4 * S::LANES)));
-                codes[2 * i] = even;
-                codes[2 * i + 1] = odd;
-            }
-            codes
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn scales<S: Simd>(head: &[S::Floats; 2], _: usize, _: usize) -> [S::Floats; 2] {
-        *head
-    }
-}
-
 /// Numbers of type f32.
 pub(super) struct F32;
 
-impl FloatForm for F32 {
-    const BYTES: usize = 4;
+impl Number for F32 {
+    const SIZE: usize = 4;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::Floats {
-        // SAFETY: see [`FloatForm`].
+        // SAFETY: see [`Number`].
         unsafe { S::load_f32(p) }
     }
 }
@@ -344,25 +305,45 @@ impl FloatForm for F32 {
 /// Numbers of type f16.
 pub(super) struct F16;
 
-impl FloatForm for F16 {
-    const BYTES: usize = 2;
+impl Number for F16 {
+    const SIZE: usize = 2;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::Floats {
-        // SAFETY: see [`FloatForm`].
+        // SAFETY: see [`Number`].
         unsafe { S::load_f16(p) }
     }
 }
 
-/// Numbers of type bf16.
+/// Numbers of type bf16, multiplied as f32.
 pub(super) struct BF16;
 
-impl FloatForm for BF16 {
-    const BYTES: usize = 2;
+impl Number for BF16 {
+    const SIZE: usize = 2;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::Floats {
-        // SAFETY: see [`FloatForm`].
+        // SAFETY: see [`Number`].
         unsafe { S::load_bf16(p) }
+    }
+}
+
+/// Numbers of type bf16 whose inputs are bf16 too. A line holds two consecutive weights of each row.
+pub(super) struct Bf16Pairs;
+
+impl<S: Pairs> Line<S> for Bf16Pairs {
+    const BYTES: usize = 4;
+    type Part = S::Bytes;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> S::Bytes {
+        // SAFETY: see [`Line`].
+        unsafe { S::load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(part: S::Bytes, a: *const u8, acc: S::Floats) -> S::Floats {
+        // SAFETY: see [`Line`].
+        unsafe { S::fma_pair(part, a, acc) }
     }
 }
