@@ -4,17 +4,20 @@
 //! ```text
 //! batch -> items      a row's tokens x the query heads of a KV head, up to 64 queries (`plan`)
 //! item  -> ranges     512 places of the row's pages; a range starts a new maximum (`tile`)
-//! range -> blocks     32 places: keys and values are converted once for all queries of the item
+//! range -> blocks     32 places: keys and values are converted once for all queries of the item (`tile`), or, for as few
+//!                     as fit the registers, as they are read (`kv::direct`)
 //! ```
 //!
 //! The partial results of ranges are merged in their order. Whether one thread computes the ranges of an item or several
 //! share them, the sums are the same: a token's result depends neither on the number of threads nor on the batch.
 
+mod partial;
 mod plan;
 mod tile;
 
+use partial::Partial;
 use plan::{Item, Piece, Plan};
-use tile::{Partial, Tile};
+use tile::Tile;
 
 use super::kv::Kv;
 use super::shared::Shared;
@@ -144,14 +147,14 @@ impl Job<'_> {
             total.clear(n);
             for piece in &self.plan.pieces[item.pieces.clone()] {
                 let at = piece.partial.expect("all pieces of a split plan have one");
-                self.kernels.run(tile::Merge { total: &mut total, part: &self.partial(at), n });
+                self.kernels.run(partial::Merge { total: &mut total, part: &self.partial(at), n });
             }
             self.finish(item, &mut total);
         });
     }
 
     fn finish(&self, item: &Item, partial: &mut Partial<'_>) {
-        self.kernels.run(tile::Finish { call: self.call, item, partial, out: self.out });
+        self.kernels.run(partial::Finish { call: self.call, item, partial, out: self.out });
     }
 
     /// The partial of a piece.

@@ -3,45 +3,14 @@
 use std::ops::Range;
 
 use super::super::elementwise::{load, put, some, store};
-use super::super::kv::Source;
+use super::super::kv::{Part, Parts, Source, Strips};
 use super::super::math;
-use super::super::shared::Shared;
 use super::super::vector::{Kernel, LANES, Vector};
+use super::partial::{Partial, exp_one, merge};
 use super::plan::Item;
 use super::{BLOCK, Call, QUERIES, RANGE};
 use crate::op::Window;
 use crate::scalar::sees;
-
-/// Below every score, and finite, so that differences are numbers.
-const LOWEST: f32 = -1e30;
-
-/// Of each query: maximum of the scores, sum of `exp(score - maximum)`, and the values weighted by it.
-pub(super) struct Partial<'a> {
-    max: &'a mut [f32],
-    sum: &'a mut [f32],
-    out: &'a mut [f32],
-}
-
-impl<'a> Partial<'a> {
-    /// A partial in `numbers` `[QUERIES * (2 + width)]`.
-    pub(super) fn of(numbers: &'a mut [f32]) -> Partial<'a> {
-        let (max, rest) = numbers.split_at_mut(QUERIES);
-        let (sum, out) = rest.split_at_mut(QUERIES);
-        Partial { max, sum, out }
-    }
-
-    /// Nothing seen by the first `n` queries.
-    pub(super) fn clear(&mut self, n: usize) {
-        let width = self.width();
-        self.max[..n].fill(LOWEST);
-        self.sum[..n].fill(0.0);
-        self.out[..n * width].fill(0.0);
-    }
-
-    fn width(&self) -> usize {
-        self.out.len() / QUERIES
-    }
-}
 
 /// Computes `places` of an item into `total`.
 pub(super) struct Tile<'a, 't> {
@@ -112,6 +81,8 @@ impl Kernel for Tile<'_, '_> {
         let Tile { call, item, places, total, scratch } = self;
         let mut scratch = Scratch::new(call, scratch);
         let n = item.n_query();
+        let (heads, keys, values) = call.kv.layer(call.layer);
+        let direct = n <= V::ROWS && heads.d_v > 0 && keys.is_direct() && values.is_direct();
         total.clear(n);
         take_queries(v, call, item, scratch.q);
         for range in places.clone().step_by(RANGE) {
@@ -119,9 +90,17 @@ impl Kernel for Tile<'_, '_> {
             let end = places.end.min(range + RANGE);
             for block in (range..end).step_by(BLOCK) {
                 let sight = sight(call, item, block, &mut scratch);
-                if sight != Sight::Nothing {
-                    convert(v, call, item, block..end, &mut scratch);
-                    all_scores(v, call.heads.d_k, n, &mut scratch);
+                if sight == Sight::Nothing {
+                    continue;
+                }
+                let parts = parts(call, item, block..end);
+                if direct {
+                    stored_scores(v, keys, &parts, n, &mut scratch);
+                    softmax(v, call, item, sight, &mut scratch);
+                    stored_values(v, values, &parts, n, &mut scratch);
+                } else {
+                    convert(v, call, &parts, &mut scratch);
+                    all_scores(v, heads.d_k, n, &mut scratch);
                     softmax(v, call, item, sight, &mut scratch);
                     all_values(v, n, &mut scratch);
                 }
@@ -217,32 +196,41 @@ fn distances(call: &Call<'_>, item: &Item, block: usize, out: &mut [f32]) {
     }
 }
 
-/// Brings keys and values of a block to f32. Values of places without a token are 0: what lies there may be anything.
-#[inline(always)]
-fn convert<V: Vector>(v: V, call: &Call<'_>, item: &Item, block: Range<usize>, scratch: &mut Scratch<'_>) {
-    let (heads, keys, values) = call.kv.layer(call.layer);
-    let (page, places, width) = (call.spec().page_tokens, call.page_places(), call.width());
-    let row = &item.row;
-    for part in 0..BLOCK / LANES {
+/// Where the places of a block are stored. A part without tokens names the strip of the first.
+fn parts(call: &Call<'_>, item: &Item, block: Range<usize>) -> Parts {
+    let (heads, ..) = call.kv.layer(call.layer);
+    let (page, places, row) = (call.spec().page_tokens, call.page_places(), &item.row);
+    let strip = |place: usize| call.seqs.pages[row.pages.0 + place / places] as usize * heads.n_kv_head + item.kv_head;
+    std::array::from_fn(|part| {
         let place = block.start + part * LANES;
-        let out = &mut scratch.values[part * LANES * width..][..LANES * width];
         let first = place / places * page + place % places;
         let last_of_page = (place / places + 1) * page;
         let n = last_of_page.min(row.start + row.n_tok).saturating_sub(first).min(LANES);
-        if place >= block.end || n == 0 {
+        let n = if place < block.end { n } else { 0 };
+        let place = if n > 0 { place } else { block.start };
+        // The next block's strip is asked for while this one is read: pages lie anywhere, so the CPU cannot foresee it.
+        let ahead = if place + BLOCK < block.end { place + BLOCK } else { place };
+        Part { from: Source { strip: strip(place), ahead: strip(ahead) }, place: place % places, n }
+    })
+}
+
+/// Brings keys and values of a block to f32. Values of places without a token are 0: what lies there may be anything.
+#[inline(always)]
+fn convert<V: Vector>(v: V, call: &Call<'_>, parts: &Parts, scratch: &mut Scratch<'_>) {
+    let (heads, keys, values) = call.kv.layer(call.layer);
+    let width = call.width();
+    for (part, Part { from, place, n }) in parts.iter().enumerate() {
+        let out = &mut scratch.values[part * LANES * width..][..LANES * width];
+        if *n == 0 {
             scratch.keys[..].chunks_exact_mut(BLOCK).for_each(|k| k[part * LANES..][..LANES].fill(0.0));
             out.fill(0.0);
             continue;
         }
-        let strip = |page: usize| call.seqs.pages[row.pages.0 + page] as usize * heads.n_kv_head + item.kv_head;
-        // The next block's strip is asked for while this one is read: pages lie anywhere, so the CPU cannot foresee it.
-        let ahead = if place + BLOCK < block.end { place + BLOCK } else { place };
-        let from = Source { strip: strip(place / places), ahead: strip(ahead / places) };
-        keys.columns(v, from, place % places, &mut scratch.keys[part * LANES..]);
+        keys.columns(v, *from, *place, &mut scratch.keys[part * LANES..]);
         if heads.d_v > 0 {
-            values.rows(v, from, place % places, &mut out[..n * width]);
+            values.rows(v, *from, *place, &mut out[..n * width]);
         } else {
-            for (i, out) in out.chunks_exact_mut(width).take(n).enumerate() {
+            for (i, out) in out.chunks_exact_mut(width).take(*n).enumerate() {
                 let lane = part * LANES + i;
                 for (out, key) in out.iter_mut().zip(scratch.keys.chunks_exact(BLOCK)).take(heads.d_latent) {
                     *out = key[lane];
@@ -250,6 +238,37 @@ fn convert<V: Vector>(v: V, call: &Call<'_>, item: &Item, block: Range<usize>, s
             }
         }
         out[n * width..].fill(0.0);
+    }
+}
+
+/// Scores of a few queries with keys as they are stored.
+#[inline(always)]
+fn stored_scores<V: Vector>(v: V, keys: &Strips, parts: &Parts, n: usize, scratch: &mut Scratch<'_>) {
+    let (d_k, mut done) = (scratch.q.len() / QUERIES, 0);
+    while done < n {
+        let (q, out) = (&scratch.q[done * d_k..], &mut scratch.scores[done * BLOCK..]);
+        done += match n - done {
+            8.. if V::ROWS >= 8 => keys.scores::<V, 8>(v, parts, q, out),
+            4.. => keys.scores::<V, 4>(v, parts, q, out),
+            2.. => keys.scores::<V, 2>(v, parts, q, out),
+            _ => keys.scores::<V, 1>(v, parts, q, out),
+        };
+    }
+}
+
+/// Adds the weighted values of a block, as they are stored, of a few queries to what was summed before.
+#[inline(always)]
+fn stored_values<V: Vector>(v: V, values: &Strips, parts: &Parts, n: usize, scratch: &mut Scratch<'_>) {
+    let (width, mut done) = (scratch.partial.width(), 0);
+    while done < n {
+        let weights = (&scratch.scores[done * BLOCK..], &scratch.factors[done..]);
+        let out = &mut scratch.partial.out[done * width..];
+        done += match n - done {
+            8.. if V::ROWS >= 8 => values.weigh::<V, 8>(v, parts, weights, out),
+            4.. => values.weigh::<V, 4>(v, parts, weights, out),
+            2.. => values.weigh::<V, 2>(v, parts, weights, out),
+            _ => values.weigh::<V, 1>(v, parts, weights, out),
+        };
     }
 }
 
@@ -343,14 +362,6 @@ fn softmax<V: Vector>(v: V, call: &Call<'_>, item: &Item, sight: Sight, scratch:
     }
 }
 
-/// `exp` of one number, as vectors compute it.
-#[inline(always)]
-fn exp_one<V: Vector>(v: V, x: f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    v.store(&mut lanes, math::exp(v, v.splat(x)));
-    lanes[0]
-}
-
 /// Adds the weighted values of a block to what was summed before, in tiles that fit the registers.
 #[inline(always)]
 fn all_values<V: Vector>(v: V, n: usize, scratch: &mut Scratch<'_>) {
@@ -426,73 +437,6 @@ fn strip<V: Vector, const M: usize, const N: usize>(
     for m in 0..M {
         for n in 0..N {
             store(v, &mut out[m * width + col + n * LANES..][..LANES], sums[m][n]);
-        }
-    }
-}
-
-/// Adds `part` to `total`.
-pub(super) struct Merge<'a, 't, 'p> {
-    pub total: &'a mut Partial<'t>,
-    pub part: &'a Partial<'p>,
-    pub n: usize,
-}
-
-impl Kernel for Merge<'_, '_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(self, v: V) {
-        merge(v, self.total, self.part, self.n);
-    }
-}
-
-#[inline(always)]
-fn merge<V: Vector>(v: V, total: &mut Partial<'_>, part: &Partial<'_>, n: usize) {
-    let width = total.width();
-    for r in 0..n {
-        let max = total.max[r].max(part.max[r]);
-        let (old, new) = (exp_one(v, total.max[r] - max), exp_one(v, part.max[r] - max));
-        total.max[r] = max;
-        total.sum[r] = total.sum[r] * old + part.sum[r] * new;
-        let (old, new) = (v.splat(old), v.splat(new));
-        let lanes = total.out[r * width..][..width].as_chunks_mut::<LANES>().0;
-        for (out, part) in lanes.iter_mut().zip(part.out[r * width..][..width].as_chunks::<LANES>().0) {
-            let y = v.fma(v.load(out), old, v.mul(v.load(part), new));
-            v.store(out, y);
-        }
-    }
-}
-
-/// Divides by the sums, sinks included, and writes the item's part of the result.
-pub(super) struct Finish<'a, 't> {
-    pub call: &'a Call<'a>,
-    pub item: &'a Item,
-    pub partial: &'a mut Partial<'t>,
-    pub out: &'a Shared<'a, f32>,
-}
-
-impl Kernel for Finish<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(self, v: V) {
-        let Finish { call, item, partial, out } = self;
-        let (width, d_out, n_head) = (partial.width(), call.heads.d_out(), item.heads.len());
-        for r in 0..item.n_query() {
-            let (token, head) = (item.row.first + item.tokens.start + r / n_head, item.heads.start + r % n_head);
-            let (mut factor, mut sum) = (1.0, partial.sum[r]);
-            if let Some(sinks) = call.features.sinks {
-                let max = partial.max[r].max(sinks[head]);
-                factor = exp_one(v, partial.max[r] - max);
-                sum = sum * factor + exp_one(v, sinks[head] - max);
-            }
-            let factor = v.splat(if sum > 0.0 { factor / sum } else { 0.0 });
-            // SAFETY: tokens and heads of items are distinct.
-            let out = unsafe { out.part((token * call.features.n_head + head) * d_out, d_out) };
-            for (out, x) in out.chunks_mut(LANES).zip(partial.out[r * width..][..width].chunks_exact(LANES)) {
-                let y = v.mul(load(v, x), factor);
-                put(v, out, y);
-            }
         }
     }
 }

@@ -8,8 +8,10 @@
 //! scales   [n_group, lanes] f32  after keys and after values, for KvType::Q8 (one group) and KvType::Q4
 //! ```
 
+mod direct;
 mod strips;
 
+pub(super) use direct::{Part, Parts};
 pub(super) use strips::{Source, Strips};
 
 use super::tensor::Tensor;

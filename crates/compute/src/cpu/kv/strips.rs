@@ -13,9 +13,9 @@ use crate::op::{KvType, Q4_GROUP, q4_round, q4_scale};
 /// All strips of a layer's keys or values: `[n_strip, n_row, n_col]`, each followed by scales for [`KvType::Q8`] and
 /// [`KvType::Q4`]: `[n_group, n_token]`, a group being numbers of a token that share one.
 pub(in super::super) struct Strips {
-    dtype: KvType,
-    n_row: usize,
-    n_col: usize,
+    pub(super) dtype: KvType,
+    pub(super) n_row: usize,
+    pub(super) n_col: usize,
     n_token: usize,
     /// Bytes of a strip: a multiple of 64, so that numbers are aligned.
     strip: usize,
@@ -71,7 +71,7 @@ impl Strips {
 
     /// Numbers, sixteen at a time, and scales of a strip.
     #[inline(always)]
-    fn parts<T: Stored>(&self, strip: usize) -> (&[T::Lanes], &[f32]) {
+    pub(super) fn parts<T: Stored>(&self, strip: usize) -> (&[T::Lanes], &[f32]) {
         let n = self.n_row * self.n_col / LANES * size_of::<T::Lanes>();
         let bytes = &self.bytes()[strip * self.strip..][..self.strip];
         let (numbers, scales) = bytes.split_at(n.next_multiple_of(size_of::<f32>()));
@@ -224,11 +224,11 @@ struct Place {
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
-struct F16(u16);
+pub(super) struct F16(u16);
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
-struct BF16(u16);
+pub(super) struct BF16(u16);
 
 /// Sixteen numbers of four bits and an offset of 8: byte `i` holds number `i`, and above it number `i + 8`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -246,7 +246,7 @@ impl Nibbles {
 }
 
 /// A type that numbers are stored in.
-trait Stored {
+pub(super) trait Stored {
     /// Sixteen numbers.
     type Lanes: bytemuck::Pod;
     /// Numbers of a token that share a scale; 0 without scales.
