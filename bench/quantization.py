@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from equivalents import Equivalent
 from gguf import GGUFReader, GGUFWriter
 from tokenizers import Tokenizer
 
@@ -49,6 +50,8 @@ TYPES = [
 ]  # fmt: skip
 PLAIN = {"f16", "tq1_0", "tq2_0"}  # importance changes nothing
 NEEDS = {"iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"}
+# Recipes that are measured on equivalent models too, and how many of these.
+EQUIVALENTS, N_EQUIVALENT = [("Q4_K_M", False), ("Q4_K_M", True), ("Q4_K_S", False)], 12
 CALIBRATED = ["Q6_K", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ2_XXS"]
 MLX = [["--bits", "8"], ["--bits", "6"], ["--bits", "4"], ["--bits", "4", "--group", "32"], ["--bits", "3"], ["--bits", "2"],
        ["--recipe", "mixed_3_6"], ["--mode", "mxfp8"], ["--mode", "mxfp4"], ["--mode", "nvfp4"]]  # fmt: skip
@@ -130,8 +133,8 @@ class Bench:
         text, _, _ = self.run(f"{self.args.peer}/llama-perplexity", "-m", model, *options)
         return float(re.search(r"PPL = ([\d.]+)", text)[1])
 
-    def quantize(self, ours, options, recipe, out):
-        model, threads = self.args.model, self.args.t
+    def quantize(self, ours, options, recipe, out, model=None):
+        model, threads = model or self.args.model, self.args.t
         if ours:
             return self.run(self.args.mlx_run, "quant", "-t", threads, *options, model, out, recipe)[1:]
         return self.run(f"{self.args.peer}/llama-quantize", *options, model, out, recipe, threads)[1:]
@@ -144,6 +147,20 @@ class Bench:
             self.quantize(ours, options, recipe, file)
         losses = [self.loss(file) for file in files]
         return {"bytes": os.path.getsize(files[0]), "losses": losses, "check": self.peers_perplexity(files[0])}
+
+    def equivalents(self, recipe, important):
+        """KL of both programs' files of each equivalent model, and the unquantized one's."""
+        model, imatrix, out = (self.folder / f"equivalent{end}" for end in (".gguf", ".imatrix.gguf", ".out.gguf"))
+        options, kls = ["--imatrix", imatrix] if important else [], []
+        for seed in range(1, N_EQUIVALENT + 1):
+            equivalent, row = Equivalent(self.args.model, seed), []
+            equivalent.write(model)
+            equivalent.write_imatrix(self.imatrix, imatrix)
+            for ours in (True, False):
+                self.quantize(ours, options, recipe, out, model)
+                row.append(self.loss(out)[1])
+            kls.append([*row, self.loss(model)[1]])
+        return kls
 
     def speed(self, dtype, recipe, important):
         """CPU and wall seconds of both programs, one type for all matrices."""
@@ -185,6 +202,11 @@ KL: mean divergence from the unquantized model in nats, over {chunks} windows of
 programs choose the same types, so it is that of either.
 
 {losses}
+KL of one file is partly chance: of equal blocks' errors some happen to matter. The same model can be written in other words
+(`bench/equivalents.py`: channels and hidden units in another order and with other signs), which a quantizer cuts into other
+blocks. Mean KL over {n_equivalent} such files (the largest KL of one before quantization: {unquantized:.1e}):
+
+{equivalents}
 ## Speed of each type
 
 One type for all matrices, `+i` with an importance matrix, of which some types cannot do without. CPU and wall seconds of
@@ -225,6 +247,22 @@ def recipes(bench, weights):
                      f"{ppl:.3f}", f"{peer_ppl:.3f}", f"{made['check']:.3f}"])  # fmt: skip
     head = ["recipe", "bits/weight", "MB", "KL", "KL, llama.cpp's", "PPL", "PPL, llama.cpp's", "PPL of ours in llama.cpp"]
     return table(head, rows)
+
+
+def equivalents(bench):
+    """The table, and the largest KL of an equivalent model that is not quantized."""
+    rows, unquantized = [], 0.0
+    for recipe, important in EQUIVALENTS:
+        name = recipe + (" +i" if important else "")
+        made = bench.kept(f"equivalents {name}", lambda: bench.equivalents(recipe, important))
+        if made is None:
+            continue
+        made = np.array(made)
+        gain, unquantized = made[:, 1] - made[:, 0], max(unquantized, np.abs(made[:, 2]).max())
+        spread = lambda of: f"{of.mean():.5f} ± {of.std(ddof=1) / len(of) ** 0.5:.5f}"
+        rows.append([name, spread(made[:, 0]), spread(made[:, 1]), spread(gain), f"{made[:, 0].std(ddof=1):.5f}"])
+    head = ["recipe", "KL", "KL, llama.cpp's", "llama.cpp's less ours", "standard deviation of one file"]
+    return table(head, rows), unquantized
 
 
 def speeds(bench):
@@ -281,8 +319,9 @@ def main():
     parser.add_argument("--calibration-chunks", default="64", help="windows of the training text")
     parser.add_argument("--write", action="store_true", help="measure nothing")
     parser.add_argument("--folder", help="where files are made and stay [default: a temporary folder]")
-    parser.add_argument("--only", choices=["losses", "speeds", "calibration"], help="measure a part, write no page")
+    parser.add_argument("--only", choices=["losses", "equivalents", "speeds", "calibration"], help="measure a part, write no page")
     parser.add_argument("--machine", default="two cores of an AMD EPYC (Zen 4)")
+    parser.add_argument("--name", help="what the page calls the model [default: its file's name]")
     parser.add_argument("--out", default=ROOT / "docs/quantization.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -294,16 +333,17 @@ def main():
         base = bench.kept("base", lambda: bench.loss(args.model))
         parts = {
             "losses": lambda: recipes(bench, weights),
+            "equivalents": lambda: equivalents(bench),
             "speeds": lambda: speeds(bench),
             "calibration": lambda: calibration(bench),
         }
         if args.only:
             return print(parts[args.only]())
-        losses, times, (gguf, mlx) = (make() for make in parts.values())
+        losses, (same, unquantized), times, (gguf, mlx) = (make() for make in parts.values())
     Path(args.out).write_text(PAGE.format(
-        name=Path(args.model).name, weights=weights / 1e6, ppl=base[0], losses=losses, times=times, gguf=gguf, mlx=mlx,
+        name=args.name or Path(args.model).name, weights=weights / 1e6, ppl=base[0], losses=losses, times=times, gguf=gguf, mlx=mlx,
         machine=args.machine, pairs=args.pairs, threads=args.t, ctx=CTX, chunks=args.chunks,
-        calibration=args.calibration_chunks,
+        calibration=args.calibration_chunks, equivalents=same, unquantized=unquantized, n_equivalent=N_EQUIVALENT,
     ))  # fmt: skip
 
 
