@@ -1,5 +1,6 @@
 //! Which backend runs a model.
 
+use std::cell::OnceCell;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use mlxr_weights::Checkpoint;
 use crate::CliError;
 use crate::args::{BackendName, KvTypeName};
 
-/// A backend and how it is set up.
-#[derive(Debug, Clone, Copy)]
+/// A backend and how it is set up. Models that are loaded with one choice share its threads, and take turns: threads that
+/// wait for one model's work would keep the processors from the other's.
 pub struct BackendChoice<'a> {
     /// Which.
     pub name: BackendName,
@@ -27,6 +28,25 @@ pub struct BackendChoice<'a> {
     pub n_thread: usize,
     /// Instruction set of the processor; the best if `None`.
     pub isa: Option<&'a str>,
+    pool: OnceCell<Arc<Pool>>,
+}
+
+impl BackendChoice<'_> {
+    /// A choice of the command line; `threads` are checked by [`n_thread`].
+    ///
+    /// # Errors
+    /// If none or absurdly many threads are asked for.
+    pub fn new(name: BackendName, threads: Option<usize>, isa: Option<&str>) -> Result<BackendChoice<'_>, CliError> {
+        Ok(BackendChoice { name, n_thread: n_thread(threads)?, isa, pool: OnceCell::new() })
+    }
+
+    fn pool(&self) -> Result<Arc<Pool>, CliError> {
+        if let Some(pool) = self.pool.get() {
+            return Ok(pool.clone());
+        }
+        let pool = Arc::new(Pool::new(self.n_thread)?);
+        Ok(self.pool.get_or_init(|| pool).clone())
+    }
 }
 
 impl BackendName {
@@ -176,7 +196,7 @@ fn kernels() -> Result<Kernels, CliError> {
 /// # Errors
 /// If its threads cannot be had.
 pub fn cpu_default() -> Result<Cpu, CliError> {
-    cpu(&BackendChoice { name: BackendName::Cpu, n_thread: n_thread(None)?, isa: None })
+    cpu(&BackendChoice::new(BackendName::Cpu, None, None)?)
 }
 
 fn cpu(choice: &BackendChoice) -> Result<Cpu, CliError> {
@@ -187,8 +207,7 @@ fn cpu(choice: &BackendChoice) -> Result<Cpu, CliError> {
             CliError::Usage(format!("no instruction set `{name}`: this machine has {}", names.join(", ")))
         })?,
     };
-    let pool = Arc::new(Pool::new(choice.n_thread)?);
-    Ok(Cpu::new(pool, isa)?)
+    Ok(Cpu::new(choice.pool()?, isa)?)
 }
 
 /// The instruction set that a choice means, for reports.

@@ -92,6 +92,10 @@ impl ModelLoader for Catalog {
         Ok(Need { weights_bytes: self.weights_bytes(&model, &load), arena_bytes: load.kv_memory })
     }
 
+    fn freed(&self) {
+        mlxr_compute::cpu::trim();
+    }
+
     fn load(&self, name: &str, arena_bytes: u64) -> Result<LoadedModel, LoadError> {
         let model = self.find(name)?;
         let (mut args, engine) = self.own(&model);
@@ -106,7 +110,7 @@ impl ModelLoader for Catalog {
             let load::Parts { runner, draft, maker, tokenizer, template, settings } = parts;
             let disk = self.disk.clone().map(|disk| (disk, maker));
             let arena = |runner: &dyn Runner| (runner.info().n_page * runner.info().page_bytes) as u64;
-            let arenas = arena(runner.as_ref()) + draft.as_deref().map_or(0, arena);
+            let arenas = arena(runner.as_ref()) + draft.as_ref().map_or(0, |draft| arena(draft.runner.as_ref()));
             let memory_bytes = self.weights_bytes(&model, &args) + arenas;
             let (defaults, limits) = (settings.params, Some(engine));
             Ok(LoadedModel { runner, draft, disk, tokenizer, template, defaults, card, limits, memory_bytes })

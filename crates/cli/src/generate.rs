@@ -144,7 +144,7 @@ pub fn generate(
                     ended = Some(End::Stop);
                 }
             }
-            Message::Event(TokenEvent::Token { .. }) => {}
+            Message::Event(TokenEvent::Token { .. } | TokenEvent::Prompt(_)) => {}
             Message::Event(TokenEvent::Finished { reason, usage }) => {
                 let end = ended.map_or_else(|| end(reason), Ok)?;
                 return reader.finish(end, usage);

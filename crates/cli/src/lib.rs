@@ -36,6 +36,7 @@ mod load;
 mod memory;
 mod setting;
 mod template;
+mod translate;
 mod vocab;
 
 pub use error::CliError;

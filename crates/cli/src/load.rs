@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use mlxr_compute::Bytes;
 use mlxr_engine::disk::Maker;
 use mlxr_engine::runner::PAGE_TOKENS;
-use mlxr_engine::{Config, Engine, Runner};
+use mlxr_engine::{Config, Draft, Engine, Runner, Translate};
 use mlxr_grammar::{Grammars, Source};
 use mlxr_models::{Arena, LoadOptions, config};
 use mlxr_registry::{Folder, Form, Model};
@@ -21,6 +21,7 @@ use crate::CliError;
 use crate::args::{FolderArgs, KvTypeName, LoadArgs};
 use crate::backend::{self, BackendChoice};
 use crate::setting::Settings;
+use crate::translate::Translator;
 use crate::{defaults, memory, template, vocab};
 
 /// Models larger than this show how far loading is.
@@ -101,7 +102,7 @@ pub struct Parts {
     /// Computes.
     pub runner: Box<dyn Runner>,
     /// Drafts for it.
-    pub draft: Option<Box<dyn Runner>>,
+    pub draft: Option<Draft>,
     /// What tells its pages apart from another model's.
     pub maker: Maker,
     /// Text to ids and back.
@@ -125,8 +126,7 @@ pub fn parts(
     let tokenizer = vocab::tokenizer(checkpoint)?;
     let template = template::template(checkpoint, &tokenizer, asked)?;
     let settings = defaults::settings(checkpoint, &mut |text| eprintln!("warning: {text}"))?;
-    let n_thread = backend::n_thread(args.threads)?;
-    let choice = BackendChoice { name: args.backend, n_thread, isa: args.isa.as_deref() };
+    let choice = BackendChoice::new(args.backend, args.threads, args.isa.as_deref())?;
     let kv_type = args.kv_type.unwrap_or(KvTypeName::F16).kv_type();
     let n_ctx = context(checkpoint, args.ctx)?;
     let bytes = || args.kv_memory.unwrap_or_else(|| memory::arena_bytes(model.size_bytes));
@@ -144,13 +144,20 @@ pub fn parts(
     let mut draft = None;
     if let Some(name) = args.draft.as_deref() {
         let small = folder.find(name)?;
-        maker.push(identity(&small));
         let checkpoint = self::checkpoint(&small)?;
         let own = vocab::tokenizer(&checkpoint)?;
-        vocab::check_same(&tokenizer, &own, [&model.name, name])?;
         let arena = Arena::Tokens(runner.info().n_page * PAGE_TOKENS);
         let options = LoadOptions { n_ctx: None, arena, n_slot: n_running, kv_type };
-        draft = Some(backend::load(&checkpoint, &choice, &options, &mut |_| ())?.0);
+        let small_runner = backend::load(&checkpoint, &choice, &options, &mut |_| ())?.0;
+        let translate: Option<Box<dyn Translate>> = match vocab::is_same(&tokenizer, &own) {
+            // Its keys and values lie in the same pages.
+            true => {
+                maker.push(identity(&small));
+                None
+            }
+            false => Some(Box::new(Translator::new(tokenizer.clone(), own))),
+        };
+        draft = Some(Draft { runner: small_runner, translate });
     }
     let maker = Maker::new(&maker.iter().map(Vec::as_slice).collect::<Vec<_>>());
     Ok(Parts { runner, draft, maker, tokenizer, template, settings })

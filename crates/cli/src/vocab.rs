@@ -33,24 +33,10 @@ pub fn source(checkpoint: &Checkpoint) -> Result<Source, CliError> {
 /// Keys of a tokenizer in GGUF metadata begin so.
 pub const PREFIX: &str = "tokenizer.ggml.";
 
-/// Checks that two models, of these names, mean the same by every token.
-///
-/// # Errors
-/// If they do not.
-pub fn check_same(model: &Tokenizer, draft: &Tokenizer, [name, draft_name]: [&str; 2]) -> Result<(), CliError> {
-    // Vocabularies of one family may be padded to different sizes; what is beyond the smaller one is never drafted.
+/// Whether two models mean the same by every token. Vocabularies of one family may be padded to different sizes.
+pub fn is_same(model: &Tokenizer, draft: &Tokenizer) -> bool {
     let n_vocab = model.n_vocab().min(draft.n_vocab());
-    let differs = |id: &u32| model.token_bytes(*id) != draft.token_bytes(*id);
-    match (0..n_vocab as u32).find(differs) {
-        None => Ok(()),
-        Some(id) => {
-            let text = |of: &Tokenizer| String::from_utf8_lossy(of.token_bytes(id).unwrap_or_default()).into_owned();
-            let (a, b) = (text(model), text(draft));
-            Err(CliError::Usage(format!(
-                "--draft {draft_name}: its token {id} is `{b}`, and `{a}` in {name}: choose a draft model of the same family"
-            )))
-        }
-    }
+    (0..n_vocab as u32).all(|id| model.token_bytes(id) == draft.token_bytes(id))
 }
 
 fn gguf(meta: &Metadata) -> Result<GgufVocab, OpenError> {

@@ -256,6 +256,34 @@ pub trait Backend {
         self.read(x, out)
     }
 
+    /// Computes what is due and returns the numbers of `x`, row after row: where they lie, if the processor can reach them
+    /// there, else in `copy`, which is overwritten. Of each row only the `n_best` largest are needed, or all: the others may
+    /// be minus infinity.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn view<'a>(
+        &mut self,
+        x: &'a Self::Tensor,
+        n_best: Option<usize>,
+        copy: &'a mut Vec<f32>,
+    ) -> Result<&'a [f32], Error> {
+        copy.clear();
+        match n_best {
+            Some(n_best) => self.read_best(x, n_best, copy)?,
+            None => self.read(x, copy)?,
+        }
+        Ok(copy)
+    }
+
+    /// Overwrites `out` with the largest number of each `block` of a row of `x`, the last one of which may be shorter:
+    /// `[n_row, n_col / block]`, rounded up. NaN counts as minus infinity. Returns whether it did: where it would not be
+    /// faster than for whoever reads `x`, it need not.
+    fn maxima(&mut self, x: &Self::Tensor, block: usize, out: &mut Vec<f32>) -> bool {
+        let _ = (x, block, out);
+        false
+    }
+
     /// Rows and columns of a tensor.
     fn shape(&self, x: &Self::Tensor) -> [usize; 2];
 }

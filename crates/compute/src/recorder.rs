@@ -465,6 +465,19 @@ impl<B: Backend> Backend for Recorder<B> {
         self.inner.read_best(x, n_best, out)
     }
 
+    fn view<'a>(
+        &mut self,
+        x: &'a B::Tensor,
+        n_best: Option<usize>,
+        copy: &'a mut Vec<f32>,
+    ) -> Result<&'a [f32], Error> {
+        self.inner.view(x, n_best, copy)
+    }
+
+    fn maxima(&mut self, x: &B::Tensor, block: usize, out: &mut Vec<f32>) -> bool {
+        self.inner.maxima(x, block, out)
+    }
+
     fn shape(&self, x: &B::Tensor) -> [usize; 2] {
         self.inner.shape(x)
     }

@@ -6,57 +6,27 @@
 use std::sync::mpsc;
 
 use mlxr_engine::sampler::{Params, Rng};
-use mlxr_engine::{
-    Batch, Config, Engine, Outputs, PageId, Parts, Request, RunError, Runner, RunnerInfo, TokenEvent, TokenId,
-};
+use mlxr_engine::{Config, Engine, Parts, Request, Runner, TokenEvent, TokenId};
+use mlxr_testing::{Scripted, n_logits};
 
 const N_VOCAB: usize = 128_256;
 const N_SEQ: usize = 32;
 const N_TOKEN: usize = 400;
-
-struct Idle {
-    logits: Vec<f32>,
-    n_row: usize,
-}
-
-impl Runner for Idle {
-    fn info(&self) -> RunnerInfo {
-        RunnerInfo {
-            n_vocab: N_VOCAB,
-            d_model: 1,
-            n_ctx: 4096,
-            n_page: 4096,
-            n_slot: usize::MAX,
-            page_bytes: 64,
-            recurrent: false,
-            n_saved: 0,
-            window: None,
-        }
-    }
-
-    fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
-        self.n_row = batch.rows.len();
-        Ok(())
-    }
-
-    fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
-        Ok(Outputs { data: &self.logits[..self.n_row * N_VOCAB], n_vocab: N_VOCAB, d_model: 1 })
-    }
-
-    fn copy_page(&mut self, _: PageId, _: PageId) {}
-    fn export_page(&self, _: PageId, _: &mut Vec<u8>) {}
-    fn import_page(&mut self, _: PageId, _: &[u8]) -> Result<(), RunError> {
-        Ok(())
-    }
-}
 
 fn main() {
     let mut rng = Rng::new(1);
     let mut normal = || (0..4).map(|_| rng.next_unit() as f32 - 0.5).sum::<f32>() * 6.0;
     let logits: Vec<f32> = (0..N_SEQ * N_VOCAB).map(|_| normal()).collect();
     let rows = [("greedy", Params::greedy()), ("defaults", Params::default())];
-    for (name, params) in rows {
-        let runner: Box<dyn Runner> = Box::new(Idle { logits: logits.clone(), n_row: 0 });
+    for (name, params, gives_maxima) in
+        [false, true].iter().flat_map(|gives| rows.clone().map(|(name, p)| (name, p, *gives)))
+    {
+        let logits = logits.clone();
+        let mut runner = Scripted::new(N_VOCAB, N_SEQ, move |batch, out| {
+            out.extend_from_slice(&logits[..n_logits(batch) * N_VOCAB]);
+        });
+        runner.gives_maxima = gives_maxima;
+        let runner: Box<dyn Runner> = Box::new(runner);
         let config = Config { max_draft: 0, ..Config::default() };
         let engine = Engine::spawn(Parts::from(runner), config).expect("valid limits");
         let (ended, end) = mpsc::channel();
@@ -76,7 +46,9 @@ fn main() {
         (0..N_SEQ).for_each(|_| end.recv().expect("all end"));
         let stats = engine.stats();
         let own = stats.busy.saturating_sub(stats.computing);
-        println!("{name:10} {:.0} us a step of {N_SEQ} sequences", own.as_secs_f64() * 1e6 / stats.n_step as f64);
+        let maxima = if gives_maxima { "with maxima" } else { "without maxima" };
+        let us = own.as_secs_f64() * 1e6 / stats.n_step as f64;
+        println!("{name:10} {us:.0} us a step of {N_SEQ} sequences, {maxima} of the model");
         drop(tickets);
         engine.shutdown();
     }

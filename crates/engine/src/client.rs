@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::constraint::{Bound, ConstraintError, Progress};
 use crate::metrics::Metrics;
 use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
-use crate::sampler::{SampleError, Sampler, Scratch, logprobs};
+use crate::sampler::{Logits, SampleError, Sampler, Scratch, likeliest, logprobs};
 use crate::share::ClientId;
 use crate::speculate::{Source, Speculator};
-use crate::{Logprob, SeqId, TokenId};
+use crate::{Logprob, PromptLogprob, SeqId, TokenId};
 
 /// A request whose sink hears `Finished` exactly once, even if the client is only dropped.
 pub(crate) struct Client {
@@ -19,6 +19,9 @@ pub(crate) struct Client {
     max_tokens: usize,
     stop_tokens: Vec<TokenId>,
     logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
+    /// Tokens of the prompt of which the sink has heard.
+    n_read: usize,
     /// What it may say.
     pub bound: Option<Bound>,
     usage: Usage,
@@ -29,8 +32,8 @@ pub(crate) struct Client {
     pub asked_by: ClientId,
     /// Where its draft in this step comes from.
     pub source: Option<Source>,
-    /// The token that was looked up and not drafted.
-    pub shadow: Option<TokenId>,
+    /// The token that was looked up and not drafted, and how many tokens before it agreed.
+    pub shadow: Option<(TokenId, usize)>,
     speculator: Option<Speculator>,
 }
 
@@ -70,6 +73,8 @@ impl Client {
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens.clone(),
             logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
+            n_read: 0,
             usage: Usage { n_prompt: request.tokens.len(), ..Usage::default() },
             times: Times { arrived, started: None, first_token: None, last_token: None },
             forks: Vec::new(),
@@ -110,7 +115,7 @@ impl Client {
 
     /// How many of the largest logits it and its forks need; `None` for all.
     pub fn n_best(&self) -> Option<usize> {
-        let needs_all = self.bound.is_some() || self.logprobs.is_some();
+        let needs_all = self.bound.is_some() || self.logprobs.is_some() || self.prompt_logprobs.is_some();
         let own = self.sampler.n_best().filter(|_| !needs_all);
         self.forks.iter().map(|(_, fork)| fork.n_best()).fold(own, |most, n| Some(most?.max(n?)))
     }
@@ -118,16 +123,32 @@ impl Client {
     /// Its drafting, begun for a sequence of `n_token` tokens.
     pub fn speculator(&mut self, n_token: usize) -> &mut Speculator {
         // Few answers are longer, and those may make it grow.
-        const ANSWER: usize = 512;
+        const ANSWER: usize = 2048;
         let max_tokens = self.max_tokens;
         self.speculator.get_or_insert_with(|| Speculator::new(n_token + max_tokens.min(ANSWER)))
+    }
+
+    /// Tells the sink how likely the token after the one at `at` was, if it is the prompt's and it has not heard of it.
+    pub fn read(&mut self, scratch: &mut Scratch, (logits, tokens): (Logits<'_>, &[TokenId]), at: usize) {
+        let (Some(n_top), Some(sink)) = (self.prompt_logprobs, &mut self.sink) else { return };
+        if self.n_read == 0 {
+            sink(TokenEvent::Prompt(PromptLogprob { token: tokens[0], logprob: None, rank: 0, top: Vec::new() }));
+            self.n_read = 1;
+        }
+        if at + 1 == self.n_read && self.n_read < self.usage.n_prompt {
+            let token = tokens[at + 1];
+            let (logprob, top) = logprobs(scratch, logits, token, n_top);
+            let rank = 1 + logits.all.iter().filter(|logit| **logit > logits.all[token as usize]).count();
+            sink(TokenEvent::Prompt(PromptLogprob { token, logprob: Some(logprob), rank, top }));
+            self.n_read += 1;
+        }
     }
 
     /// Chooses the token after `history`.
     pub fn sample(
         &mut self,
         scratch: &mut Scratch,
-        logits: &[f32],
+        logits: Logits<'_>,
         history: &[TokenId],
     ) -> Result<Sampled, ChoiceError> {
         let mask = self.bound.as_mut().map(Bound::allowed).transpose()?;
@@ -147,19 +168,19 @@ impl Client {
         sampled.is_last || is_full || self.stop_tokens.contains(&sampled.token)
     }
 
-    /// The next token of a draft by a model with these logits.
-    pub fn draft(&mut self, logits: &[f32]) -> TokenId {
+    /// The next token of a draft by a model with these logits, and how sure it is of that, as a probability.
+    pub fn draft(&mut self, scratch: &mut Scratch, logits: &[f32]) -> (TokenId, f32) {
         match &mut self.bound {
             Some(bound) => bound.draft(logits),
-            None => largest(logits),
+            None => likeliest(scratch, logits.into()),
         }
     }
 
     /// Tells the sink of a token, unless it is a stop token. Returns why the sequence ends, if it does.
     pub fn take(&mut self, sampled: Sampled, now: Duration, metrics: &Metrics) -> Option<FinishReason> {
         let Sampled { token, logprob, top, is_last } = sampled;
-        if let Some(shadow) = self.shadow.take() {
-            self.speculator(0).learn(Source::Lookup, 1, usize::from(shadow == token));
+        if let Some((shadow, agree)) = self.shadow.take() {
+            self.speculator(0).learn(Source::Lookup(agree), 1, usize::from(shadow == token));
         }
         match self.times.last_token.replace(now) {
             None => metrics.time_to_first_token_seconds.observe_time(now.saturating_sub(self.times.arrived)),
@@ -203,12 +224,6 @@ impl Client {
             drop(catch_unwind(AssertUnwindSafe(move || sink(TokenEvent::Finished { reason, usage }))));
         }
     }
-}
-
-/// The token of the largest logit.
-fn largest(logits: &[f32]) -> TokenId {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |m, (i, x)| if *x > m.1 { (i, *x) } else { m });
-    best.0 as TokenId
 }
 
 impl Drop for Client {

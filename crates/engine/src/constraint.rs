@@ -112,12 +112,14 @@ impl Bound {
         out.truncate(n);
     }
 
-    /// The next token of a draft: the likeliest one of those that may come. After the end any is as good.
-    pub fn draft(&mut self, logits: &[f32]) -> TokenId {
+    /// The next token of a draft: the likeliest one of those that may come, and how sure the model is of it among those.
+    /// After the end any is as good.
+    pub fn draft(&mut self, logits: &[f32]) -> (TokenId, f32) {
         if !self.is_ahead_complete && self.constraint.allowed(&mut self.mask).is_ok() {
-            let allowed = self.mask.tokens().map_while(|token| Some((token, *logits.get(token as usize)?)));
-            let best = allowed.fold((None, f32::NEG_INFINITY), |m, (t, x)| if x > m.1 { (Some(t), x) } else { m });
+            let allowed = || self.mask.tokens().map_while(|token| Some((token, *logits.get(token as usize)?)));
+            let best = allowed().fold((None, f32::NEG_INFINITY), |m, (t, x)| if x > m.1 { (Some(t), x) } else { m });
             if let Some(token) = best.0 {
+                let sure = 1.0 / allowed().map(|(_, x)| (x - best.1).exp()).sum::<f32>();
                 self.is_ahead_complete = match self.constraint.push(token) {
                     Ok(progress) => {
                         self.n_ahead += 1;
@@ -126,11 +128,11 @@ impl Bound {
                     // Sampling meets the same error, and tells it.
                     Err(_) => true,
                 };
-                return token;
+                return (token, sure);
             }
         }
         self.is_ahead_complete = true;
-        0
+        (0, 0.0)
     }
 
     /// Takes a draft back, which is to be verified.

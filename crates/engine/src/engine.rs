@@ -17,9 +17,9 @@ use crate::runner::PAGE_TOKENS;
 use crate::sampler::Sampler;
 pub(crate) use crate::shared::Shared;
 use crate::step::Steps;
-use crate::{Runner, RunnerInfo, SeqId};
+use crate::{Runner, RunnerInfo, SeqId, Translate};
 
-/// Most tokens of [`Request::logprobs`].
+/// Most tokens of [`Request::logprobs`] and [`Request::prompt_logprobs`].
 pub const MAX_TOP_LOGPROBS: usize = 128;
 /// Most sinks of a request.
 pub const MAX_CHOICES: usize = 64;
@@ -110,20 +110,42 @@ pub(crate) enum Event {
 pub struct Parts {
     /// The model.
     pub runner: Box<dyn Runner>,
-    /// A small model of the same vocabulary that drafts for it, with at least as many pages and no recurrent state.
-    pub draft: Option<Box<dyn Runner>>,
+    /// A small model that drafts for it.
+    pub draft: Option<Draft>,
     /// Where pages are kept beyond the arena, and what tells them apart from those of other models.
     pub disk: Option<(Disk, Maker)>,
     /// Dropped when the models are freed: what accounts for their memory.
     pub held: Option<Box<dyn Send>>,
 }
 
+/// A small model that drafts for another. Neither has a recurrent state.
+pub struct Draft {
+    /// The model; of the same vocabulary it has at least as many pages as the other.
+    pub runner: Box<dyn Runner>,
+    /// Where its vocabulary is another one: what they have to do with each other.
+    pub translate: Option<Box<dyn Translate>>,
+}
+
+impl From<Box<dyn Runner>> for Draft {
+    fn from(runner: Box<dyn Runner>) -> Draft {
+        Draft { runner, translate: None }
+    }
+}
+
+impl std::fmt::Debug for Draft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Draft")
+            .field("runner", &self.runner.info())
+            .field("translates", &self.translate.is_some())
+            .finish()
+    }
+}
+
 impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let draft = self.draft.as_ref().map(|draft| draft.info());
         f.debug_struct("Parts")
             .field("runner", &self.runner.info())
-            .field("draft", &draft)
+            .field("draft", &self.draft)
             .field("disk", &self.disk)
             .finish()
     }
@@ -174,7 +196,7 @@ impl Engine {
         config.max_running = config.max_running.min(info.n_slot).min(info.n_page);
         check(&config, &info)?;
         if let Some(draft) = &parts.draft {
-            check_draft(&draft.info(), &info)?;
+            check_draft(draft, &info)?;
         }
         let n_ctx = config.max_context.min(info.n_ctx).min(info.n_page.saturating_mul(PAGE_TOKENS));
         let (events, inbox) = mpsc::channel();
@@ -298,6 +320,7 @@ impl Engine {
         request.params.check()?;
         let limits = [
             ("logprobs", request.logprobs.unwrap_or(0), MAX_TOP_LOGPROBS),
+            ("prompt_logprobs", request.prompt_logprobs.unwrap_or(0), MAX_TOP_LOGPROBS),
             ("stop_tokens", request.stop_tokens.len(), MAX_STOP_TOKENS),
             ("salt", request.salt.len(), MAX_SALT_BYTES),
         ];
@@ -378,10 +401,12 @@ fn check(config: &Config, info: &RunnerInfo) -> Result<(), SpawnError> {
     }
 }
 
-/// A draft model computes on the model's page numbers and proposes its tokens.
-fn check_draft(draft: &RunnerInfo, model: &RunnerInfo) -> Result<(), SpawnError> {
+/// A draft model of the same vocabulary computes on the model's page numbers.
+fn check_draft(draft: &Draft, model: &RunnerInfo) -> Result<(), SpawnError> {
     let error = |found: String, expected: String| Err(SpawnError::Draft { found, expected });
-    if draft.n_page < model.n_page {
+    let Draft { runner, translate } = draft;
+    let draft = runner.info();
+    if translate.is_none() && draft.n_page < model.n_page {
         return error(format!("{} pages", draft.n_page), format!("at least the model's {}", model.n_page));
     }
     if draft.recurrent || model.recurrent {

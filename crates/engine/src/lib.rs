@@ -12,6 +12,7 @@
 //! disk/     pages in files                           offload   which pages go there and come back
 //! metrics   what is counted                          sampling  tokens of a step
 //! constraint what a sequence may say                 propose   the draft of a sequence
+//! translate a draft model's own tokens
 //! ```
 //! GLOSSARY: a *sequence* is a request's tokens; a *step* computes a *batch* of *rows*, one a sequence; a *page* holds the
 //! keys and values of 16 tokens; a *prefix* is whole pages of tokens from a sequence's start.
@@ -40,8 +41,10 @@ mod shared;
 mod speculate;
 mod step;
 mod times;
+mod translate;
 
-pub use engine::{Config, Engine, Parts, SpawnError, Ticket};
-pub use request::{FinishReason, Logprob, Request, Sink, Stats, SubmitError, TokenEvent, Usage};
+pub use engine::{Config, Draft, Engine, Parts, SpawnError, Ticket};
+pub use request::{FinishReason, Logprob, PromptLogprob, Request, Sink, Stats, SubmitError, TokenEvent, Usage};
 pub use runner::{Batch, Outputs, PageId, Row, RunError, Runner, RunnerInfo, SeqId, StateId, TokenId, Want};
 pub use share::ClientId;
+pub use translate::Translate;

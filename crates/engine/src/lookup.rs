@@ -2,7 +2,9 @@
 //!
 //! Positions are chained by the hash of the [`GRAM`] tokens that end there, as in LZ77 compressors. Among the last few
 //! places with the same hash, the one that agrees longest with the end of the sequence is continued. Where the
-//! continuation reaches the end of the sequence it goes on with itself, so that repetitions are drafted whole.
+//! continuation reaches the end of the sequence it goes on with itself, so that repetitions are drafted whole. Where none
+//! agrees, as after a word that was changed in a text that is said again, the place where the last continuation would be
+//! now is taken, or one near it, if so much as the last token agrees there.
 //! Sources: Saxena, "Prompt lookup decoding", 2023; RFC 1951, section 4.
 
 use crate::TokenId;
@@ -13,6 +15,8 @@ pub(crate) const GRAM: usize = 3;
 const N_PLACE: usize = 16;
 /// Agreement beyond this makes no difference.
 const MAX_AGREE: usize = 64;
+/// How far from the place of the last continuation its next one is looked for.
+const NEAR: usize = 8;
 /// Heads of chains, a power of two.
 const N_HEAD: usize = 1 << 12;
 const NONE: u32 = u32::MAX;
@@ -23,19 +27,22 @@ pub(crate) struct Lookup {
     head: Box<[u32]>,
     /// By position: the place before with the same hash.
     before: Vec<u32>,
+    /// How far back the last continuation was found.
+    back: Option<usize>,
 }
 
 impl Lookup {
     /// An index for a sequence of about `n_token` tokens.
     pub fn new(n_token: usize) -> Lookup {
-        Lookup { head: vec![NONE; N_HEAD].into(), before: Vec::with_capacity(n_token) }
+        Lookup { head: vec![NONE; N_HEAD].into(), before: Vec::with_capacity(n_token), back: None }
     }
 
-    /// Overwrites `out` with at most `n` tokens that may follow `tokens`, which continue those of the last call.
-    pub fn find(&mut self, tokens: &[TokenId], n: usize, out: &mut Vec<TokenId>) {
+    /// Overwrites `out` with at most `n` tokens that may follow `tokens`, which continue those of the last call. Returns how
+    /// many tokens before them agree, at most [`MAX_AGREE`].
+    pub fn find(&mut self, tokens: &[TokenId], n: usize, out: &mut Vec<TokenId>) -> usize {
         out.clear();
         if tokens.len() < GRAM + 1 {
-            return;
+            return 0;
         }
         // The end itself is no place to find.
         let last = tokens.len() - 1;
@@ -54,20 +61,41 @@ impl Lookup {
                 break;
             }
             let at = place as usize;
-            let pairs = tokens[..=at].iter().rev().zip(tokens.iter().rev()).take(MAX_AGREE);
-            let agree = pairs.take_while(|(a, b)| a == b).count();
+            let agree = agreement(tokens, at);
             if agree > best.0 {
                 best = (agree, at + 1);
             }
             place = self.before[at];
         }
-        if best.1 > 0 {
-            for i in best.1..best.1 + n {
+        if best.1 == 0 {
+            best = self.near(tokens).unwrap_or((0, 0));
+        }
+        let (agree, start) = best;
+        if start > 0 {
+            self.back = Some(tokens.len() - start);
+            for i in start..start + n {
                 let token = if i < tokens.len() { tokens[i] } else { out[i - tokens.len()] };
                 out.push(token);
             }
         }
+        agree
     }
+
+    /// The place near that of the last continuation at which most agrees, the nearest of those: `(agreement, what follows)`.
+    fn near(&self, tokens: &[TokenId]) -> Option<(usize, usize)> {
+        let last = tokens.len() - 1;
+        let middle = last.checked_sub(self.back?)?;
+        let places = (0..=NEAR).flat_map(|i| [middle.checked_sub(i), Some(middle + i)]).flatten();
+        let agreements = places.filter(|at| *at < last).map(|at| (agreement(tokens, at), at + 1));
+        let best = agreements.fold((0, 0), |best, found| if found.0 > best.0 { found } else { best });
+        (best.0 > 0).then_some(best)
+    }
+}
+
+/// How many tokens up to the place `at` agree with the last ones.
+fn agreement(tokens: &[TokenId], at: usize) -> usize {
+    let pairs = tokens[..=at].iter().rev().zip(tokens.iter().rev()).take(MAX_AGREE);
+    pairs.take_while(|(a, b)| a == b).count()
 }
 
 fn hash(gram: &[TokenId]) -> usize {
@@ -101,6 +129,27 @@ mod tests {
     }
 
     #[test]
+    fn after_a_change_the_copy_goes_on() {
+        let text: Vec<TokenId> = (100..140).collect();
+        let changed = |with: &[TokenId], n: usize| [&text[..], &[9], &text[..10], with, &text[11..11 + n]].concat();
+        // What stands for token 110, how many tokens were said after it, tokens that agree, what is expected next.
+        let rows: [(&[TokenId], usize, usize, &[TokenId]); 5] = [
+            (&[7], 1, 1, &[112, 113]),
+            (&[7, 8, 9], 1, 1, &[112, 113]),
+            (&[], 2, 2, &[113, 114]),
+            (&[7], 3, 3, &[114, 115]),
+            (&[7], 0, 0, &[]),
+        ];
+        for (with, n, agree, want) in rows {
+            let tokens = changed(with, n);
+            let (mut lookup, mut found) = (Lookup::new(0), Vec::new());
+            lookup.find(&tokens[..51], 2, &mut found);
+            assert_eq!(found, [110, 111]);
+            assert_eq!((lookup.find(&tokens, 2, &mut found), &found[..]), (agree, want), "{with:?} and {n} tokens");
+        }
+    }
+
+    #[test]
     fn it_finds_the_same_however_the_sequence_grew() {
         let mut rng = Rng::new(3);
         let tokens: Vec<TokenId> = (0..400).map(|_| (rng.next_u64() % 4) as TokenId).collect();
@@ -109,9 +158,12 @@ mod tests {
         let (mut n, mut n_found) = (0, 0);
         while n < tokens.len() {
             n = (n + 1 + (rng.next_u64() % 5) as usize).min(tokens.len());
-            grown.find(&tokens[..n], 6, &mut a);
-            Lookup::new(0).find(&tokens[..n], 6, &mut b);
-            assert_eq!(a, b, "{n} tokens");
+            let agree = grown.find(&tokens[..n], 6, &mut a);
+            // A new index knows no last place to look near.
+            if Lookup::new(0).find(&tokens[..n], 6, &mut b) > 0 {
+                assert_eq!(a, b, "{n} tokens");
+            }
+            assert!(agree == 0 || tokens[..n].ends_with(&tokens[n - agree..n]));
             n_found += usize::from(a.len() == 6);
         }
         assert!(n_found > 80, "four letters repeat soon: {n_found}");

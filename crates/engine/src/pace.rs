@@ -72,6 +72,7 @@ impl Pace {
 mod tests {
     use super::*;
     use crate::sampler::Rng;
+    use crate::times::MEAN;
 
     const TARGETS: Targets = Targets { token: Duration::from_millis(80), step: Duration::from_millis(500) };
 
@@ -92,7 +93,7 @@ mod tests {
         ];
         for (seed, (machine, n_decode, limit, tokens)) in rows.into_iter().enumerate() {
             let mut rng = Rng::new(seed as u64);
-            let (mut pace, mut times) = (Pace::new(TARGETS, 512), StepTimes::new());
+            let (mut pace, mut times) = (Pace::new(TARGETS, 512), StepTimes::new(MEAN));
             let mut late = Vec::new();
             let mut sum = 0;
             for step in 0..4000 {
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn prompts_alone_keep_to_the_longer_limit() {
-        let (pace, mut times) = (Pace::new(TARGETS, 512), StepTimes::new());
+        let (pace, mut times) = (Pace::new(TARGETS, 512), StepTimes::new(MEAN));
         assert_eq!(pace.budget_tokens(&times, 0), 128);
         times.learn(128, Duration::from_millis(256));
         assert_eq!(pace.budget_tokens(&times, 0), 250);

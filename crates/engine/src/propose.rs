@@ -1,9 +1,10 @@
-//! The draft of a sequence: what its grammar forces, else what followed the last time, else what a model will say.
+//! The draft of a sequence: what its grammar forces, else what followed the last time or what a model will say, whichever
+//! promises more.
 
 use crate::TokenId;
 use crate::client::Client;
 use crate::draft::DraftModel;
-use crate::speculate::{Costs, MAX_LOOKUP, MAX_MODEL, Source};
+use crate::speculate::{Costs, Length, MAX_LOOKUP, MAX_MODEL, Source};
 use crate::times::StepTimes;
 
 /// What there is to draft with.
@@ -39,21 +40,26 @@ pub(crate) fn propose(client: &mut Client, tokens: &[TokenId], means: &Means<'_>
         }
     }
     let costs = |each| Costs { times, n_decode, n_tok, each, rewinds };
-    client.speculator(tokens.len()).lookup.find(tokens, MAX_LOOKUP.min(room), out);
+    let agree = client.speculator(tokens.len()).lookup.find(tokens, MAX_LOOKUP.min(room), out);
     if let Some(bound) = &mut client.bound {
         bound.trim(out);
     }
-    if !out.is_empty() {
-        let n = client.speculator(0).length(Source::Lookup, &costs(0.0), out.len());
-        client.shadow = if n == 0 { out.first().copied() } else { None };
-        out.truncate(n);
-        client.source = (n > 0).then_some(Source::Lookup);
-    }
-    if let (None, Some(model)) = (client.source, means.model) {
-        let room = room.min(MAX_MODEL).min(model.room(tokens.len()));
-        let n = client.speculator(0).length(Source::Model, &costs(model.pass_seconds()), room);
+    let speculator = client.speculator(0);
+    let looked_up = speculator.looked_up(agree, &costs(0.0), out.len());
+    let modelled = means.model.map(|model| {
+        let (costs, room) = (costs(model.pass_seconds()), room.min(MAX_MODEL).min(model.room(tokens.len())));
+        (speculator.modelled(model.accept(), &costs, room), costs, room)
+    });
+    let is_better = |length: &Length| length.n_tok > 0 && (looked_up.n_tok == 0 || length.rate > looked_up.rate);
+    if let Some((length, costs, room)) = modelled.filter(|(length, ..)| is_better(length)) {
+        client.shadow = out.first().map(|token| (*token, agree));
+        let n = client.speculator(0).begin(length, &costs, room);
         out.clear();
         out.resize(n, 0);
-        client.source = (n > 0).then_some(Source::Model);
+        client.source = Some(Source::Model);
+    } else {
+        client.shadow = out.first().filter(|_| looked_up.n_tok == 0).map(|token| (*token, agree));
+        out.truncate(looked_up.n_tok);
+        client.source = (looked_up.n_tok > 0).then_some(Source::Lookup(agree));
     }
 }

@@ -25,6 +25,8 @@ pub struct Request {
     pub stop_tokens: Vec<TokenId>,
     /// `None`: no logprobs. `Some(n)`: the logprob of each token, and of the `n` most likely ones.
     pub logprobs: Option<usize>,
+    /// As `logprobs`, of the prompt's tokens: all of them are computed then, whatever is cached.
+    pub prompt_logprobs: Option<usize>,
     /// A request of higher priority is admitted first and preempted last; 0 is usual.
     pub priority: i32,
     /// Who asks: clients of one priority share the model fairly.
@@ -46,6 +48,7 @@ impl Request {
             max_tokens,
             stop_tokens: Vec::new(),
             logprobs: None,
+            prompt_logprobs: None,
             priority: 0,
             client: ClientId::default(),
             salt: Vec::new(),
@@ -63,9 +66,24 @@ pub struct Logprob {
     pub logprob: f32,
 }
 
+/// How likely a token of a prompt was after those before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptLogprob {
+    /// The token.
+    pub token: TokenId,
+    /// Its logprob; `None` for the first token, before which there is nothing.
+    pub logprob: Option<f32>,
+    /// How many tokens were likelier, and one; 0 for the first token.
+    pub rank: usize,
+    /// The most likely tokens, the likeliest first.
+    pub top: Vec<Logprob>,
+}
+
 /// What a sequence's sink hears. After `Finished` it hears nothing more and is dropped.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TokenEvent {
+    /// The prompt's next token was computed, if its logprobs were asked for.
+    Prompt(PromptLogprob),
     /// A token was generated.
     Token {
         /// The token.

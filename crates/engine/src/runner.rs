@@ -70,6 +70,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// An empty batch with memory for so many rows, tokens and pages.
+    pub(crate) fn with_room(n_row: usize, n_tok: usize, n_page: usize) -> Batch {
+        let (rows, tokens, pages) = (Vec::with_capacity(n_row), Vec::with_capacity(n_tok), Vec::with_capacity(n_page));
+        Batch { rows, tokens, pages, ..Batch::default() }
+    }
+
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.rows.clear();
@@ -89,7 +95,13 @@ pub struct Outputs<'a> {
     pub n_vocab: usize,
     /// Numbers of a hidden state.
     pub d_model: usize,
+    /// Where all rows' vectors are logits, the largest of each [`MAXIMA_BLOCK`] of a vector, the last one's shorter; NaN
+    /// counts as minus infinity. Empty where the model does not say.
+    pub maxima: &'a [f32],
 }
+
+/// Logits of a block of [`Outputs::maxima`].
+pub const MAXIMA_BLOCK: usize = 64;
 
 /// What the engine must know of a model.
 #[derive(Debug, Clone, PartialEq)]

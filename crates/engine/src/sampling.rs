@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use crate::client::{ChoiceError, Client, Sampled};
-use crate::sampler::Scratch;
+use crate::runner::MAXIMA_BLOCK;
+use crate::sampler::{Logits, Scratch};
 use crate::schedule::Schedule;
 use crate::{Batch, Outputs, RunError, SeqId, TokenId, Want};
 
@@ -32,7 +33,41 @@ pub(crate) struct Sampling {
     scratch: Scratch,
 }
 
+/// Logits of rows that are not taken yet.
+struct Rest<'a> {
+    logits: &'a [f32],
+    maxima: &'a [f32],
+    n_vocab: usize,
+}
+
+impl<'a> Rest<'a> {
+    /// The next `n`.
+    fn take(&mut self, n: usize) -> Option<impl Iterator<Item = Logits<'a>> + Clone + use<'a>> {
+        let (n_vocab, n_block) = (self.n_vocab, self.n_vocab.div_ceil(MAXIMA_BLOCK));
+        let (all, after) = self.logits.split_at_checked(n * n_vocab)?;
+        // A model that gave none gave none for any row.
+        let (maxima, maxima_after) = self.maxima.split_at_checked(n * n_block).unwrap_or_default();
+        (self.logits, self.maxima) = (after, maxima_after);
+        let maxima = maxima.chunks_exact(n_block).map(Some).chain(std::iter::repeat(None));
+        Some(
+            all.chunks_exact(n_vocab)
+                .zip(maxima)
+                .map(|(all, maxima)| Logits { all, maxima: maxima.unwrap_or_default() }),
+        )
+    }
+}
+
 impl Sampling {
+    /// With memory for so many rows, tokens of a batch and tokens of a sequence.
+    pub fn with_room(n_row: usize, n_tok: usize, n_history: usize) -> Sampling {
+        Sampling {
+            outcomes: Vec::with_capacity(n_tok),
+            n_kept: Vec::with_capacity(n_row),
+            history: Vec::with_capacity(n_history),
+            ..Sampling::default()
+        }
+    }
+
     /// Chooses tokens for each row that wants some.
     pub fn sample(
         &mut self,
@@ -41,7 +76,7 @@ impl Sampling {
         schedule: &Schedule,
         clients: &mut HashMap<SeqId, Client>,
     ) -> Result<(), RunError> {
-        let (mut rest, n_vocab) = (outputs.data, outputs.n_vocab.max(1));
+        let mut rest = Rest { logits: outputs.data, maxima: outputs.maxima, n_vocab: outputs.n_vocab.max(1) };
         self.n_kept.clear();
         for row in &batch.rows {
             let tokens = &batch.tokens[row.tokens.0..row.tokens.1];
@@ -51,25 +86,49 @@ impl Sampling {
                 Want::All => tokens.len(),
             };
             let missing = || RunError::Backend("the model returned fewer logits than were asked for".into());
-            let (logits, after) = rest.split_at_checked(n_logits * n_vocab).ok_or_else(missing)?;
-            rest = after;
+            let logits = rest.take(n_logits).ok_or_else(missing)?;
             let client = clients.get_mut(&row.seq).expect("each sequence has a client");
             let stored = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
             let n_kept = match row.want {
                 Want::Nothing | Want::Hidden => tokens.len(),
                 Want::Last => {
-                    self.one(row.seq, client, (logits, stored));
+                    self.one(row.seq, client, (logits.last().expect("one was taken"), stored));
                     tokens.len()
                 }
-                Want::All => self.drafted(row.seq, client, (logits.chunks_exact(n_vocab), stored), tokens),
+                Want::All if stored.len() - row.start < tokens.len() => {
+                    self.drafted(row.seq, client, (logits, stored), tokens)
+                }
+                Want::All => {
+                    self.read(client, (logits.clone(), stored), row.start);
+                    if let Some(last) = logits.last().filter(|_| row.start + tokens.len() == stored.len()) {
+                        self.one(row.seq, client, (last, stored));
+                    }
+                    tokens.len()
+                }
             };
             self.n_kept.push(n_kept);
         }
         Ok(())
     }
 
+    /// Tells how likely tokens of a prompt were, where logits after each from `start` on were wanted.
+    fn read<'a>(
+        &mut self,
+        client: &mut Client,
+        (logits, stored): (impl Iterator<Item = Logits<'a>>, &[TokenId]),
+        start: usize,
+    ) {
+        let mut forks = std::mem::take(&mut client.forks);
+        for (at, logits) in (start..).zip(logits) {
+            for client in forks.iter_mut().map(|(_, fork)| fork).chain([&mut *client]) {
+                client.read(&mut self.scratch, (logits, stored), at);
+            }
+        }
+        client.forks = forks;
+    }
+
     /// A token for a sequence, and one for each that continues the same prompt.
-    fn one(&mut self, id: SeqId, client: &mut Client, (logits, stored): (&[f32], &[TokenId])) {
+    fn one(&mut self, id: SeqId, client: &mut Client, (logits, stored): (Logits<'_>, &[TokenId])) {
         if !client.forks.is_empty() {
             self.parents.push(id);
         }
@@ -87,7 +146,7 @@ impl Sampling {
         &mut self,
         id: SeqId,
         client: &mut Client,
-        (logits, stored): (impl Iterator<Item = &'a [f32]>, &[TokenId]),
+        (logits, stored): (impl Iterator<Item = Logits<'a>>, &[TokenId]),
         row: &[TokenId],
     ) -> usize {
         self.history.clear();

@@ -24,10 +24,12 @@ use crate::prefix::{Evicted, PrefixHash};
 use crate::runner::PAGE_TOKENS;
 use crate::sequence::{Arrival, Sequence};
 use crate::share::{GENERATED_WEIGHT, Shares};
-use crate::{Batch, PageId, SeqId, TokenId};
+use crate::{Batch, PageId, Row, SeqId, TokenId};
 
 /// Where prompts are to be read, drafts get one part in so many of what a step has left.
 const DRAFT_PART: usize = 4;
+/// Most tokens of a prompt in a step where logits are wanted after each: they take memory.
+const MAX_WANTED: usize = 64;
 
 /// The schedule of one model.
 #[derive(Debug)]
@@ -148,6 +150,13 @@ impl Schedule {
         }
     }
 
+    /// How many tokens at the end of a planned row are drafted.
+    #[must_use]
+    pub fn n_draft(&self, row: &Row) -> usize {
+        let n_known = self.running(row.seq).map_or(usize::MAX, |sequence| sequence.tokens.len() - row.start);
+        (row.tokens.1 - row.tokens.0).saturating_sub(n_known)
+    }
+
     /// Splits a second sequence `id` off the running sequence `parent`, all of whose tokens are computed. It runs beside
     /// it on shared pages if there is room, and waits otherwise.
     ///
@@ -225,7 +234,7 @@ impl Schedule {
             at += 1;
         }
         for at in 0..self.running.len() {
-            if self.running[at].n_left() > 1 {
+            if self.running[at].n_left() > 0 && !self.running[at].is_decode() {
                 budget -= self.push_chunk(batch, at, budget);
             }
         }
@@ -239,7 +248,8 @@ impl Schedule {
     /// Appends a row with a prompt's next tokens, at most `budget`, and returns how many.
     fn push_chunk(&self, batch: &mut Batch, at: usize, budget: usize) -> usize {
         let sequence = &self.running[at];
-        let mut end = sequence.n_computed + sequence.n_left().min(budget);
+        let limit = if sequence.n_wanted > 0 { MAX_WANTED } else { usize::MAX };
+        let mut end = sequence.n_computed + sequence.n_left().min(budget).min(limit);
         if matches!(self.limits.past, Past::Recurrent { .. }) {
             let stops = [sequence.branch, sequence.last_border()];
             let stop = stops.into_iter().filter(|stop| *stop > sequence.n_computed).min();
@@ -341,7 +351,7 @@ impl Schedule {
         let sequence = &mut self.waiting[next];
         let n_token = sequence.tokens.len();
         // The last token is always computed: its logits are wanted.
-        let n_whole = (n_token - 1) / PAGE_TOKENS;
+        let n_whole = if sequence.n_wanted > 0 { 0 } else { (n_token - 1) / PAGE_TOKENS };
         let window = if let Past::Window(window) = self.limits.past { Some(window) } else { None };
         let hashes = &sequence.hashes()[..n_whole];
         let mut known = self.pages.known(hashes, window);
@@ -400,6 +410,9 @@ impl Schedule {
                 sequence.tokens.extend_from_slice(&batch.tokens[row.tokens.0..][n_known..*n_kept]);
             }
             sequence.n_computed = row.start + n_kept;
+            if sequence.n_computed >= sequence.n_wanted {
+                sequence.n_wanted = 0;
+            }
             sequence.draft.clear();
             if sequence.n_computed == sequence.tokens.len() {
                 self.shares.serve(sequence.client, GENERATED_WEIGHT * (n_kept - n_kept.min(&n_known) + 1) as u64);

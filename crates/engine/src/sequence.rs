@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use crate::prefix::PrefixHash;
 use crate::runner::PAGE_TOKENS;
 use crate::share::ClientId;
+use crate::speculate::MAX_LOOKUP;
 use crate::{Batch, PageId, Row, SeqId, TokenId, Want};
 
 /// A sequence that arrives.
@@ -20,6 +21,8 @@ pub struct Arrival {
     pub client: ClientId,
     /// The prefix without tokens: sequences with different roots share no pages.
     pub root: PrefixHash,
+    /// Whether logits are wanted after each token of the prompt, so that all are computed.
+    pub wants_all: bool,
 }
 
 impl Arrival {
@@ -50,6 +53,8 @@ pub struct Sequence {
     pub client: ClientId,
     /// Tokens that may come next, to be verified in the next step.
     pub(crate) draft: Vec<TokenId>,
+    /// Tokens after each of which logits are wanted, those of a prompt; 0 once they were computed.
+    pub(crate) n_wanted: usize,
     /// Pages that it holds.
     pub(crate) pages: Vec<PageId>,
     /// Pages before those that it gave back, since no later token sees them.
@@ -71,15 +76,16 @@ pub(crate) type Order = (Reverse<i32>, u64);
 
 impl Sequence {
     pub(crate) fn new(arrival: Arrival, n_arrival: u64) -> Sequence {
-        let Arrival { id, tokens, priority, client, root } = arrival;
+        let Arrival { id, tokens, priority, client, root, wants_all } = arrival;
         let n_page = tokens.capacity().div_ceil(PAGE_TOKENS) + 1;
         Sequence {
             id,
+            n_wanted: if wants_all { tokens.len() } else { 0 },
             tokens,
             n_computed: 0,
             n_cached: None,
             client,
-            draft: Vec::new(),
+            draft: Vec::with_capacity(MAX_LOOKUP),
             pages: Vec::with_capacity(n_page),
             n_unseen: 0,
             slot: 0,
@@ -100,7 +106,8 @@ impl Sequence {
             n_computed: self.n_computed,
             n_cached: self.n_cached,
             client: self.client,
-            draft: Vec::new(),
+            draft: Vec::with_capacity(MAX_LOOKUP),
+            n_wanted: 0,
             // Pages that were only for a draft stay this one's.
             pages: self.pages[..self.n_computed.div_ceil(PAGE_TOKENS) - self.n_unseen].to_vec(),
             n_unseen: self.n_unseen,
@@ -128,7 +135,7 @@ impl Sequence {
 
     /// Whether it needs one token, as one that generates does.
     pub(crate) fn is_decode(&self) -> bool {
-        self.n_left() == 1
+        self.n_left() == 1 && self.n_wanted == 0
     }
 
     /// Pages up to now, those given back included.
@@ -169,6 +176,7 @@ impl Sequence {
         batch.pages.extend(std::iter::repeat_n(self.pages[0], self.n_unseen));
         batch.pages.extend_from_slice(&self.pages[..n_page - self.n_unseen]);
         let want = match (end == self.tokens.len(), self.draft.is_empty()) {
+            _ if start < self.n_wanted => Want::All,
             (false, _) => Want::Nothing,
             (true, true) => Want::Last,
             (true, false) => Want::All,

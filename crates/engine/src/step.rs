@@ -17,7 +17,7 @@ use crate::request::{FinishReason, Request, Stats};
 use crate::sampling::{Outcome, Sampling};
 use crate::schedule::{Limits, Op, Past, Schedule};
 use crate::sequence::Arrival;
-use crate::times::StepTimes;
+use crate::times::{MEAN, StepTimes, UNDISTURBED};
 use crate::{Batch, PageId, Row, RunError, Runner, SeqId, StateId, Want};
 
 /// Bytes of pages that are written to disk after a step while others wait for tokens.
@@ -27,6 +27,8 @@ const WRITE_BYTES_IDLE: usize = 32 << 20;
 
 /// Tokens of a reply for which memory is set aside when it begins.
 const MAX_RESERVE: usize = 2048;
+/// Tokens of a sequence and pages of a batch for which memory is set aside, at most.
+const MAX_ROOM: usize = 1 << 14;
 /// How long an engine that ends waits for the disk to take its pages.
 const LAST_WRITES: Duration = Duration::from_secs(20);
 
@@ -88,9 +90,10 @@ impl Steps {
             bytes.len()
         };
         let own_bytes = exported(runner.as_ref());
-        let page_bytes = own_bytes + draft.as_ref().map_or(0, |draft| exported(draft.as_ref()));
-        let offload = disk.and_then(|disk| Offload::new(disk, page_bytes, runner.as_ref()));
         let draft = draft.map(|draft| DraftModel::new(draft, info.n_vocab));
+        let paged = draft.as_ref().filter(|draft| draft.shares_pages());
+        let page_bytes = own_bytes + paged.map_or(0, |draft| exported(draft.runner.as_ref()));
+        let offload = disk.and_then(|disk| Offload::new(disk, page_bytes, runner.as_ref()));
         Steps {
             models: Models { runner, draft, page_bytes: own_bytes, _held: held },
             schedule: Schedule::new(limits),
@@ -103,10 +106,10 @@ impl Steps {
             rewinds: info.recurrent,
             stats: Stats::default(),
             pace: Pace::new(Targets { token: config.token_time, step: config.step_time }, config.step_tokens),
-            times: StepTimes::new(),
-            decode_times: StepTimes::new(),
-            batch: Batch::default(),
-            sampling: Sampling::default(),
+            times: StepTimes::new(MEAN),
+            decode_times: StepTimes::new(UNDISTURBED),
+            batch: Batch::with_room(config.max_running, config.step_tokens, info.n_page.min(MAX_ROOM)),
+            sampling: Sampling::with_room(config.max_running, config.step_tokens, n_ctx.min(MAX_ROOM)),
             ids: Vec::new(),
         }
     }
@@ -183,15 +186,16 @@ impl Steps {
 
     fn arrive(&mut self, id: SeqId, (request, client): (Request, Client), events: Sender<Event>) {
         self.clients.insert(id, client);
-        let Request { mut tokens, priority, client, salt, max_tokens, .. } = request;
+        let Request { mut tokens, priority, client, salt, max_tokens, prompt_logprobs, .. } = request;
+        let wants_all = prompt_logprobs.is_some();
         // Most replies then grow without memory being moved.
         tokens.reserve(max_tokens.min(self.n_ctx.saturating_sub(tokens.len())).min(MAX_RESERVE) + 1);
-        let arrival = Arrival { id, tokens, priority, client, root: PrefixHash::root(&salt) };
+        let arrival = Arrival { id, tokens, priority, client, root: PrefixHash::root(&salt), wants_all };
         let seconds_token = self.times.seconds(512).map(|seconds| seconds / 512.0);
         let now = (self.clock)();
         let arrival = match &mut self.offload {
-            Some(offload) => offload.arrive(arrival, &self.schedule, (events, now), seconds_token),
-            None => Some(arrival),
+            Some(offload) if !wants_all => offload.arrive(arrival, &self.schedule, (events, now), seconds_token),
+            _ => Some(arrival),
         };
         if let Some(arrival) = arrival {
             self.schedule.push(arrival);
@@ -295,16 +299,18 @@ impl Steps {
 
     fn learn_drafts(&mut self) {
         for (row, n_kept) in self.batch.rows.iter().zip(&self.sampling.n_kept) {
-            if row.want != Want::All {
+            let n_draft = self.schedule.n_draft(row);
+            if n_draft == 0 {
                 continue;
             }
-            let (n_draft, n_accepted) = (row.tokens.1 - row.tokens.0 - 1, n_kept - 1);
+            let n_accepted = n_kept - 1;
             let client = self.clients.get_mut(&row.seq).expect("each sequence has a client");
             if let Some(source) = client.source {
                 client.speculator(0).learn(source, n_draft, n_accepted);
             }
             self.shared.metrics.drafted(n_draft, n_accepted);
             if let Some(draft) = &mut self.models.draft {
+                draft.learn(row.seq, n_accepted);
                 draft.verified(row.seq, row.start + n_kept);
             }
         }
@@ -443,10 +449,16 @@ impl Steps {
 }
 
 impl Models {
+    /// The draft model, if it has pages of the same numbers.
+    fn paged(&mut self) -> Option<&mut dyn Runner> {
+        let draft = self.draft.as_mut().filter(|draft| draft.shares_pages())?;
+        Some(draft.runner.as_mut())
+    }
+
     fn copy_page(&mut self, from: PageId, to: PageId) {
         self.runner.copy_page(from, to);
-        if let Some(draft) = &mut self.draft {
-            draft.runner.copy_page(from, to);
+        if let Some(draft) = self.paged() {
+            draft.copy_page(from, to);
         }
     }
 }
@@ -454,7 +466,7 @@ impl Models {
 impl Pages for Models {
     fn export(&self, page: PageId, out: &mut Vec<u8>) {
         self.runner.export_page(page, out);
-        if let Some(draft) = &self.draft {
+        if let Some(draft) = self.draft.as_ref().filter(|draft| draft.shares_pages()) {
             draft.runner.export_page(page, out);
         }
     }
@@ -462,7 +474,7 @@ impl Pages for Models {
     fn import(&mut self, page: PageId, bytes: &[u8]) -> bool {
         let Some((own, rest)) = bytes.split_at_checked(self.page_bytes) else { return false };
         let is_own = self.runner.import_page(page, own).is_ok();
-        is_own && self.draft.as_mut().is_none_or(|draft| draft.runner.import_page(page, rest).is_ok())
+        is_own && self.paged().is_none_or(|draft| draft.import_page(page, rest).is_ok())
     }
 
     fn export_state(&self, state: StateId, out: &mut Vec<u8>) {

@@ -7,8 +7,15 @@ use std::time::Duration;
 
 /// Ranges: one for each count up to 8, then four for each doubling.
 const N_RANGE: usize = 8 + 4 * 14;
-/// Weight of a new measure.
-const WEIGHT: f64 = 0.2;
+/// Weights of a new measure that is below what is known, and of one that is above.
+pub(crate) type Weights = (f64, f64);
+/// The mean: what steps will take, other programs that disturb them included.
+pub(crate) const MEAN: Weights = (0.2, 0.2);
+/// What steps take that nothing disturbs, which tells how numbers of tokens compare: others only ever make them slower.
+pub(crate) const UNDISTURBED: Weights = (0.4, 0.04);
+/// The part of what more tokens are expected to take that they are supposed to take where their number was never tried:
+/// kernels are made for some numbers, so that a step of eight may take no longer than one of seven.
+const UNTRIED: f64 = 0.75;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Measure {
@@ -21,12 +28,13 @@ struct Measure {
 #[derive(Debug, Clone)]
 pub(crate) struct StepTimes {
     ranges: [Measure; N_RANGE],
+    weights: Weights,
 }
 
 impl StepTimes {
     /// Nothing measured.
-    pub fn new() -> StepTimes {
-        StepTimes { ranges: [Measure::default(); N_RANGE] }
+    pub fn new(weights: Weights) -> StepTimes {
+        StepTimes { ranges: [Measure::default(); N_RANGE], weights }
     }
 
     /// Learns from a step.
@@ -35,9 +43,10 @@ impl StepTimes {
             return;
         }
         let measure = &mut self.ranges[range(n_tok)];
-        let weight = if measure.n_tok == 0.0 { 1.0 } else { WEIGHT };
+        let is_first = measure.n_tok == 0.0;
+        let weight = if is_first { 1.0 } else { self.weights.0.max(self.weights.1) };
         measure.n_tok += weight * (n_tok as f64 - measure.n_tok);
-        measure.seconds += weight * (took.as_secs_f64() - measure.seconds);
+        measure.seconds = if is_first { took.as_secs_f64() } else { blend(measure.seconds, took, self.weights) };
     }
 
     /// Seconds of a step of `n_tok` tokens; `None` if nothing was measured. Never less for more tokens.
@@ -66,6 +75,20 @@ impl StepTimes {
         }
     }
 
+    /// As [`StepTimes::seconds`], but hopeful of numbers of tokens that were not tried yet, so that they are tried, and
+    /// without what a disturbed step took: no number takes longer than a larger one.
+    pub fn tried(&self, n_tok: usize) -> Option<f64> {
+        let (range, expected) = (range(n_tok), self.seconds(n_tok)?);
+        let tried = |measure: &&Measure| measure.n_tok > 0.0;
+        let mut hope = self.ranges[range].seconds;
+        if self.ranges[range].n_tok == 0.0 {
+            let fewer = self.ranges[..range].iter().rfind(tried).map_or(0.0, |measure| measure.seconds);
+            hope = fewer + UNTRIED * (expected - fewer).max(0.0);
+        }
+        let larger = self.ranges[range + 1..].iter().filter(tried);
+        Some(larger.fold(hope, |seconds, measure| seconds.min(measure.seconds)))
+    }
+
     /// Whether steps of more than `n_tok` tokens were measured.
     pub fn knows_beyond(&self, n_tok: usize) -> bool {
         self.ranges.iter().any(|measure| measure.n_tok > n_tok as f64)
@@ -85,6 +108,12 @@ impl StepTimes {
         }
         Some(low)
     }
+}
+
+/// What is known of a time after a new measure.
+pub(crate) fn blend(known: f64, took: Duration, (below, above): Weights) -> f64 {
+    let more = took.as_secs_f64() - known;
+    known + more * if more < 0.0 { below } else { above }
 }
 
 fn slope(a: Measure, b: Measure) -> f64 {
@@ -112,8 +141,20 @@ mod tests {
     }
 
     #[test]
+    fn untried_numbers_are_hoped_to_take_less() {
+        let mut times = StepTimes::new(MEAN);
+        let ms = |times: &StepTimes, n| (times.tried(n).expect("measured") * 1e3).round() as u64;
+        times.learn(1, Duration::from_millis(40));
+        times.learn(5, Duration::from_millis(80));
+        assert_eq!([1, 3, 5, 7].map(|n| ms(&times, n)), [40, 55, 80, 95]);
+        // A step that was disturbed does not make smaller ones look slow, nor itself where a larger one is known.
+        times.learn(3, Duration::from_millis(900));
+        assert_eq!([2, 3, 5].map(|n| ms(&times, n)), [80, 80, 80]);
+    }
+
+    #[test]
     fn times_are_interpolated_and_continued() {
-        let mut times = StepTimes::new();
+        let mut times = StepTimes::new(MEAN);
         assert_eq!(times.seconds(1), None);
         let ms = |times: &StepTimes, n| (times.seconds(n).expect("measured") * 1e3).round() as u64;
         times.learn(4, Duration::from_millis(40));

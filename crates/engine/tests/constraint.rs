@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{Fake, N_VOCAB, collect, next_token, submit};
 use mlxr_engine::constraint::{Constraint, ConstraintError, Grammar, Progress, SharedGrammar};
 use mlxr_engine::sampler::{Mask, Params};
-use mlxr_engine::{Config, Engine, FinishReason, Parts, Request, Runner, TokenId};
+use mlxr_engine::{Config, Draft, Engine, FinishReason, Parts, Request, Runner, TokenId};
 
 const STOP: TokenId = 49;
 
@@ -100,7 +100,8 @@ fn said(prompt: &[TokenId], steps: Steps, max_tokens: usize) -> (Vec<TokenId>, F
 
 fn engine(max_draft: usize, draft: bool) -> Engine {
     let fake = |_| Box::new(Fake::new(64)) as Box<dyn Runner>;
-    let parts = Parts { runner: fake(()), draft: draft.then_some(()).map(fake), disk: None, held: None };
+    let parts =
+        Parts { runner: fake(()), draft: draft.then_some(()).map(fake).map(Draft::from), disk: None, held: None };
     Engine::spawn(parts, Config { max_draft, ..Config::default() }).expect("valid limits")
 }
 

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use common::{Fake, Fault, collect, continuation, greedy, spawn, submit};
+use common::{Fake, Fault, collect, continuation, greedy, next_token, spawn, submit};
 use mlxr_engine::sampler::{Params, Rng};
-use mlxr_engine::{ClientId, Config, Engine, FinishReason, Request, SubmitError, TokenEvent, TokenId};
+use mlxr_engine::{ClientId, Config, Engine, FinishReason, Request, Sink, SubmitError, TokenEvent, TokenId};
 
 #[test]
 fn every_request_gets_its_own_text_however_they_share_the_arena() {
@@ -82,6 +82,50 @@ fn logprobs_come_when_asked_for() {
     let TokenEvent::Token { token, logprob, top } = events.recv().expect("a token") else { panic!("no token") };
     assert!((logprob.expect("asked for") - want).abs() < 1e-5);
     assert_eq!((top.len(), top[0].token), (3, token));
+}
+
+#[test]
+fn a_prompts_logprobs_come_for_every_token_and_choice() {
+    let prompt: Vec<TokenId> = (0..150).map(|at| if at % 3 == 0 { at % 50 } else { 7 }).collect();
+    for (n_page, step_tokens) in [(64, 512), (64, 40), (26, 40)] {
+        let config = Config { step_tokens, max_running: 8, ..Config::default() };
+        let engine = spawn(Fake::new(n_page), config);
+        // It is cached, and computed all the same; others run beside it.
+        let (_first, first) = submit(&engine, greedy(prompt.clone(), 40));
+        first.recv().expect("a token");
+        let request = Request { prompt_logprobs: Some(2), ..greedy(prompt.clone(), 30) };
+        let (sinks, choices): (Vec<_>, Vec<_>) = (0..2)
+            .map(|_| {
+                let (sender, events) = mpsc::channel();
+                (Box::new(move |event| drop(sender.send(event))) as Sink, events)
+            })
+            .unzip();
+        let _tickets = engine.submit_all(request, sinks).expect("a valid request");
+        for events in choices {
+            let told: Vec<_> = events.iter().collect();
+            let read: Vec<_> = told
+                .iter()
+                .map_while(|event| if let TokenEvent::Prompt(read) = event { Some(read) } else { None })
+                .collect();
+            assert_eq!(read.iter().map(|read| read.token).collect::<Vec<_>>(), prompt);
+            assert_eq!((read[0].logprob, read[0].rank, read[0].top.len()), (None, 0, 0));
+            for (at, read) in read.iter().enumerate().skip(1) {
+                let likeliest = next_token(&prompt[..at]);
+                let hit = likeliest == prompt[at];
+                let want = if hit { 5.0 } else { 0.0 } - (5f32.exp() + 49.0).ln();
+                assert!((read.logprob.expect("all but the first have one") - want).abs() < 1e-5, "token {at}");
+                assert_eq!((read.rank, read.top.len(), read.top[0].token), (if hit { 1 } else { 2 }, 2, likeliest));
+            }
+            let said = told.iter().filter_map(|event| match event {
+                TokenEvent::Token { token, .. } => Some(*token),
+                _ => None,
+            });
+            assert_eq!(said.collect::<Vec<_>>(), continuation(&prompt, 30));
+            let Some(TokenEvent::Finished { usage, .. }) = told.last() else { panic!("no end") };
+            assert_eq!(usage.n_cached, 0);
+        }
+        assert_eq!(collect(&first).0.len(), 39);
+    }
 }
 
 /// An engine whose steps wait for the test.
@@ -236,7 +280,7 @@ fn choices_of_a_prompt_share_it() {
         let (sender, events) = mpsc::channel();
         let sinks = (0..5).map(|i| {
             let sender = sender.clone();
-            Box::new(move |event| drop(sender.send((i, event)))) as mlxr_engine::Sink
+            Box::new(move |event| drop(sender.send((i, event)))) as Sink
         });
         let params = Params { seed: Some(3), temperature: 4.0, ..Params::neutral() };
         let request = Request { params, ..Request::new(prompt.clone(), 30) };
@@ -246,6 +290,7 @@ fn choices_of_a_prompt_share_it() {
         let mut n_end = 0;
         for (i, event) in events {
             match event {
+                TokenEvent::Prompt(_) => panic!("nobody asked for the prompt's logprobs"),
                 TokenEvent::Token { token, .. } => texts[i].push(token),
                 TokenEvent::Finished { reason, usage } => {
                     assert_eq!((reason, usage.n_prompt, usage.n_generated), (FinishReason::Length, 40, 30));
@@ -277,7 +322,7 @@ fn choices_outlive_the_one_that_reads_their_prompt() {
         let (sender, events) = mpsc::channel();
         let sinks = (0..3).map(|i| {
             let sender = sender.clone();
-            Box::new(move |event| drop(sender.send((i, event)))) as mlxr_engine::Sink
+            Box::new(move |event| drop(sender.send((i, event)))) as Sink
         });
         let mut tickets = engine.submit_all(greedy(vec![1; 50], 4), sinks.collect()).expect("a valid request");
         drop(sender);

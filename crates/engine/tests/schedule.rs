@@ -64,7 +64,14 @@ fn play(limits: Limits, scripts: &[Script]) -> String {
             if script.arrival == step {
                 let tokens = (0..script.n_prompt).map(|at| script.family * 1000 + at as TokenId);
                 let (tokens, priority, root) = (tokens.collect(), script.priority, PrefixHash::root(b""));
-                schedule.push(Arrival { id, tokens, priority, client: ClientId(script.client), root });
+                schedule.push(Arrival {
+                    id,
+                    tokens,
+                    priority,
+                    client: ClientId(script.client),
+                    root,
+                    wants_all: false,
+                });
                 n_left.insert(id, script.n_output);
             }
             if script.cancelled == Some(step) && n_left.remove(&id).is_some() {

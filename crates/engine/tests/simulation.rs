@@ -1,7 +1,7 @@
 //! The schedule against a model of the arena: what a step finds in its pages and slots must be the sequence's own past,
 //! whatever was shared, copied, evicted, forked, drafted, preempted or cancelled before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use mlxr_engine::prefix::PrefixHash;
 use mlxr_engine::runner::PAGE_TOKENS;
@@ -26,6 +26,8 @@ struct World {
     n_saved: usize,
     /// Tokens that each sequence should have, and how many it shall still get.
     alive: HashMap<SeqId, (Vec<TokenId>, usize)>,
+    /// Of prompts whose logits are all wanted: tokens after which there are none yet.
+    unscored: HashMap<SeqId, BTreeSet<usize>>,
     next_id: u64,
     batch: Batch,
     n_kept: Vec<usize>,
@@ -42,6 +44,7 @@ struct Counts {
     restored: usize,
     rewound: usize,
     accepted: usize,
+    scored: usize,
     rejected: usize,
 }
 
@@ -68,6 +71,7 @@ impl World {
             saved: vec![Vec::new(); n_saved + n_running],
             n_saved,
             alive: HashMap::new(),
+            unscored: HashMap::new(),
             next_id: 0,
             batch: Batch::default(),
             n_kept: Vec::new(),
@@ -92,7 +96,11 @@ impl World {
         self.alive.insert(id, (tokens.clone(), 1 + self.rng.next_u64() as usize % 36));
         let (priority, client) = (self.below(3) as i32 - 1, ClientId(self.below(3) as u64));
         let salt = [self.below(8) as u8 / 7];
-        self.schedule.push(Arrival { id, tokens, priority, client, root: PrefixHash::root(&salt) });
+        let wants_all = self.below(8) == 0;
+        if wants_all {
+            self.unscored.insert(id, (0..tokens.len()).collect());
+        }
+        self.schedule.push(Arrival { id, tokens, priority, client, root: PrefixHash::root(&salt), wants_all });
     }
 
     fn cancel(&mut self) {
@@ -142,6 +150,11 @@ impl World {
         let tokens = &self.batch.tokens[row.tokens.0..row.tokens.1];
         let pages: &[PageId] = &self.batch.pages[row.pages.0..row.pages.1];
         let own = &self.alive[&row.seq].0;
+        if let Some(unscored) = self.unscored.get_mut(&row.seq)
+            && row.want == Want::All
+        {
+            unscored.retain(|at| !(row.start..row.start + tokens.len()).contains(at));
+        }
         let sees = if let Past::Window(window) = self.limits.past { (row.start + 1).saturating_sub(window) } else { 0 };
         for at in sees..row.start {
             let found = self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS];
@@ -177,9 +190,13 @@ impl World {
             let tokens = &self.batch.tokens[row.tokens.0..row.tokens.1];
             let (own, left) = self.alive.get_mut(&row.seq).expect("it runs");
             let n_known = own.len() - row.start;
-            if row.want == Want::Nothing {
+            if row.want == Want::Nothing || tokens.len() < n_known {
                 self.n_kept.push(tokens.len());
                 continue;
+            }
+            if let Some(unscored) = self.unscored.remove(&row.seq) {
+                assert!(unscored.is_empty(), "{:?}: no logits after {unscored:?}", row.seq);
+                self.counts.scored += 1;
             }
             let n_sure = tokens.len().min(n_known);
             let mut n = n_sure;
@@ -269,6 +286,7 @@ fn a_million_random_steps_keep_every_invariant() {
         ("restored", |c| c.restored),
         ("rewound", |c| c.rewound),
         ("accepted", |c| c.accepted),
+        ("scored", |c| c.scored),
         ("rejected", |c| c.rejected),
     ];
     for (name, count) in rows {

@@ -11,7 +11,8 @@ use common::{Fake, N_VOCAB, collect, continuation, greedy, submit};
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_engine::sampler::{Params, Rng};
 use mlxr_engine::{
-    Batch, Config, Engine, Outputs, PageId, Parts, Request, RunError, Runner, RunnerInfo, StateId, TokenId, Want,
+    Batch, Config, Draft, Engine, Outputs, PageId, Parts, Request, RunError, Runner, RunnerInfo, StateId, TokenId,
+    Translate, Want,
 };
 
 /// A model whose logits are a fixed function of the last two tokens, so that its texts repeat themselves. Each step moves a
@@ -25,6 +26,8 @@ struct Markov {
     n_step: Arc<AtomicU64>,
     /// How much this model's logits differ from the other one's.
     noise: f32,
+    /// Whether its tokens are numbered from the other end.
+    flips: bool,
     /// Recurrent states by slot, and saved ones: all tokens so far. `None`: the model has none.
     states: Option<(Slots, Vec<Vec<TokenId>>)>,
 }
@@ -71,8 +74,11 @@ impl Runner for Markov {
                 self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS] = *token;
             }
             let n = row.start + new.len();
-            let stored: Vec<TokenId> =
+            let mut stored: Vec<TokenId> =
                 (0..n).map(|at| self.arena[pages[at / PAGE_TOKENS].0 as usize][at % PAGE_TOKENS]).collect();
+            if self.flips {
+                stored.iter_mut().for_each(|token| *token = flip(*token));
+            }
             if let Some((slots, _)) = &mut self.states {
                 let state = slots.entry(row.slot).or_default();
                 state.truncate(if row.start == 0 { 0 } else { usize::MAX });
@@ -84,13 +90,19 @@ impl Runner for Markov {
                 Want::All => row.start,
                 _ => n,
             };
-            (first..n).for_each(|at| logits(&stored[..=at], self.noise, &mut self.logits));
+            for at in first..n {
+                let begin = self.logits.len();
+                logits(&stored[..=at], self.noise, &mut self.logits);
+                if self.flips {
+                    self.logits[begin..].reverse();
+                }
+            }
         }
         Ok(())
     }
 
     fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
-        Ok(Outputs { data: &self.logits, n_vocab: N_TOKEN, d_model: 1 })
+        Ok(Outputs { data: &self.logits, n_vocab: N_TOKEN, d_model: 1, maxima: &[] })
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
@@ -111,6 +123,30 @@ impl Runner for Markov {
     }
 }
 
+/// A token as the model has it that numbers them from the other end.
+fn flip(token: TokenId) -> TokenId {
+    N_TOKEN as TokenId - 1 - token
+}
+
+/// Between the two.
+struct Flip;
+
+impl Translate for Flip {
+    fn begin(&self, _: &mut Vec<TokenId>) {}
+
+    fn begins_word(&self, token: TokenId) -> bool {
+        token < 4
+    }
+
+    fn to_draft(&self, tokens: &[TokenId], out: &mut Vec<TokenId>) {
+        out.extend(tokens.iter().copied().map(flip));
+    }
+
+    fn to_model(&self, tokens: &[TokenId], out: &mut Vec<TokenId>) {
+        out.extend(tokens.iter().copied().map(flip));
+    }
+}
+
 /// Engines on the same model, and what they did.
 struct Bench {
     engine: Engine,
@@ -125,17 +161,32 @@ enum Drafts {
     /// The same on a recurrent model.
     Recurrent,
     Model,
+    /// One that has another vocabulary, and a few pages only.
+    Translated,
 }
 
 fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
     let (now, n_step) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let model = |noise, costs, n_step: &Arc<AtomicU64>| -> Box<dyn Runner> {
+    let flips = drafts == Drafts::Translated;
+    let model = |(noise, flips, n_page), costs, n_step: &Arc<AtomicU64>| -> Box<dyn Runner> {
         let (now, n_step) = (now.clone(), n_step.clone());
         let states = (drafts == Drafts::Recurrent).then(|| (HashMap::new(), vec![vec![]; N_SAVED]));
-        Box::new(Markov { arena: vec![[0; PAGE_TOKENS]; 64], logits: vec![], now, costs, n_step, noise, states })
+        Box::new(Markov {
+            arena: vec![[0; PAGE_TOKENS]; n_page],
+            logits: vec![],
+            now,
+            costs,
+            n_step,
+            noise,
+            flips,
+            states,
+        })
     };
-    let draft = (drafts == Drafts::Model).then(|| model(0.8, (costs.0 / 20, costs.1 / 20), &Arc::default()));
-    let parts = Parts { runner: model(0.0, costs, &n_step), draft, disk: None, held: None };
+    let draft = (drafts == Drafts::Model || flips).then(|| Draft {
+        runner: model((0.8, flips, if flips { 30 } else { 64 }), (costs.0 / 20, costs.1 / 20), &Arc::default()),
+        translate: flips.then(|| Box::new(Flip) as Box<dyn Translate>),
+    });
+    let parts = Parts { runner: model((0.0, false, 64), costs, &n_step), draft, disk: None, held: None };
     let config = Config { max_draft: if drafts == Drafts::None { 0 } else { 16 }, ..Config::default() };
     let clock = {
         let now = now.clone();
@@ -175,13 +226,13 @@ fn the_same_seed_gives_the_same_text_with_drafts_and_without() {
     for temperature in [0.0, 0.5, 1.5] {
         let requests = requests(5, temperature);
         let (want, _) = bench(Drafts::None, (1000, 10)).texts(&requests);
-        for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model] {
+        for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model, Drafts::Translated] {
             let bench = bench(drafts, (1000, 10));
             assert_eq!(bench.texts(&requests).0, want, "{drafts:?} at temperature {temperature}");
             let metrics = bench.engine.metrics();
             let accepted = metrics.spec_decode_num_accepted_tokens.load(Ordering::Relaxed);
             let drafted = metrics.spec_decode_num_draft_tokens.load(Ordering::Relaxed);
-            assert!(accepted > 5 && accepted <= drafted, "{drafts:?} at {temperature}: {accepted} of {drafted}");
+            assert!(accepted > 2 && accepted <= drafted, "{drafts:?} at {temperature}: {accepted} of {drafted}");
             bench.engine.shutdown();
             assert_eq!(bench.engine.stats().pages_used, 0);
         }
@@ -205,7 +256,7 @@ fn the_distribution_of_tokens_is_the_models() {
         counts
     };
     let plain = counts(Drafts::None, 0..1500);
-    for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model] {
+    for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model, Drafts::Translated] {
         let drafted = counts(drafts, 10_000..11_500);
         let keys = plain.iter().filter(|(_, n)| **n >= 50.0).map(|(key, _)| key);
         let terms: Vec<f64> = keys
@@ -224,15 +275,20 @@ fn the_distribution_of_tokens_is_the_models() {
 
 #[test]
 fn drafts_pay_where_weights_are_dear_and_cost_nothing_elsewhere() {
-    let requests = requests(1, 0.0);
+    // Long enough for what it takes to find out how long steps take.
+    let requests =
+        requests(1, 0.0).into_iter().map(|request| Request { max_tokens: 500, ..request }).collect::<Vec<_>>();
     // Time of a step, of a token; how much of the plain time is left, at most.
     let rows = [
         (1000, 10, Drafts::Lookup, 0.5),
         (1000, 10, Drafts::Model, 0.7),
+        (1000, 10, Drafts::Translated, 0.7),
         (1000, 10, Drafts::Recurrent, 0.6),
         (0, 1000, Drafts::Lookup, 1.03),
         (0, 1000, Drafts::Recurrent, 1.03),
+        // The draft model reads the text whenever it is tried.
         (0, 1000, Drafts::Model, 1.05),
+        (0, 1000, Drafts::Translated, 1.05),
     ];
     for (step, token, drafts, limit) in rows {
         let (_, plain) = bench(Drafts::None, (step, token)).texts(&requests);

@@ -2,7 +2,9 @@
 
 use mlxr_compute::Backend;
 use mlxr_compute::op::{KvSpec, KvType, LayerState, Q4_GROUP, SeqRow, Seqs, Ssm, Window};
-use mlxr_engine::runner::{Batch, Outputs, PAGE_TOKENS, PageId, RunError, Runner, RunnerInfo, StateId, Want};
+use mlxr_engine::runner::{
+    Batch, MAXIMA_BLOCK, Outputs, PAGE_TOKENS, PageId, RunError, Runner, RunnerInfo, StateId, Want,
+};
 
 use crate::LoadError;
 use crate::decoder::{Decoder, Pass};
@@ -28,6 +30,10 @@ pub struct Model<B: Backend> {
     n_slot: usize,
     info: RunnerInfo,
     scratch: Scratch,
+    /// Of the last step, where it computed nothing else.
+    logits: Option<B::Tensor>,
+    /// How many of the largest of each are needed.
+    n_best: Option<usize>,
 }
 
 /// Memory that is reused from step to step.
@@ -39,6 +45,7 @@ struct Scratch {
     parents: Vec<i32>,
     wanted: Vec<usize>,
     output: Vec<f32>,
+    maxima: Vec<f32>,
 }
 
 impl<B: Backend> Model<B> {
@@ -81,7 +88,7 @@ impl<B: Backend> Model<B> {
             n_saved,
             window: widest(&hyper.window),
         };
-        Ok(Model { backend, decoder, hyper, kv, n_slot, info, scratch: Scratch::default() })
+        Ok(Model { backend, decoder, hyper, kv, n_slot, info, scratch: Scratch::default(), logits: None, n_best: None })
     }
 
     fn check(&self, batch: &Batch) -> Result<(), RunError> {
@@ -137,9 +144,10 @@ impl<B: Backend> Model<B> {
     }
 
     fn run(&mut self, batch: &Batch) -> Result<(), RunError> {
-        let scratch = &mut self.scratch;
-        scratch.output.clear();
-        let Scratch { rows, pages, positions, parents, wanted, output } = scratch;
+        (self.logits, self.n_best) = (None, batch.n_best);
+        let Scratch { rows, pages, positions, parents, wanted, output, maxima } = &mut self.scratch;
+        output.clear();
+        maxima.clear();
         let seqs = Seqs { rows, pages, positions, parents };
         let mut pass = Pass { backend: &mut self.backend, kv: &mut self.kv, hyper: &self.hyper, seqs, growth: None };
         let some = (wanted.len() < batch.tokens.len()).then_some(wanted.as_slice());
@@ -149,10 +157,11 @@ impl<B: Backend> Model<B> {
             started
         } else if batch.rows.iter().all(|r| !matches!(r.want, Want::Hidden)) {
             let logits = self.decoder.logits(&mut pass, &hidden);
-            match batch.n_best {
-                Some(n_best) => pass.backend.read_best(&logits, n_best, output),
-                None => pass.backend.read(&logits, output),
+            if !pass.backend.maxima(&logits, MAXIMA_BLOCK, maxima) {
+                maxima.clear();
             }
+            self.logits = Some(logits);
+            Ok(())
         } else {
             self.decoder.mixed(&mut pass, &hidden, batch, output)
         };
@@ -234,7 +243,14 @@ where
     }
 
     fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
-        Ok(Outputs { data: &self.scratch.output, n_vocab: self.info.n_vocab, d_model: self.info.d_model })
+        let Scratch { output, maxima, .. } = &mut self.scratch;
+        let data = match &self.logits {
+            Some(logits) => {
+                self.backend.view(logits, self.n_best, output).map_err(|e| RunError::Backend(e.to_string()))?
+            }
+            None => output,
+        };
+        Ok(Outputs { data, n_vocab: self.info.n_vocab, d_model: self.info.d_model, maxima })
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {

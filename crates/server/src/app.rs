@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::memory::{Hold, Memory};
+use crate::model::Freed;
 pub use crate::model::{LoadError, LoadedModel, Model, ModelCard, ModelDetails, ModelLoader, Need};
 use crate::{Config, Error};
 
@@ -177,7 +178,8 @@ impl App {
         let load = move || {
             let loaded = loader.load(&asked, hold.arena_bytes)?;
             hold.settle(loaded.memory_bytes);
-            Model::start(loaded, engine, Some(Box::new(hold)), start)
+            let held = Box::new((Freed(loader.clone()), hold));
+            Model::start(loaded, engine, Some(held), start).map(|model| model.telling(Freed(loader)))
         };
         let model = match tokio::task::spawn_blocking(load).await {
             Ok(model) => model?,

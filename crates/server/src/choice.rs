@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mlxr_engine::{FinishReason, Logprob, TokenEvent, TokenId, Usage};
+use mlxr_engine::{FinishReason, Logprob, PromptLogprob, TokenEvent, TokenId, Usage};
 use mlxr_text::chat::{Delta, Format, OutputParser};
 use mlxr_text::token::{Detokenizer, StopStrings, Tokenizer};
 
@@ -23,6 +23,8 @@ pub(crate) struct Choice {
     one_call: bool,
     tokens: Vec<TokenId>,
     logprobs: Vec<TokenLogprob>,
+    /// Of the prompt, until it is read.
+    prompt: Vec<TokenLogprob>,
     n_call: usize,
     /// The stop string that was met.
     stop: Option<String>,
@@ -47,6 +49,7 @@ impl Choice {
             one_call: ready.one_call,
             tokens: Vec::new(),
             logprobs: Vec::new(),
+            prompt: Vec::new(),
             n_call: 0,
             stop: None,
             usage: Usage { n_prompt: ready.tokens.len(), ..Usage::default() },
@@ -59,7 +62,15 @@ impl Choice {
 
     /// Handles what the engine says; returns whether the answer ended.
     pub(crate) fn take(&mut self, choice: usize, event: TokenEvent, out: &mut VecDeque<Event>) -> Result<bool, Error> {
+        if !matches!(event, TokenEvent::Prompt(_)) && !self.prompt.is_empty() {
+            out.push_back(Event::Read { choice, logprobs: std::mem::take(&mut self.prompt) });
+        }
         match event {
+            TokenEvent::Prompt(PromptLogprob { token, logprob, rank, top }) => {
+                let read = self.logprob(token, (logprob, Some(rank).filter(|rank| *rank > 0)), &top);
+                self.prompt.push(read);
+                Ok(false)
+            }
             TokenEvent::Token { token, logprob, top } => {
                 let (deltas, ends) = self.token(token, logprob, &top);
                 let logprobs = if deltas.is_empty() { Vec::new() } else { std::mem::take(&mut self.logprobs) };
@@ -90,10 +101,9 @@ impl Choice {
     fn token(&mut self, token: TokenId, logprob: Option<f32>, top: &[Logprob]) -> (Vec<Delta>, bool) {
         self.tokens.push(token);
         self.usage.n_generated += 1;
-        if let Some(logprob) = logprob {
-            let bytes = |token| self.tokenizer.token_bytes(token).unwrap_or_default().to_vec();
-            let top = top.iter().map(|top| (top.token, bytes(top.token), top.logprob)).collect();
-            self.logprobs.push(TokenLogprob { token, bytes: bytes(token), logprob, top });
+        if logprob.is_some() {
+            let said = self.logprob(token, (logprob, None), top);
+            self.logprobs.push(said);
         }
         if self.tokenizer.is_special(token) && !self.is_mark(token) {
             return (Vec::new(), false);
@@ -115,6 +125,12 @@ impl Choice {
         }
         self.count_calls(&deltas);
         (deltas, ends)
+    }
+
+    fn logprob(&self, token: TokenId, (logprob, rank): (Option<f32>, Option<usize>), top: &[Logprob]) -> TokenLogprob {
+        let bytes = |token| self.tokenizer.token_bytes(token).unwrap_or_default().to_vec();
+        let top = top.iter().map(|top| (top.token, bytes(top.token), top.logprob)).collect();
+        TokenLogprob { token, bytes: bytes(token), logprob, rank, top }
     }
 
     fn is_mark(&self, token: TokenId) -> bool {

@@ -23,15 +23,17 @@ use crate::job::Job;
 use crate::prompt;
 use crate::tenant::Permit;
 
-/// A token of an answer and how likely it was.
+/// A token of an answer or a prompt and how likely it was.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprob {
     /// The token.
     pub token: TokenId,
     /// Its bytes; not always whole characters.
     pub bytes: Vec<u8>,
-    /// Natural logarithm of its probability.
-    pub logprob: f32,
+    /// Natural logarithm of its probability; `None` for the first token of a prompt.
+    pub logprob: Option<f32>,
+    /// How many tokens were likelier, and one, where that is known: of prompts.
+    pub rank: Option<usize>,
     /// The likeliest tokens with their bytes and logprobs.
     pub top: Vec<(TokenId, Vec<u8>, f32)>,
 }
@@ -50,6 +52,13 @@ pub enum Finish {
 /// What happens to a choice.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// Its prompt was read, if its logprobs were asked for.
+    Read {
+        /// Which choice.
+        choice: usize,
+        /// All tokens of the prompt.
+        logprobs: Vec<TokenLogprob>,
+    },
     /// It grew. Either list may be empty, but not both.
     Grown {
         /// Which choice.
@@ -111,7 +120,7 @@ impl Generation {
                 job.max_context.unwrap_or(usize::MAX).min(model.engine.n_ctx()).saturating_sub(ready.tokens.len());
             let mut request = Request::new(ready.tokens.clone(), job.max_tokens.unwrap_or(usize::MAX).min(room.max(1)));
             request.params = params.clone();
-            request.logprobs = job.logprobs;
+            (request.logprobs, request.prompt_logprobs) = (job.logprobs, job.prompt_logprobs);
             (request.client, request.priority) = (job.client, job.priority);
             request.salt = job.salt.clone().into_bytes();
             request.grammar = ready.reply.as_ref().map(|(param, reply)| grammar(model, param, reply)).transpose()?;

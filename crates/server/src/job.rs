@@ -117,6 +117,8 @@ pub struct Job {
     pub max_context: Option<usize>,
     /// Logprobs of tokens, and of so many alternatives.
     pub logprobs: Option<usize>,
+    /// As `logprobs`, of the prompt's tokens.
+    pub prompt_logprobs: Option<usize>,
     /// The model's end tokens do not end an answer.
     pub ignore_eos: bool,
     /// Who asks, for limits and fairness.
@@ -142,6 +144,7 @@ impl Job {
             max_tokens: None,
             max_context: None,
             logprobs: None,
+            prompt_logprobs: None,
             ignore_eos: false,
             client: ClientId::default(),
             priority: 0,
@@ -182,9 +185,10 @@ impl Job {
             let message = format!("a stop string has {} bytes, the limit is {MAX_STOP_BYTES}", stop.len());
             return Err(Error::invalid("stop", message));
         }
-        if let Some(top) = self.logprobs.filter(|&top| top > MAX_TOP_LOGPROBS) {
-            let message = format!("`top_logprobs` is {top}, the limit is {MAX_TOP_LOGPROBS}");
-            return Err(Error::invalid("top_logprobs", message));
+        for (param, top) in [("top_logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
+            if let Some(top) = top.filter(|&top| top > MAX_TOP_LOGPROBS) {
+                return Err(Error::invalid(param, format!("`{param}` is {top}, the limit is {MAX_TOP_LOGPROBS}")));
+            }
         }
         for prompt in &self.prompts {
             if let Prompt::Chat(chat) = prompt {

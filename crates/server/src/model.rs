@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mlxr_engine::disk::{Disk, Maker};
 use mlxr_engine::sampler::Params;
-use mlxr_engine::{Engine, Parts, Runner};
+use mlxr_engine::{Draft, Engine, Parts, Runner};
 use mlxr_grammar::{GrammarError, Grammars, Limits};
 use mlxr_text::chat::ChatTemplate;
 use mlxr_text::token::Tokenizer;
@@ -62,7 +62,7 @@ pub struct LoadedModel {
     /// Computes.
     pub runner: Box<dyn Runner>,
     /// A small model that drafts for it.
-    pub draft: Option<Box<dyn Runner>>,
+    pub draft: Option<Draft>,
     /// Where its pages are kept beyond memory.
     pub disk: Option<(Disk, Maker)>,
     /// Its tokenizer.
@@ -123,6 +123,18 @@ pub trait ModelLoader: Send + Sync + 'static {
     /// # Errors
     /// If there is none of this name or it does not load.
     fn load(&self, name: &str, arena_bytes: u64) -> Result<LoadedModel, LoadError>;
+
+    /// Called when a part of a model was freed, before its memory counts as free: allocators keep some of it back.
+    fn freed(&self) {}
+}
+
+/// Tells the loader when it is dropped.
+pub(crate) struct Freed(pub Arc<dyn ModelLoader>);
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        self.0.freed();
+    }
 }
 
 /// A model that runs.
@@ -143,6 +155,8 @@ pub struct Model {
     pub load_time: Duration,
     /// Its grammars, once one was asked for.
     grammars: OnceLock<Result<Arc<Grammars>, GrammarError>>,
+    /// Dropped last.
+    _freed: Option<Freed>,
 }
 
 impl Model {
@@ -159,8 +173,13 @@ impl Model {
         let LoadedModel { runner, draft, disk, tokenizer, template, defaults, card, limits, memory_bytes } = loaded;
         let engine = Engine::spawn(Parts { runner, draft, disk, held }, limits.unwrap_or(config))
             .map_err(|error| LoadError::Failed { name: card.name.clone(), message: error.to_string() })?;
-        let (load_time, grammars) = (since.elapsed(), OnceLock::new());
-        Ok(Model { engine, tokenizer, template, defaults, card, memory_bytes, load_time, grammars })
+        let (load_time, grammars, _freed) = (since.elapsed(), OnceLock::new(), None);
+        Ok(Model { engine, tokenizer, template, defaults, card, memory_bytes, load_time, grammars, _freed })
+    }
+
+    /// The model, of which `freed` tells when it is dropped.
+    pub(crate) fn telling(self, freed: Freed) -> Model {
+        Model { _freed: Some(freed), ..self }
     }
 
     /// Its grammars. The first call takes time.

@@ -71,6 +71,19 @@ fn models_share_a_budget_and_the_oldest_goes() {
 }
 
 #[test]
+fn the_loader_is_told_when_a_model_was_freed() {
+    let server = server(Config::default());
+    assert_eq!(ask(&server, "fake").json()["response"], "ok");
+    let n_freed = || server.loader.n_freed.load(Ordering::SeqCst);
+    assert_eq!((n_freed(), metric(&server, "mlxr:memory_bytes")), (0, BOTH / 2));
+    client::post(server.address, "/api/generate", &json!({"model": "fake", "keep_alive": 0}));
+    wait_until("the memory", || metric(&server, "mlxr:memory_bytes") == 0);
+    assert!(n_freed() > 0, "memory counts as free that was not given back");
+    // What runs it, and what the server knows of it.
+    wait_until("the rest", || n_freed() == 2);
+}
+
+#[test]
 fn what_is_in_use_or_pinned_does_not_go() {
     let server = server(Config { memory_bytes: BOTH - 1, ..Config::default() });
     server.loader.gate.close();

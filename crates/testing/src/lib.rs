@@ -1,12 +1,17 @@
-//! What tests of several crates share: an allocator that counts, for steps that must not allocate.
+//! What tests of several crates share: an allocator that counts, for steps that must not allocate, and a model without
+//! weights.
 //!
 //! ```ignore
 //! #[global_allocator]
 //! static ALLOCATOR: Counting = Counting::new();
 //! ```
 
+mod runner;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use runner::{Scripted, n_logits};
 
 /// The system's allocator, counting how often it gives.
 #[derive(Debug, Default)]

@@ -75,13 +75,9 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     let all = [backend::n_thread(None)?];
     let mut rows = Vec::new();
     for n_thread in if args.threads.is_empty() { &all } else { args.threads.as_slice() } {
-        let choice = BackendChoice {
-            name: args.backend,
-            n_thread: backend::n_thread(Some(*n_thread))?,
-            isa: args.isa.as_deref(),
-        };
+        let mut choice = BackendChoice::new(args.backend, Some(*n_thread), args.isa.as_deref())?;
         let (mut runner, used) = backend::load(&checkpoint, &choice, &options, &mut |_| ())?;
-        let choice = BackendChoice { name: used, ..choice };
+        choice.name = used;
         let bandwidth = Bandwidth::new(choice.n_thread)?;
         for test in &tests {
             eprintln!("{}, {n_thread} threads", test.name());

@@ -64,8 +64,7 @@ pub fn record(checkpoint: &Checkpoint, args: &ImatrixArgs, record: Record) -> Re
     // A model that begins texts with a token begins every chunk with it.
     let begin = tokenizer.encode("", Encode { add_special: true, parse_special: false })?.first().copied();
     let begin = begin.filter(|begin| tokenizer.bos() == Some(*begin));
-    let n_thread = backend::n_thread(args.load.threads)?;
-    let choice = BackendChoice { name: args.load.backend, n_thread, isa: args.load.isa.as_deref() };
+    let choice = BackendChoice::new(args.load.backend, args.load.threads, args.load.isa.as_deref())?;
     let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F16).kv_type();
     let n_chunk = args.load.ctx.unwrap_or(CHUNK);
     let options = LoadOptions { n_ctx: None, arena: Arena::Tokens(n_chunk), n_slot: 1, kv_type };

@@ -17,8 +17,7 @@ use crate::load;
 /// If the model does not load, holds fewer tokens, or the file cannot be written.
 pub fn run(args: &LogitsArgs) -> Result<(), CliError> {
     let (_, checkpoint) = load::open(&args.model, &args.folder)?;
-    let n_thread = backend::n_thread(args.load.threads)?;
-    let choice = BackendChoice { name: args.load.backend, n_thread, isa: args.load.isa.as_deref() };
+    let choice = BackendChoice::new(args.load.backend, args.load.threads, args.load.isa.as_deref())?;
     let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F32).kv_type();
     let arena = Arena::Tokens(args.load.kv_tokens.unwrap_or(0).max(args.tokens.len()));
     let n_ctx = args.load.ctx.filter(|n| *n > 0);

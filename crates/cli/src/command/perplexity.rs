@@ -86,8 +86,7 @@ fn divergence(args: &PerplexityArgs, checkpoint: &Checkpoint, base: &Path, optio
 }
 
 fn runner(args: &PerplexityArgs, checkpoint: &Checkpoint, n_ctx: usize) -> Result<Box<dyn Runner>, CliError> {
-    let n_thread = backend::n_thread(args.load.threads)?;
-    let choice = BackendChoice { name: args.load.backend, n_thread, isa: args.load.isa.as_deref() };
+    let choice = BackendChoice::new(args.load.backend, args.load.threads, args.load.isa.as_deref())?;
     let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F32).kv_type();
     let arena = Arena::Tokens(n_ctx);
     let options = LoadOptions { n_ctx: Some(n_ctx), arena, n_slot: 1, kv_type };

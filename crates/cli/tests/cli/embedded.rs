@@ -6,7 +6,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::commands::read_logits;
-use crate::common::{Temp, mlx_run, stdout, succeed};
+use crate::common::{Temp, fixtures, mlx_run, stdout, succeed};
 use crate::daemon::Daemon;
 
 /// Logits after every token of `tokens`, [n_tok][n_vocab].
@@ -133,6 +133,31 @@ fn a_long_reply_is_finite_and_the_same_alone_and_in_a_batch() {
     });
     assert_eq!(together[0].0, alone);
     assert!(together[1].0 != alone && together[2].0 != alone);
+}
+
+#[test]
+fn drafts_of_any_model_leave_the_text_as_it_is() {
+    let Some(fixtures) = fixtures() else { return };
+    let stories = fixtures.join("stories260k/stories260K-f32.gguf");
+    let home = Temp::new("embedded-drafts");
+    // One of its own vocabulary, and one whose vocabulary has 512 tokens of another kind.
+    let flags = [["--draft-max", "0"], ["--draft", "mlxr-draft"], ["--draft", stories.to_str().expect("text")]];
+    let texts = flags.map(|flags| {
+        let daemon = Daemon::start_with(&home, &home.0, &[&flags[..], &["--no-disk", "--kv-memory", "64MiB"]].concat());
+        let ask = |temperature: f32| {
+            let body = json!({"model": "mlxr-small", "prompt": "Once upon a time, there was a little girl named",
+                              "temperature": temperature, "seed": 7, "max_tokens": 150});
+            daemon.post("/v1/completions", &body)["choices"][0]["text"].to_string()
+        };
+        let texts = [0.0, 0.8].map(ask);
+        let metrics = daemon.ask("GET", "/metrics", "").1;
+        let line = metrics.lines().find(|line| line.starts_with("vllm:spec_decode_num_draft_tokens_total{"));
+        let n_draft: f64 = line.and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a number");
+        assert_eq!(n_draft > 0.0, flags[1] != "0", "{flags:?}: {n_draft} tokens were drafted");
+        texts
+    });
+    assert!(texts[0][0].len() > 200, "{}", texts[0][0]);
+    assert_eq!([&texts[1], &texts[2]], [&texts[0]; 2]);
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl fmt::Display for Report {
 
 /// Runs the suite.
 pub fn run<B: Backend>(backend: &mut B, options: &Options) -> Report {
-    let checks: [(&'static str, Check<B>); 19] = [
+    let checks: [(&'static str, Check<B>); 20] = [
         ("linears", linear::linears),
         ("gate_up", linear::gate_up),
         ("head_linear", linear::head_linear),
@@ -111,6 +111,7 @@ pub fn run<B: Backend>(backend: &mut B, options: &Options) -> Report {
         ("arithmetic", rows::arithmetic),
         ("moving", rows::moving),
         ("best", rows::best),
+        ("maxima", rows::maxima),
         ("attention", attention::heads),
         ("attention_features", attention::features),
         ("attention_long", attention::long),

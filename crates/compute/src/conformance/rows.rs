@@ -169,3 +169,17 @@ pub(super) fn best<B: Backend>(bench: &mut Bench<'_, B>) {
         }
     }
 }
+
+/// `maxima` of rows that are whole blocks and of others, where a backend has them.
+pub(super) fn maxima<B: Backend>(bench: &mut Bench<'_, B>) {
+    for [n_row, n_col, block] in [[1, 1, 64], [3, 64, 64], [2, 65, 64], [5, 1000, 64], [9, 4001, 64], [2, 31, 7]] {
+        let x = bench.tensor([n_row, n_col]);
+        let (mut want, mut got) = (Vec::new(), Vec::new());
+        Scalar.maxima(&x.scalar, block, &mut want);
+        if bench.backend.maxima(&x.other, block, &mut got) {
+            let shape = [n_row, n_col.div_ceil(block)];
+            let (want, got) = (Scalar.tensor(shape, &want), bench.backend.tensor(shape, &got));
+            bench.compare(format_args!("[{n_row}, {n_col}] in blocks of {block}"), EXACT, &want, &got);
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::attention::{Features, Planner};
-use super::elementwise::{Activate, Arithmetic, Compute, Normalize};
+use super::elementwise::{Activate, Arithmetic, Compute, Maxima, Normalize};
 use super::kv::Kv;
 use super::linear::{Context, Lists};
 use super::matmul::{Activations, PackedMatrix};
@@ -431,6 +431,29 @@ impl Backend for Cpu {
                 Ok(())
             }
         }
+    }
+
+    fn view<'a>(&mut self, x: &'a Tensor, _: Option<usize>, _: &'a mut Vec<f32>) -> Result<&'a [f32], Error> {
+        self.error.take().map_or(Ok(&x.data), Err)
+    }
+
+    fn maxima(&mut self, x: &Tensor, block: usize, out: &mut Vec<f32>) -> bool {
+        let ([n_row, n_col], kernels) = (x.shape, self.kernels);
+        let n = n_col.div_ceil(block);
+        out.resize(n_row * n, 0.0);
+        if x.data.len() <= ALONE {
+            out.chunks_mut(n.max(1)).enumerate().for_each(|(i, out)| kernels.run(Maxima { x: x.row(i), block, out }));
+            return true;
+        }
+        let out = Shared::new(out);
+        let result = self.pool.run(n_row, |_, i| {
+            // SAFETY: each item has its own part.
+            kernels.run(Maxima { x: x.row(i), block, out: unsafe { out.part(i * n, n) } });
+        });
+        if let Err(error) = result {
+            self.keep(error);
+        }
+        true
     }
 
     fn shape(&self, x: &Tensor) -> [usize; 2] {

@@ -195,6 +195,29 @@ impl Kernel for Normalize<'_> {
     }
 }
 
+/// The largest number of each block of a row, minus infinity where there is none; the last block may be shorter.
+pub struct Maxima<'a> {
+    /// The row.
+    pub x: &'a [f32],
+    /// Numbers of a block.
+    pub block: usize,
+    /// Overwritten: a number for each block.
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for Maxima<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        for (block, out) in self.x.chunks(self.block).zip(self.out) {
+            let (whole, rest) = block.as_chunks::<LANES>();
+            let lanes = whole.iter().fold(v.splat(f32::NEG_INFINITY), |max, x| v.max(v.load(x), max));
+            *out = rest.iter().fold(v.greatest(lanes), |max, &x| if x > max { x } else { max });
+        }
+    }
+}
+
 /// Up to sixteen numbers; the other lanes are 0.
 #[inline(always)]
 pub(super) fn some<V: Vector>(v: V, x: &[f32]) -> V::F {

@@ -32,6 +32,7 @@ mod shared;
 pub mod tensor;
 pub mod vector;
 
+pub use arena::trim;
 pub use backend::Cpu;
 pub use bandwidth::Bandwidth;
 pub use isa::Isa;

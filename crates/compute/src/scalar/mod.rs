@@ -257,6 +257,13 @@ impl Backend for Scalar {
         Ok(())
     }
 
+    fn maxima(&mut self, x: &Tensor, block: usize, out: &mut Vec<f32>) -> bool {
+        let largest = |part: &[f32]| part.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+        out.clear();
+        out.extend(x.data.chunks(x.shape[1].max(1)).flat_map(|row| row.chunks(block)).map(largest));
+        true
+    }
+
     fn shape(&self, x: &Tensor) -> [usize; 2] {
         x.shape
     }

@@ -15,6 +15,7 @@ mod rng;
 mod scan;
 mod stages;
 
+pub(crate) use logprobs::likeliest;
 pub use logprobs::logprobs;
 pub use mask::Mask;
 pub use params::{
@@ -36,6 +37,21 @@ pub enum SampleError {
     /// Bias or mask forbid every token.
     #[error("every token is forbidden by the logit bias or the constraint")]
     NothingAllowed,
+}
+
+/// Logits of a vocabulary.
+#[derive(Debug, Clone, Copy)]
+pub struct Logits<'a> {
+    /// `[n_vocab]`.
+    pub all: &'a [f32],
+    /// The largest of each [`MAXIMA_BLOCK`](crate::runner::MAXIMA_BLOCK); empty if nobody has looked yet.
+    pub maxima: &'a [f32],
+}
+
+impl<'a, T: AsRef<[f32]> + ?Sized> From<&'a T> for Logits<'a> {
+    fn from(all: &'a T) -> Logits<'a> {
+        Logits { all: all.as_ref(), maxima: &[] }
+    }
 }
 
 /// Chooses the tokens of one sequence.
@@ -68,19 +84,20 @@ impl Sampler {
     ///
     /// | argument  | shape       | meaning                                                                   |
     /// |-----------|-------------|---------------------------------------------------------------------------|
-    /// | `logits`  | `[n_vocab]` | the model's, after the last token of `history`                            |
+    /// | `logits`  | `[n_vocab]` | the model's, after the last token of `history`; with maxima, if it gave some |
     /// | `history` | tokens      | the whole sequence, prompt included; it continues that of the last call   |
     /// | `mask`    | `[n_vocab]` | tokens that may come next; `None` for all                                 |
     ///
     /// # Errors
     /// If the logits are unusable or no token is allowed.
-    pub fn sample(
+    pub fn sample<'a>(
         &mut self,
         scratch: &mut Scratch,
-        logits: &[f32],
+        logits: impl Into<Logits<'a>>,
         history: &[TokenId],
         mask: Option<&Mask>,
     ) -> Result<TokenId, SampleError> {
+        let logits: Logits<'_> = logits.into();
         let mut pool = Pool::new(logits, scratch);
         let params = &self.params;
         if !params.logit_bias.is_empty() {
@@ -92,7 +109,7 @@ impl Sampler {
         if let Some(mask) = mask {
             pool.keep_allowed(mask);
         }
-        let token = self.choose(&mut pool, logits.len(), history);
+        let token = self.choose(&mut pool, logits.all.len(), history);
         token.ok_or_else(|| {
             let finite = Pool::new(logits, scratch).best().is_some_and(|best| best.logit.is_finite());
             if finite { SampleError::NothingAllowed } else { SampleError::NotFinite }

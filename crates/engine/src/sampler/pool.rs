@@ -9,6 +9,7 @@
 
 use std::cmp::Ordering;
 
+use super::Logits;
 use super::mask::Mask;
 use super::scan::{self, BLOCK};
 use crate::TokenId;
@@ -70,8 +71,14 @@ pub struct Pool<'a> {
 
 impl<'a> Pool<'a> {
     /// The whole vocabulary with these logits.
-    pub fn new(raw: &'a [f32], scratch: &'a mut Scratch) -> Pool<'a> {
-        let (is_edited, is_picked, has_maxima) = (false, false, false);
+    pub fn new(logits: impl Into<Logits<'a>>, scratch: &'a mut Scratch) -> Pool<'a> {
+        let logits: Logits<'a> = logits.into();
+        let (raw, is_edited, is_picked) = (logits.all, false, false);
+        let has_maxima = !logits.maxima.is_empty();
+        if has_maxima {
+            scratch.maxima.clear();
+            scratch.maxima.extend_from_slice(logits.maxima);
+        }
         Pool { raw, scratch, is_edited, is_picked, has_maxima, weight_sum: None, scale: 1.0 }
     }
 

@@ -4,7 +4,7 @@
 //! them is no larger than the `k`-th largest logit, so the largest `k` lie in the few blocks that reach it.
 
 /// Logits of a block.
-pub const BLOCK: usize = 64;
+pub const BLOCK: usize = crate::runner::MAXIMA_BLOCK;
 const LANES: usize = 16;
 
 /// Overwrites `out` with the largest logit of each block; NaN counts as minus infinity.

@@ -149,7 +149,7 @@ impl Runner for Fake {
         if let Some(gate) = &self.gate {
             gate.recv().expect("the test holds the other end");
         }
-        Ok(Outputs { data: &self.logits, n_vocab: N_VOCAB, d_model: 1 })
+        Ok(Outputs { data: &self.logits, n_vocab: N_VOCAB, d_model: 1, maxima: &[] })
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
@@ -210,6 +210,7 @@ pub fn collect(events: &Receiver<TokenEvent>) -> (Vec<TokenId>, FinishReason, Us
     for event in events.iter() {
         assert_eq!(end, None, "an event after the end: {event:?}");
         match event {
+            TokenEvent::Prompt(_) => assert!(tokens.is_empty(), "a prompt is told of before the reply"),
             TokenEvent::Token { token, .. } => tokens.push(token),
             TokenEvent::Finished { reason, usage } => end = Some((reason, usage)),
         }

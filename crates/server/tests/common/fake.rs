@@ -203,7 +203,7 @@ impl Runner for Fake {
     }
 
     fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
-        Ok(Outputs { data: &self.data, n_vocab: N_VOCAB, d_model: 4 })
+        Ok(Outputs { data: &self.data, n_vocab: N_VOCAB, d_model: 4, maxima: &[] })
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
@@ -229,6 +229,8 @@ pub struct Loader {
     /// Lets loads through.
     pub loads: Gate,
     pub n_load: AtomicUsize,
+    /// How often it was told that memory was freed.
+    pub n_freed: AtomicUsize,
 }
 
 fn card(name: &str) -> ModelCard {
@@ -247,6 +249,10 @@ fn card(name: &str) -> ModelCard {
 }
 
 impl ModelLoader for Loader {
+    fn freed(&self) {
+        self.n_freed.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn list(&self) -> Result<Vec<ModelCard>, LoadError> {
         Ok(["fake", "bare", "broken"].map(card).to_vec())
     }

@@ -19,6 +19,8 @@ const PANELS: usize = 8;
 const PANEL_BYTES: usize = 512 << 10;
 /// Items that each thread should get at least, so that a late thread can be helped.
 const ITEMS_A_THREAD: usize = 8;
+/// Products of fewer weights and columns are left to the caller: waking the others takes longer.
+const ALONE: usize = 96 * 1024;
 
 /// Rows of a matrix: `scale * (W x) + bias`.
 #[derive(Clone)]
@@ -130,9 +132,13 @@ pub fn matmul(pool: &Pool, x: &Activations, products: &[Product<'_>], outs: &mut
             up.matrix.pack_expert(pool, up.expert)?;
         }
     }
-    let per_item = panels_per_item(pool, x, products);
+    let per_item = panels_per_item(pool, products);
     let n_items = products.iter().map(|p| n_panel(p).div_ceil(per_item)).sum();
     let job = Job { x, products, outs: Outs(outs.as_mut_ptr(), PhantomData), per_item };
+    let work: usize = products.iter().map(|p| p.weights.rows.len() * x.n_in() * x.n_col(p.group)).sum();
+    if work <= ALONE {
+        return pool.run(1, |worker, _| (0..n_items).for_each(|item| job.item(worker, item)));
+    }
     pool.run(n_items, |worker, item| job.item(worker, item))
 }
 
@@ -141,14 +147,13 @@ fn n_panel(p: &Product<'_>) -> usize {
 }
 
 /// As many panels as still give every thread enough items; one for matrices that are decoded into a thread's memory.
-fn panels_per_item(pool: &Pool, x: &Activations, products: &[Product<'_>]) -> usize {
-    let one_tile = products.iter().all(|p| x.group(p.group).tiles.len() < 2);
+fn panels_per_item(pool: &Pool, products: &[Product<'_>]) -> usize {
     let decoded = |w: &Weights<'_>| w.matrix.scratch_floats() > 0;
     let any_decoded = products.iter().any(|p| match p.epilogue {
         Epilogue::Gate { up, .. } => decoded(&p.weights) || decoded(up),
         _ => decoded(&p.weights),
     });
-    if one_tile || any_decoded {
+    if any_decoded {
         return 1;
     }
     let total: usize = products.iter().map(n_panel).sum();

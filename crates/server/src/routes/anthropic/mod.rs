@@ -86,6 +86,8 @@ async fn collect(lease: &Lease, mut generation: Generation) -> Result<Value, Ans
     while let Some(event) = generation.next().await {
         match event? {
             Event::Grown { deltas, .. } => deltas.into_iter().for_each(|delta| reply.grow(delta)),
+            // This API cannot ask for it.
+            Event::Read { .. } => {}
             Event::Ended { finish, stop, usage, .. } => return Ok(reply.whole(finish, stop, &usage)),
         }
     }
@@ -105,6 +107,7 @@ async fn write(pieces: &Pieces, lease: Lease, mut generation: Generation) -> Res
             Some(Ok(Event::Grown { deltas, .. })) => {
                 deltas.into_iter().for_each(|delta| stream.grow(delta, &mut events));
             }
+            Some(Ok(Event::Read { .. })) => {}
             Some(Ok(Event::Ended { finish, stop, usage, .. })) => stream.end(finish, stop, &usage, &mut events),
             Some(Err(error)) => return pieces.named_event("error", &error_body(&error)).await,
         }

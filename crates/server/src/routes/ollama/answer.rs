@@ -73,6 +73,8 @@ impl Reply {
         while let Some(event) = generation.next().await {
             match event? {
                 Event::Grown { deltas, logprobs, .. } => whole.grow(deltas, logprobs),
+                // Its API cannot ask for this.
+                Event::Read { .. } => {}
                 Event::Ended { finish, usage, .. } => line = Some(self.last(finish, &usage, &generation, &whole)),
             }
         }
@@ -87,6 +89,7 @@ impl Reply {
                     part.grow(deltas, logprobs);
                     self.line(&part)
                 }
+                Ok(Event::Read { .. }) => continue,
                 Ok(Event::Ended { finish, usage, .. }) => self.last(finish, &usage, &generation, &Part::default()),
                 Err(error) => {
                     pieces.line(&json!({"error": error.to_string()})).await?;

@@ -9,7 +9,7 @@ use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::{Answer, StreamOptions, Total, error_body};
+use super::{Answer, StreamOptions, Total, error_body, logprobs};
 use crate::app::Lease;
 use crate::generate::Event;
 use crate::routes::guard::Asker;
@@ -42,8 +42,11 @@ pub(super) async fn create(
 async fn collect(mut generation: Generation, head: Head) -> Result<serde_json::Value, Answer> {
     let mut total = Total { n_prompt: generation.n_prompt(), ..Total::default() };
     let mut replies: Vec<Reply> = (0..generation.n_choice()).map(|_| Reply::default()).collect();
+    let mut prompt = None;
     while let Some(event) = generation.next().await {
         match event? {
+            // All choices have one prompt.
+            Event::Read { logprobs, .. } => prompt = Some(logprobs::of_prompt(&logprobs)),
             Event::Grown { choice, deltas, logprobs } => replies[choice].grow(deltas, logprobs),
             Event::Ended { choice, finish, usage, .. } => {
                 replies[choice].finish = Some(finish);
@@ -51,7 +54,11 @@ async fn collect(mut generation: Generation, head: Head) -> Result<serde_json::V
             }
         }
     }
-    Ok(head.whole(replies, &total))
+    let mut whole = head.whole(replies, &total);
+    if let Some(prompt) = prompt {
+        whole["prompt_logprobs"] = prompt;
+    }
+    Ok(whole)
 }
 
 /// Writes the answer as server-sent events. Owns the model, so that it stays loaded.
@@ -69,6 +76,8 @@ async fn write(
     let mut n_call = vec![0; generation.n_choice()];
     while let Some(event) = generation.next().await {
         match event {
+            // Refused with `stream`.
+            Ok(Event::Read { .. }) => {}
             Ok(Event::Grown { choice, deltas, logprobs }) => {
                 for chunk in head.chunks(choice, &deltas, &logprobs, &mut n_call[choice]) {
                     pieces.event(&chunk).await?;

@@ -35,6 +35,7 @@ struct Request {
     n: Option<usize>,
     max_tokens: Option<i64>,
     logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
     #[serde(default)]
     ignore_eos: bool,
     #[serde(flatten)]
@@ -61,9 +62,17 @@ impl Request {
         if self.best_of.is_some_and(|best_of| best_of != n) {
             return Err(Error::invalid("best_of", "`best_of` other than `n` is not supported: leave it out"));
         }
-        if self.echo && self.logprobs.is_some() {
-            return Err(Error::invalid("echo", "`echo` with `logprobs` is not supported: leave one out"));
+        if self.prompt_logprobs.is_some() && self.stream == Some(true) {
+            return Err(Error::invalid(
+                "prompt_logprobs",
+                "`prompt_logprobs` come with whole answers only: leave `stream` out",
+            ));
         }
+        // To read a prompt and say nothing makes sense where the prompt is the answer.
+        let max_tokens = match self.max_tokens {
+            Some(0) if self.echo => Some(0),
+            asked => max_tokens(asked.or(Some(DEFAULT_MAX_TOKENS)))?,
+        };
         let prompts = match (self.prompt, self.suffix.filter(|suffix| !suffix.is_empty())) {
             (Some(WirePrompt::Text(prefix)), Some(suffix)) => vec![Prompt::Infill { prefix, suffix }],
             (_, Some(_)) => return Err(Error::invalid("suffix", "`suffix` needs a `prompt` that is one text")),
@@ -82,8 +91,9 @@ impl Request {
             sampling: self.sampling,
             stop: self.stop.map(OneOrMany::into_vec).unwrap_or_default(),
             structure: self.constraints.structure()?,
-            max_tokens: max_tokens(self.max_tokens.or(Some(DEFAULT_MAX_TOKENS)))?,
+            max_tokens,
             logprobs: self.logprobs,
+            prompt_logprobs: self.logprobs.filter(|_| self.echo).max(self.prompt_logprobs),
             ignore_eos: self.ignore_eos,
             ..Job::new(&self.model, Prompt::Text(String::new()))
         };
@@ -97,8 +107,10 @@ struct Head {
     created: i64,
     model: String,
     with_logprobs: bool,
-    /// For each choice what `echo` puts first.
-    echoes: Vec<String>,
+    /// Whether the prompt's logprobs are asked for besides those of the text.
+    with_prompt: bool,
+    /// For each choice what `echo` puts first; `None` without it.
+    echoes: Option<Vec<String>>,
 }
 
 impl Head {
@@ -128,22 +140,20 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<Response, Answer> {
     let mut wire: Request = wire::read(&app, body).await?;
-    let (streams, options, echo) =
-        (wire.stream.unwrap_or(false), wire.stream_options.take().unwrap_or_default(), wire.echo);
+    let (streams, options) = (wire.stream.unwrap_or(false), wire.stream_options.take().unwrap_or_default());
+    let (echo, with_prompt) = (wire.echo, wire.prompt_logprobs.is_some());
     let job = wire.into_job()?.of(asker.0)?;
     let lease = app.lease(&job.model, None).await?;
     let with_logprobs = job.logprobs.is_some();
     let generation = wire::start(&lease.model, job).await?;
-    let echo_of = |choice| match echo {
-        true => lease.model.tokenizer.decode(generation.prompt(choice), true),
-        false => String::new(),
-    };
+    let echo_of = |choice| lease.model.tokenizer.decode(generation.prompt(choice), true);
     let head = Head {
         id: wire::new_id("cmpl-", 24),
         created: wire::now_s(),
         model: lease.model.card.name.clone(),
         with_logprobs,
-        echoes: (0..generation.n_choice()).map(echo_of).collect(),
+        with_prompt,
+        echoes: echo.then(|| (0..generation.n_choice()).map(echo_of).collect()),
     };
     if streams {
         return Ok(wire::stream("text/event-stream", |pieces| async move {
@@ -163,11 +173,19 @@ fn text_of(deltas: Vec<Delta>) -> String {
 
 async fn collect(mut generation: Generation, head: Head) -> Result<Value, Answer> {
     let mut total = Total { n_prompt: generation.n_prompt(), ..Total::default() };
-    let mut texts = head.echoes.clone();
-    let mut tokens = vec![Vec::new(); texts.len()];
-    let mut finishes = vec![None; texts.len()];
+    let n = generation.n_choice();
+    let mut texts = head.echoes.clone().unwrap_or_else(|| vec![String::new(); n]);
+    let mut tokens = vec![Vec::new(); n];
+    let mut prompts = vec![None; n];
+    let mut finishes = vec![None; n];
     while let Some(event) = generation.next().await {
         match event? {
+            Event::Read { choice, logprobs } => {
+                prompts[choice] = head.with_prompt.then(|| logprobs::of_prompt(&logprobs));
+                if head.echoes.is_some() {
+                    tokens[choice].extend(logprobs);
+                }
+            }
             Event::Grown { choice, deltas, logprobs } => {
                 texts[choice].push_str(&text_of(deltas));
                 tokens[choice].extend(logprobs);
@@ -179,7 +197,11 @@ async fn collect(mut generation: Generation, head: Head) -> Result<Value, Answer
         }
     }
     let choice = |(index, text): (usize, &String)| {
-        head.choice(index, text, head.logprobs(&tokens[index], &mut 0), finishes[index])
+        let mut choice = head.choice(index, text, head.logprobs(&tokens[index], &mut 0), finishes[index]);
+        if let Some(prompt) = prompts[index].take() {
+            choice["prompt_logprobs"] = prompt;
+        }
+        choice
     };
     let mut map = head.frame(texts.iter().enumerate().map(choice).collect());
     map.insert("usage".to_owned(), total.usage());
@@ -197,11 +219,17 @@ async fn write(
 ) -> Result<(), Gone> {
     let mut total = Total { n_prompt: generation.n_prompt(), ..Total::default() };
     let mut offsets = vec![0; generation.n_choice()];
-    for (index, echo) in head.echoes.iter().enumerate().filter(|(_, echo)| !echo.is_empty()) {
+    // With logprobs an echo comes when they do.
+    let echoes = head.echoes.as_deref().unwrap_or_default();
+    for (index, echo) in echoes.iter().enumerate().filter(|(_, echo)| !echo.is_empty() && !head.with_logprobs) {
         pieces.event(&head.frame(json!([head.choice(index, echo, Value::Null, None)]))).await?;
     }
     while let Some(event) = generation.next().await {
         let choice = match event {
+            Ok(Event::Read { choice, logprobs }) => {
+                let echo = echoes.get(choice).map_or("", String::as_str);
+                head.choice(choice, echo, head.logprobs(&logprobs, &mut offsets[choice]), None)
+            }
             Ok(Event::Grown { choice, deltas, logprobs }) => {
                 head.choice(choice, &text_of(deltas), head.logprobs(&logprobs, &mut offsets[choice]), None)
             }

@@ -27,6 +27,7 @@ pub(super) struct Request {
     max_completion_tokens: Option<i64>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
     reasoning_effort: Option<String>,
     chat_template_kwargs: Option<Map<String, Value>>,
     chat_template: Option<String>,
@@ -123,6 +124,7 @@ impl Request {
             structure: self.constraints.structure()?,
             max_tokens: max_tokens(self.max_completion_tokens.or(self.max_tokens))?,
             logprobs,
+            prompt_logprobs: self.prompt_logprobs,
             ignore_eos: self.ignore_eos,
             ..Job::new(&self.model, Prompt::Chat(Box::new(chat)))
         };
@@ -132,6 +134,12 @@ impl Request {
     fn check_unsupported(&self) -> Result<(), Error> {
         if self.functions.as_ref().is_some_and(|value| !value.is_null()) {
             return Err(Error::invalid("functions", "`functions` is not supported: use `tools`"));
+        }
+        if self.prompt_logprobs.is_some() && self.stream == Some(true) {
+            return Err(Error::invalid(
+                "prompt_logprobs",
+                "`prompt_logprobs` come with whole answers only: leave `stream` out",
+            ));
         }
         if let Some(other) = self.modalities.iter().flatten().find(|modality| *modality != "text") {
             return Err(Error::invalid("modalities", format!("`modalities` has `{other}`, expected only `text`")));
