@@ -90,11 +90,11 @@ impl Mlx {
         self.device.kind()
     }
 
-    /// The matrices in formats that MLX computes with.
-    fn prepare(&mut self, data: &[MatrixData]) -> Result<Vec<MatrixData>, Error> {
+    /// The matrices in formats that these kernels compute with.
+    fn prepare(&mut self, data: &[MatrixData], kernels: Kernels) -> Result<Vec<MatrixData>, Error> {
         let mut prepared = Vec::with_capacity(data.len());
         for data in data {
-            let (matrix, decoded) = matrix::prepare(data, self.precision)?;
+            let (matrix, decoded) = matrix::prepare(data, self.precision, kernels)?;
             let encoding = data.encoding.to_string();
             if decoded && !self.warned.contains(&encoding) {
                 let (now, were) = (matrix.bytes() as f64, data.bytes() as f64);
@@ -112,7 +112,7 @@ impl Mlx {
     }
 
     fn linear(&self, x: &Array, linear: &Linear<Mlx>) -> Array {
-        self.finished(linear.matrix.product(&self.device, x), linear)
+        self.finished(linear.matrix.product(self.own.as_ref(), &self.device, x), linear)
     }
 
     /// `scale * y + bias`.
@@ -170,12 +170,13 @@ impl Backend for Mlx {
     }
 
     fn matrix(&mut self, parts: &[MatrixData]) -> Result<Matrix, Error> {
-        let prepared = self.prepare(parts)?;
+        let kernels = if self.own.is_some() { Kernels::Own } else { Kernels::Mlx };
+        let prepared = self.prepare(parts, kernels)?;
         Matrix::stacked(&self.device, &prepared)
     }
 
     fn experts(&mut self, experts: &[MatrixData]) -> Result<Matrix, Error> {
-        let mut prepared = self.prepare(experts)?;
+        let mut prepared = self.prepare(experts, Kernels::Mlx)?;
         // Experts of several formats, and on the processor, where MLX gathers only f32: all as plain numbers.
         let mixed = prepared.iter().any(|p| p.encoding != prepared[0].encoding);
         let plain = prepared.iter().any(|p| matches!(p.encoding, Encoding::Blocks(_)));
@@ -198,7 +199,7 @@ impl Backend for Mlx {
         let last = ids.iter().max().copied().unwrap_or(0) as usize;
         assert!(last < table.n_out, "embed: id {last} of a table of {} rows", table.n_out);
         let indices = self.device.from_slice(ids, &[ids.len()], Dtype::U32);
-        Tensor::new(table.rows(&self.device, &indices), [ids.len(), table.n_in])
+        Tensor::new(table.rows(self.own.as_ref(), &self.device, &indices), [ids.len(), table.n_in])
     }
 
     fn linears<const N: usize>(

@@ -4,13 +4,16 @@
 //! |---|---|
 //! | MLX's own, and GGUF blocks, GPTQ and AWQ that [`MatrixData::to_mlx`] packs | `quantized_matmul` |
 //! | F32, F16, BF16 | `matmul` |
+//! | [`Blocks`] of GGUF, on GPUs with our kernels | these |
 //! | the rest | decoded to plain numbers when loaded, and reported |
 
 use mlxr_compute::matrix::{self, MlxFloat};
 use mlxr_compute::{Bytes, DType, Encoding, Error, MatrixData, quant};
 
-use crate::backend::Precision;
+use crate::backend::{Kernels, Precision};
 use crate::ffi::{Array, Device, Dtype, Packing};
+use crate::kernel::blocks::Blocks;
+use crate::own::{Own, product};
 
 /// A weight matrix, stacked ones, or those of all experts or heads.
 pub struct Matrix {
@@ -28,6 +31,8 @@ pub struct Matrix {
 pub(crate) struct Part {
     pub(crate) weights: Array,
     pub(crate) packed: Option<Packed>,
+    /// What reads the weights if they are blocks, u16 `[n_out, ..]`: only our kernels do.
+    pub(crate) blocks: Option<Coded>,
     /// What the input is converted to, and in which the product is computed.
     pub(crate) dtype: Dtype,
 }
@@ -39,8 +44,14 @@ pub(crate) struct Packed {
     pub(crate) packing: Packing,
 }
 
-/// `data` in a format that MLX computes with, and whether it had to be decoded.
-pub(crate) fn prepare(data: &MatrixData, precision: Precision) -> Result<(MatrixData, bool), Error> {
+/// A type of blocks and its codebook.
+pub(crate) struct Coded {
+    pub(crate) row: &'static Blocks,
+    pub(crate) codes: Array,
+}
+
+/// `data` in a format that these kernels compute with, and whether it had to be decoded.
+pub(crate) fn prepare(data: &MatrixData, precision: Precision, kernels: Kernels) -> Result<(MatrixData, bool), Error> {
     data.check()?;
     let scale = match precision {
         Precision::Full => DType::F32,
@@ -50,6 +61,9 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision) -> Result<(Matrix
         return Ok((with_scales(packed, precision), false));
     }
     match (data.encoding, precision) {
+        (Encoding::Blocks(dtype), _) if kernels == Kernels::Own && Blocks::of(dtype).is_some() => {
+            Ok((data.clone(), false))
+        }
         (Encoding::Blocks(DType::F32), _) | (Encoding::Blocks(DType::F16 | DType::BF16), Precision::Half) => {
             Ok((data.clone(), false))
         }
@@ -117,10 +131,17 @@ impl Matrix {
         Ok(self)
     }
 
-    /// `x` `[n_tok, n_in]` f32 times the transposed matrix: `[n_tok, n_out]` f32.
-    pub(crate) fn product(&self, device: &Device, x: &Array) -> Array {
+    /// `x` `[n_tok, n_in]` f32 times the transposed matrix: `[n_tok, n_out]` f32. `own` reads blocks.
+    pub(crate) fn product(&self, own: Option<&Own>, device: &Device, x: &Array) -> Array {
         assert_eq!(self.n_matrix, 1, "linear: a matrix of experts needs `moe` or `head_linear`");
-        let products: Vec<Array> = self.parts.iter().map(|part| part.product(device, x, &[1, 0])).collect();
+        let product = |part: &Part| match &part.blocks {
+            Some(blocks) => {
+                let plain = self.plain(own, device, (&part.weights, blocks));
+                part.computed(device, x, |x| device.matmul(x, &device.transpose(&plain, &[1, 0])))
+            }
+            None => part.product(device, x, &[1, 0]),
+        };
+        let products: Vec<Array> = self.parts.iter().map(product).collect();
         match &products[..] {
             [one] => one.clone(),
             many => device.concatenate(&many.iter().collect::<Vec<_>>(), -1),
@@ -143,12 +164,21 @@ impl Matrix {
         })
     }
 
-    /// Rows `ids` `[n]`: `[n, n_in]` f32.
-    pub(crate) fn rows(&self, device: &Device, ids: &Array) -> Array {
+    /// Rows of blocks as f16.
+    fn plain(&self, own: Option<&Own>, device: &Device, (weights, blocks): (&Array, &Coded)) -> Array {
+        let own = own.expect("blocks are loaded only where our kernels are");
+        product::plain(own, device, (weights, blocks), self.n_in)
+    }
+
+    /// Rows `ids` `[n]`: `[n, n_in]` f32. `own` reads blocks.
+    pub(crate) fn rows(&self, own: Option<&Own>, device: &Device, ids: &Array) -> Array {
         assert_eq!(self.parts.len(), 1, "embed: a table of parts of several formats");
         let part = &self.parts[0];
         let take = |array: &Array| device.take(array, ids, 0);
         let weights = take(&part.weights);
+        if let Some(blocks) = &part.blocks {
+            return device.astype(&self.plain(own, device, (&weights, blocks)), Dtype::F32);
+        }
         match &part.packed {
             Some(Packed { scales, biases, packing }) => {
                 device.dequantize([&weights, &take(scales)], biases.as_ref().map(take).as_ref(), *packing, Dtype::F32)
@@ -189,13 +219,19 @@ impl Part {
                 (Packing { bits: kind.bits() as i32, group: kind.group() as i32, mode }, Dtype::U8)
             }
             Encoding::Blocks(dtype) => {
-                return Part { weights: array(0, plain(dtype)), packed: None, dtype: plain(dtype) };
+                if let Some(row) = Blocks::of(dtype) {
+                    let codes = row.codes();
+                    let blocks = Coded { row, codes: device.from_slice(&codes, &[codes.len()], Dtype::U32) };
+                    let weights = array(0, Dtype::U16);
+                    return Part { weights, packed: None, blocks: Some(blocks), dtype: Dtype::F16 };
+                }
+                return Part { weights: array(0, plain(dtype)), packed: None, blocks: None, dtype: plain(dtype) };
             }
             other => unreachable!("`prepare` leaves no {other}"),
         };
         let (scales, biases) = (array(1, scale), (scale != Dtype::U8).then(|| array(2, scale)));
         let dtype = if scale == Dtype::U8 { Dtype::F32 } else { scale };
-        Part { weights: array(0, Dtype::U32), packed: Some(Packed { scales, biases, packing }), dtype }
+        Part { weights: array(0, Dtype::U32), packed: Some(Packed { scales, biases, packing }), blocks: None, dtype }
     }
 
     /// `product` of the input in the type that this part computes in; the result as f32.

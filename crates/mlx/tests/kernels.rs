@@ -56,7 +56,7 @@ fn kernels_compute_what_the_definitions_say() {
 }
 
 /// Calls that the subset has, besides types.
-const CALLS: [&str; 24] = [
+const CALLS: [&str; 30] = [
     "exp",
     "tanh",
     "sqrt",
@@ -79,6 +79,12 @@ const CALLS: [&str; 24] = [
     "OUT",
     "ADDED",
     "PAIRS",
+    "BYTE",
+    "HALF",
+    "WORD",
+    "SIGNED",
+    "EVEN",
+    "SPREAD",
     "SHARED",
     "BARRIER",
 ];

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | this | the table of kernels |
+//! | [`blocks`] | GGUF types that have kernels of their own |
 //! | [`source`] | a kernel's text for Metal, and programs of all of them for CUDA and a processor |
 //! | [`check`] | the same launches on this machine's Metal device |
 //! | [`cases`] | random launches, with the definitions' results |
@@ -11,6 +12,7 @@
 //! wave (simdgroup, warp) has 32 lanes on both GPUs, so sums agree. The processor's form runs in every test run, CUDA's
 //! by `cargo xtask gpu-kernels` on a machine with a GPU, Metal's by `mlx-run doctor` on a Mac.
 
+pub mod blocks;
 pub mod cases;
 pub mod check;
 pub mod source;
@@ -86,8 +88,57 @@ macro_rules! tiles {
     };
 }
 
+/// A text for the blocks of a type.
+macro_rules! blocks {
+    ($type:literal, $name:literal) => {
+        concat!(
+            include_str!("../../kernels/blocks/begin.h"),
+            include_str!(concat!("../../kernels/blocks/", $type, ".h")),
+            body!($name),
+            include_str!("../../kernels/blocks/end.h")
+        )
+    };
+}
+
+/// A few rows times a matrix in blocks.
+macro_rules! matmul {
+    ($type:literal) => {
+        Kernel {
+            name: concat!($type, "_matmul"),
+            body: blocks!($type, "blocks_matmul"),
+            inputs: &[
+                ("x_half", "uint"),
+                ("x_scales", "float"),
+                ("w", "u16"),
+                ("codes", "uint"),
+                ("residual", "float"),
+                ("sizes", "uint"),
+            ],
+            written: &[],
+            outputs: &[("y", "float")],
+            constants: &["M", "ADD"],
+            n_wave: 4,
+        }
+    };
+}
+
+/// Blocks as f16.
+macro_rules! decode {
+    ($type:literal) => {
+        Kernel {
+            name: concat!($type, "_decode"),
+            body: blocks!($type, "blocks_decode"),
+            inputs: &[("w", "u16"), ("codes", "uint"), ("sizes", "uint")],
+            written: &[],
+            outputs: &[("y", "uint")],
+            constants: &[],
+            n_wave: 8,
+        }
+    };
+}
+
 /// Every kernel.
-pub const KERNELS: [Kernel; 12] = [
+pub const KERNELS: [Kernel; 34] = [
     Kernel {
         name: "paged_attention",
         body: body!("paged_attention"),
@@ -249,22 +300,28 @@ pub const KERNELS: [Kernel; 12] = [
         constants: &["M", "BITS", "GROUP"],
         n_wave: 4,
     },
-    Kernel {
-        name: "q6_k_matmul",
-        body: body!("q6_k_matmul"),
-        inputs: &[("x", "float"), ("w", "u16"), ("sizes", "uint")],
-        written: &[],
-        outputs: &[("y", "float")],
-        constants: &["M"],
-        n_wave: 4,
-    },
-    Kernel {
-        name: "q6_k_decode",
-        body: body!("q6_k_decode"),
-        inputs: &[("w", "u8")],
-        written: &[],
-        outputs: &[("y", "float")],
-        constants: &[],
-        n_wave: 1,
-    },
+    matmul!("q2_k"),
+    decode!("q2_k"),
+    matmul!("q3_k"),
+    decode!("q3_k"),
+    matmul!("q6_k"),
+    decode!("q6_k"),
+    matmul!("iq4_nl"),
+    decode!("iq4_nl"),
+    matmul!("iq4_xs"),
+    decode!("iq4_xs"),
+    matmul!("iq1_s"),
+    decode!("iq1_s"),
+    matmul!("iq1_m"),
+    decode!("iq1_m"),
+    matmul!("iq2_xxs"),
+    decode!("iq2_xxs"),
+    matmul!("iq2_xs"),
+    decode!("iq2_xs"),
+    matmul!("iq2_s"),
+    decode!("iq2_s"),
+    matmul!("iq3_xxs"),
+    decode!("iq3_xxs"),
+    matmul!("iq3_s"),
+    decode!("iq3_s"),
 ];

@@ -1,7 +1,7 @@
 //! Rows times quantized matrices.
 //!
-//! Up to [`tile_tokens`] rows `affine_tiles` multiplies what it unpacks; more are worth the matrix as plain numbers, and
-//! MLX's product of these.
+//! Up to [`tile_tokens`] rows `affine_tiles` multiplies what it unpacks, up to [`MAX_MATMUL_ROWS`] the kernels of GGUF's
+//! blocks do; more are worth the matrix as plain numbers, and MLX's product of these.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,7 @@ use crate::backend::{Mlx, Tensor};
 use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
 use crate::kernel::source::Platform;
-use crate::matrix::{Matrix, Part};
+use crate::matrix::{Coded, Matrix, Part};
 
 /// Rows that `affine_tiles` takes at once, by what a threadgroup's memory holds.
 fn tile_tokens(own: &Own) -> usize {
@@ -20,6 +20,14 @@ fn tile_tokens(own: &Own) -> usize {
         Platform::Cuda => 32,
         Platform::Metal => 16,
     }
+}
+
+/// Rows that matrices in blocks are multiplied with at once.
+const MAX_MATMUL_ROWS: usize = 16;
+
+/// The constant M of a kernel that multiplies `n_tok` rows: there are few, as each is compiled.
+pub(crate) fn matmul_rows(n_tok: usize) -> u32 {
+    n_tok.next_power_of_two() as u32
 }
 
 /// Rows to multiply, in the forms that products need, each made once.
@@ -144,22 +152,57 @@ impl<'a> Tiles<'a> {
     }
 }
 
+/// A part that our kernels multiply.
+enum Read<'a> {
+    Tiles(Tiles<'a>),
+    Blocks { part: &'a Part, blocks: &'a Coded, n_out: usize },
+}
+
+impl Read<'_> {
+    /// The type of the plain numbers that it becomes for many rows, and its rows.
+    fn shape(&self) -> (Dtype, usize) {
+        match self {
+            Read::Tiles(tiles) => (tiles.part.dtype, tiles.n_out),
+            Read::Blocks { part, n_out, .. } => (part.dtype, *n_out),
+        }
+    }
+
+    /// Rows that are multiplied at once by what it is read by; more are worth plain numbers.
+    fn few(&self, own: &Own) -> usize {
+        match self {
+            Read::Tiles(_) => tile_tokens(own),
+            Read::Blocks { .. } => MAX_MATMUL_ROWS,
+        }
+    }
+}
+
+impl Part {
+    fn read(&self, n_in: usize) -> Option<Read<'_>> {
+        match &self.blocks {
+            Some(blocks) => Some(Read::Blocks { part: self, blocks, n_out: self.weights.shape()[0] }),
+            None => self.tiles(n_in).map(Read::Tiles),
+        }
+    }
+}
+
 /// The rows times a matrix, plus `residual`; `None` where our kernels do not multiply it.
 pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, residual: Option<&Array>) -> Option<Array> {
-    let parts: Option<Vec<Tiles<'_>>> = matrix.parts.iter().map(|part| part.tiles(rows.n_in)).collect();
+    let parts: Option<Vec<Read<'_>>> = matrix.parts.iter().map(|part| part.read(rows.n_in)).collect();
     let parts = parts.filter(|_| matrix.n_matrix == 1)?;
-    let one = |tiles: &Tiles<'_>, residual: Option<&Array>| {
-        if rows.n_tok <= tile_tokens(own) {
-            few(own, d, rows, tiles, residual)
-        } else {
-            let y = many(own, d, rows, tiles);
-            finish(own, d, rows, [&y, &y], (tiles, 0, residual))
+    let one = |part: &Read<'_>, residual: Option<&Array>| {
+        if rows.n_tok > part.few(own) {
+            let y = many(own, d, rows, part);
+            return finish(own, d, rows, [&y, &y], (part.shape(), 0, residual));
+        }
+        match part {
+            Read::Tiles(tiles) => few(own, d, rows, tiles, residual),
+            Read::Blocks { part, blocks, n_out } => few_blocks(own, d, rows, (&part.weights, blocks, *n_out), residual),
         }
     };
-    if let [tiles] = &parts[..] {
-        return Some(one(tiles, residual));
+    if let [part] = &parts[..] {
+        return Some(one(part, residual));
     }
-    let arrays: Vec<Array> = parts.iter().map(|tiles| one(tiles, None)).collect();
+    let arrays: Vec<Array> = parts.iter().map(|part| one(part, None)).collect();
     let joined = d.concatenate(&arrays.iter().collect::<Vec<_>>(), -1);
     Some(residual.map_or(joined.clone(), |residual| d.add(residual, &joined)))
 }
@@ -203,8 +246,9 @@ pub(crate) fn gated(
     }
     let (n_tok, n_out) = (rows.n_tok, gate.n_out);
     if n_tok > tile_tokens(own) {
-        let [y, z] = [&gate, &up].map(|tiles| many(own, d, rows, tiles));
-        return Some((finish(own, d, rows, [&y, &z], (&gate, glu, None)), None));
+        let shape = (gate.part.dtype, gate.n_out);
+        let [y, z] = [gate, up].map(|tiles| many(own, d, rows, &Read::Tiles(tiles)));
+        return Some((finish(own, d, rows, [&y, &z], (shape, glu, None)), None));
     }
     let (form, [n, _]) = begin(own, d, rows, &gate);
     let ([bits, group], shape) = (gate.packing, [n_tok, n_out]);
@@ -238,13 +282,44 @@ fn few(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&
     y
 }
 
+fn few_blocks(
+    own: &Own,
+    d: &Device,
+    rows: &Rows,
+    (weights, blocks, n_out): (&Array, &Coded, usize),
+    residual: Option<&Array>,
+) -> Array {
+    let form = rows.form(own, d, 0);
+    let constants = [matmul_rows(rows.n_tok), u32::from(residual.is_some())];
+    let instance = Instance::new(&format!("{}_matmul", blocks.row.name), &constants, "float");
+    let sizes = own.sizes(d, &[rows.n_in, rows.n_tok, n_out]);
+    let inputs = [&form.x, &form.scales, weights, &blocks.codes, residual.unwrap_or(&form.scales), &sizes];
+    let [y] = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(8), 1, 1]);
+    y
+}
+
+/// Rows of blocks `[n, words]` as f16 `[n, n_in]`.
+pub(crate) fn plain(own: &Own, d: &Device, (weights, blocks): (&Array, &Coded), n_in: usize) -> Array {
+    let n = weights.shape()[0];
+    let eights = n * n_in / 8;
+    let instance = Instance::new(&format!("{}_decode", blocks.row.name), &[], "float");
+    let inputs = [weights, &blocks.codes, &own.sizes(d, &[eights])];
+    let [pairs] = own.launch(d, instance, &inputs, &[&[n, n_in / 2]], [eights.div_ceil(256), 1, 1]);
+    d.view(&pairs, Dtype::F16)
+}
+
 /// The rows in 16 bits times the matrix as plain numbers, which `finish` makes products.
-fn many(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>) -> Array {
-    let part = tiles.part;
-    let form = rows.form(own, d, u32::from(part.dtype == Dtype::BF16));
-    let packing = part.packed.as_ref().expect("tiles are of packed parts").packing;
-    let plain = d.dequantize([&part.weights, tiles.scales], Some(tiles.biases), packing, part.dtype);
-    d.matmul(&d.view(&form.x, part.dtype), &d.transpose(&plain, &[1, 0]))
+fn many(own: &Own, d: &Device, rows: &Rows, part: &Read<'_>) -> Array {
+    let (dtype, _) = part.shape();
+    let form = rows.form(own, d, u32::from(dtype == Dtype::BF16));
+    let plain = match part {
+        Read::Tiles(tiles) => {
+            let packing = tiles.part.packed.as_ref().expect("tiles are of packed parts").packing;
+            d.dequantize([&tiles.part.weights, tiles.scales], Some(tiles.biases), packing, dtype)
+        }
+        Read::Blocks { part, blocks, .. } => plain(own, d, (&part.weights, blocks), rows.n_in),
+    };
+    d.matmul(&d.view(&form.x, dtype), &d.transpose(&plain, &[1, 0]))
 }
 
 /// What products of [`many`] stand for; a gate's and the other's where `glu` is not 0.
@@ -253,13 +328,14 @@ fn finish(
     d: &Device,
     rows: &Rows,
     [y, z]: [&Array; 2],
-    (tiles, glu, residual): (&Tiles<'_>, u32, Option<&Array>),
+    ((dtype, n_out), glu, residual): ((Dtype, usize), u32, Option<&Array>),
 ) -> Array {
-    let scales = rows.form(own, d, u32::from(tiles.part.dtype == Dtype::BF16)).scales;
-    let instance = Instance::new("rows_finish", &[glu, u32::from(residual.is_some())], tiles.parameter);
-    let sizes = own.sizes(d, &[tiles.n_out]);
+    let layout = u32::from(dtype == Dtype::BF16);
+    let scales = rows.form(own, d, layout).scales;
+    let parameter = if layout == 1 { "bfloat" } else { "half" };
+    let instance = Instance::new("rows_finish", &[glu, u32::from(residual.is_some())], parameter);
+    let sizes = own.sizes(d, &[n_out]);
     let inputs = [y, z, &scales, residual.unwrap_or(&scales), &sizes];
-    let shape = [rows.n_tok, tiles.n_out];
-    let [out] = own.launch(d, instance, &inputs, &[&shape], [tiles.n_out.div_ceil(256), rows.n_tok, 1]);
+    let [out] = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(256), rows.n_tok, 1]);
     out
 }

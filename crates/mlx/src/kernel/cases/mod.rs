@@ -9,6 +9,7 @@ use mlxr_compute::conformance::Random;
 use mlxr_compute::op::{RopePairs, Window};
 
 use super::Instance;
+use super::blocks::{BLOCKS, Blocks};
 use super::source::Launch;
 
 /// A launch, and what the definitions make of its inputs.
@@ -42,6 +43,8 @@ enum Finish {
     Rows(u32, usize),
     /// The outputs one after the other.
     Parts,
+    /// The two f16 of each word.
+    Halves,
     /// The first output, then the rows that pairs beside it stand for: layout, columns, what they were divided by.
     Beside(u32, usize, f32),
     /// The first output, then the written inputs, which are f16; the second output is a token.
@@ -62,6 +65,7 @@ impl Case {
             Finish::Merge(n_share, d, sinks) => attention::merge(&outputs[0], &outputs[1], sinks, [*n_share, *d]),
             Finish::Rows(layout, n_in) => product::rows(&outputs[0], &outputs[1], *layout, *n_in),
             Finish::Parts => outputs.concat(),
+            Finish::Halves => halves(&outputs[0]),
             Finish::Beside(layout, n_col, scale) => {
                 let scales = vec![*scale; outputs[0].len() / n_col];
                 [outputs[0].clone(), product::rows(&outputs[1], &scales, *layout, *n_col)].concat()
@@ -167,12 +171,14 @@ pub fn all(seed: u64) -> Vec<Case> {
             if i % 2 == 0 { "half" } else { "bfloat" },
         ));
     }
-    for m in [1, 3, 8, 16] {
-        let shape = [1 + random.below(30), 256 * (1 + random.below(3))];
-        cases.push(product::q6_k(&mut random, m, shape));
+    for (i, row) in BLOCKS.iter().enumerate() {
+        for (j, m) in [1, [3, 8, 16][i % 3]].into_iter().enumerate() {
+            let shape = [1 + random.below(30), row.dtype.block() * (1 + random.below(3))];
+            cases.push(product::blocks(&mut random, m, row, shape, (i + j) % 2 == 0));
+        }
+        let shape = [1 + random.below(5), row.dtype.block() * (1 + random.below(9))];
+        cases.push(product::blocks_decode(&mut random, row, shape));
     }
-    let shape = [1 + random.below(5), 512];
-    cases.push(product::q6_k_decode(&mut random, shape));
     cases
 }
 
@@ -249,7 +255,10 @@ pub fn large(seed: u64) -> Vec<Case> {
     }
     for m in [1, 8] {
         cases.push(product::affine(&mut random, m, (4, 64, DType::F16), [14336, 4096]));
-        cases.push(product::q6_k(&mut random, m, [4096, 14336]));
+        for dtype in [DType::Q2_K, DType::Q6_K, DType::IQ3_S] {
+            let row = Blocks::of(dtype).expect("a type with kernels");
+            cases.push(product::blocks(&mut random, m, row, [4096, 14336], false));
+        }
     }
     let plain = attention::How { window: Window::Full, softcap: None, sinks: false };
     for (n_seq, n_share) in [(1, 64), (8, 8), (32, 2)] {

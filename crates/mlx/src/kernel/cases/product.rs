@@ -7,7 +7,9 @@ use mlxr_compute::{Backend, DType, Encoding, MatrixData};
 
 use super::{BFLOAT, Case, Finish, HALF, Limit, SINGLE, bytes, halves, sizes};
 use crate::kernel::Instance;
+use crate::kernel::blocks::Blocks;
 use crate::kernel::source::Launch;
+use crate::own::product::matmul_rows;
 
 /// The order of a word's weights in `rows_half`, by layout: where each of eight columns goes.
 fn order(layout: u32) -> [usize; 8] {
@@ -173,23 +175,39 @@ pub(super) fn affine(random: &mut Random, m: usize, (bits, group, scale): (u8, u
     Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
 }
 
-pub(super) fn q6_k(random: &mut Random, m: usize, shape: [usize; 2]) -> Case {
+pub(super) fn blocks(random: &mut Random, m: usize, row: &Blocks, shape: [usize; 2], add: bool) -> Case {
     let [n_out, n_in] = shape;
-    let (x, parts, made) = product(random, m, Encoding::Blocks(DType::Q6_K), shape);
-    let instance = Instance::new("q6_k_matmul", &[m as u32], "float");
-    let title = format!("{}, [{n_out}, {n_in}]", instance.name());
-    let inputs = [vec![bytes(&x)], parts, vec![sizes(&[n_in, n_out])]].concat();
+    let data = random_matrix(random, Encoding::Blocks(row.dtype), shape);
+    let numbers: Vec<f32> = random.normals(m * n_in).iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
+    let scales: Vec<f32> = (0..m).map(|_| 0.5 + random.unit()).collect();
+    let residual = random.normals(m * n_out);
+    let scaled = numbers.iter().enumerate().map(|(i, x)| x * scales[i / n_in]).collect();
+    let mut made = sums(&Tensor { shape: [m, n_in], data: scaled }, &data, 4.0 * f32::EPSILON);
+    if add {
+        made = plus(made, &residual);
+    }
+    let instance = Instance::new(&format!("{}_matmul", row.name), &[matmul_rows(m), u32::from(add)], "float");
+    let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
+    let inputs = vec![
+        laid_out(&numbers, [m, n_in], 0),
+        bytes(&scales),
+        data.parts[0].to_vec(),
+        bytes(&row.codes()),
+        bytes(&residual),
+        sizes(&[n_in, m, n_out]),
+    ];
     let launch = Launch { instance, grid: [n_out.div_ceil(8) as u32, 1, 1], inputs, outputs: vec![m * n_out] };
     Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
 }
 
-pub(super) fn q6_k_decode(random: &mut Random, [n_out, n_in]: [usize; 2]) -> Case {
-    let data = random_matrix(random, Encoding::Blocks(DType::Q6_K), [n_out, n_in]);
+pub(super) fn blocks_decode(random: &mut Random, row: &Blocks, [n_out, n_in]: [usize; 2]) -> Case {
+    let data = random_matrix(random, Encoding::Blocks(row.dtype), [n_out, n_in]);
     let mut want = vec![0.0; n_out * n_in];
     data.decode_rows(0, n_out, &mut want);
-    let instance = Instance::new("q6_k_decode", &[], "float");
+    let instance = Instance::new(&format!("{}_decode", row.name), &[], "float");
     let title = format!("{}, [{n_out}, {n_in}]", instance.name());
-    let grid = [(n_out * n_in / 256) as u32, 1, 1];
-    let launch = Launch { instance, grid, inputs: vec![data.parts[0].to_vec()], outputs: vec![want.len()] };
-    Case { launch, title, want, n_col: n_in, finish: Finish::First, limit: Limit::Row(SINGLE) }
+    let eights = n_out * n_in / 8;
+    let inputs = vec![data.parts[0].to_vec(), bytes(&row.codes()), sizes(&[eights])];
+    let launch = Launch { instance, grid: [eights.div_ceil(256) as u32, 1, 1], inputs, outputs: vec![want.len() / 2] };
+    Case { launch, title, want, n_col: n_in, finish: Finish::Halves, limit: Limit::Row(HALF) }
 }

@@ -1,0 +1,9 @@
+#undef BYTE
+#undef HALF
+#undef WORD
+#undef SIGNED
+#undef EVEN
+#undef SPREAD
+#undef BLOCK
+#undef WORDS
+#undef EIGHT
