@@ -10,7 +10,7 @@ use super::metadata::{act_text, differences, widths};
 use super::recipe::Target;
 use super::{Form, Source, hybrid, target_arch};
 use crate::LoadError;
-use crate::arch::{Arch, LogitScale, NoRope, Parallel};
+use crate::arch::{Arch, EmbedScale, LogitScale, NoRope, Parallel};
 use crate::config::{self, Config, Key};
 use crate::hyper::Hyper;
 use crate::names::Role;
@@ -46,6 +46,7 @@ pub(super) fn write(source: &Source<'_>, form: Form, targets: &[Target]) -> Resu
     };
     let found = read(&writer.fields)?;
     writer.corrections(arch, &found);
+    writer.of_class(model_type(class).as_str(), targets);
     let found = read(&writer.fields)?;
     let losses = differences(&wanted, &found);
     Ok((writer.fields.into(), losses))
@@ -160,10 +161,9 @@ impl Writer<'_> {
         }
     }
 
-    /// A number as short as its f32 is written.
+    /// Sets a number, as short as its f32 is written.
     fn number(&mut self, key: Key, x: f32) {
-        let short: f64 = x.to_string().parse().unwrap_or(f64::from(x));
-        self.set(key, short);
+        self.set(key, short(x));
     }
 
     fn counts(&mut self, key: Key, list: &[usize]) {
@@ -208,10 +208,11 @@ impl Writer<'_> {
         let pad = source.checkpoint.meta().get::<u32>("tokenizer.ggml.padding_token_id").ok().flatten();
         self.fields.insert("pad_token_id".into(), json!(pad));
         let has = |role: Role, end: &str| targets.iter().any(|t| t.role == role && t.name.ends_with(end));
-        let attention_bias = has(Role::AttnQ, ".bias");
+        let attention_bias = has(Role::AttnQ, ".bias") || has(Role::AttnQkv, ".bias");
         self.fields.insert("attention_bias".into(), attention_bias.into());
         self.fields.insert("mlp_bias".into(), has(Role::FfnDown, ".bias").into());
         self.fields.insert("use_bias".into(), attention_bias.into());
+        self.fields.insert("lm_head_bias".into(), has(Role::Output, ".bias").into());
         self.fields.insert("use_conv_bias".into(), has(Role::SsmConv, ".bias").into());
         self.fields.insert("use_qk_norm".into(), has(Role::QNorm, "").into());
         hybrid::json(&mut self.fields, hyper, targets);
@@ -249,12 +250,18 @@ impl Writer<'_> {
                 } else {
                     self.set(config::D_K, hyper.d_k);
                 }
-                let scalar = (hyper.attn_scale / hyper.rope.attn_scale).powi(-2);
-                let whole = (scalar - scalar.round()).abs() < 1e-3 * scalar;
-                self.number(config::QUERY_SCALAR, if whole { scalar.round() } else { scalar });
+                let scale = hyper.attn_scale / hyper.rope.attn_scale;
+                self.number(config::ATTN_SCALE, scale);
+                let scalar = scale.powi(-2);
+                // Classes want a whole number here, if it is one.
+                match (scalar - scalar.round()).abs() < 1e-3 * scalar {
+                    true => self.set(config::QUERY_SCALAR, scalar.round() as u64),
+                    false => self.number(config::QUERY_SCALAR, scalar),
+                }
             }
         }
-        if hyper.rope.n_rot != hyper.d_k && hyper.mla.is_none() {
+        // Classes have unlike defaults.
+        if hyper.rope.n_rot > 0 && hyper.mla.is_none() {
             self.number(config::PARTIAL_ROTARY, hyper.rope.n_rot as f32 / hyper.d_k as f32);
         }
         let window = hyper.window.iter().find_map(|w| match w {
@@ -276,7 +283,7 @@ impl Writer<'_> {
         }
         if let Some(temperature) = hyper.temperature {
             self.number(config::TEMPERATURE, temperature.scale);
-            self.number(config::TEMPERATURE_FLOOR, temperature.floor);
+            self.set(config::TEMPERATURE_FLOOR, temperature.floor as u64);
         }
         if matches!(arch.no_rope, NoRope::ByConfig(_)) {
             self.set(config::POSITION_KIND, if hyper.rotates.contains(&true) { "rope" } else { "nope" });
@@ -308,7 +315,7 @@ impl Writer<'_> {
         let (groups, used) = moe.groups.unwrap_or((1, 1));
         self.set(config::EXPERT_GROUPS, groups);
         self.set(config::EXPERT_GROUPS_USED, used);
-        let first = |role| targets.iter().find(|t| t.role == role).and_then(|t| t.shape.last()).copied();
+        let first = |role| targets.iter().find(|t| t.role == role).map(Target::n_in);
         if let Some(d_ff) = first(Role::ExpDown) {
             self.set(config::D_FF_EXPERT, d_ff);
             if !self.fields.contains_key("intermediate_size") {
@@ -404,8 +411,57 @@ impl Writer<'_> {
             let divide = arch.logit_scale == LogitScale::Divide;
             self.number(config::LOGIT_SCALE, if divide { 1.0 / hyper.logit_scale } else { hyper.logit_scale });
         }
+        if arch.embed_scale == EmbedScale::SqrtWidth {
+            self.set(config::MUP, hyper.embed_scale != 1.0);
+        }
+    }
+
+    /// What single classes want otherwise.
+    fn of_class(&mut self, model_type: &str, targets: &[Target]) {
+        if NO_LAYER_TYPES.contains(&model_type) {
+            self.fields.remove("layer_types");
+        }
+        let width = |roles: &[Role]| {
+            let found = roles.iter().find_map(|role| targets.iter().find(|t| t.role == *role));
+            found.map_or(0, Target::n_in)
+        };
+        // The part without experts of Granite's mixtures, which is all of a layer where there are none.
+        if model_type.starts_with("granitemoe") {
+            let shared = width(&[Role::ShDown, Role::FfnDown]);
+            self.fields.insert("shared_intermediate_size".into(), shared.into());
+            self.fields.insert("num_local_experts".into(), self.hyper.moe.n_expert.into());
+        }
+        if model_type == "nemotron_h" {
+            let shared = width(&[Role::ShDown]);
+            self.fields.insert("moe_shared_expert_intermediate_size".into(), shared.into());
+        }
+        if let Some(mla) = self.hyper.mla.filter(|_| model_type == "mistral4") {
+            let d_head = mla.d_nope + mla.d_rope;
+            self.fields.insert("head_dim".into(), d_head.into());
+            let part = mla.d_rope as f64 / d_head as f64;
+            self.fields.insert("partial_rotary_factor".into(), part.into());
+        }
+        if model_type == "llama4_text" {
+            let experts = width(&[Role::ExpDown, Role::FfnDown]);
+            self.fields.insert("intermediate_size".into(), experts.into());
+        }
+        if let (Some(temperature), Some(scaling)) = (self.hyper.temperature, self.fields.get_mut("rope_scaling"))
+            && let Some(block) = scaling
+                .as_object_mut()
+                .filter(|_| model_type.starts_with("mistral") || model_type.starts_with("ministral"))
+        {
+            block.insert("llama_4_scaling_beta".into(), short(temperature.scale).into());
+        }
     }
 }
+
+/// The number that an f32's shortest text names.
+fn short(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or(f64::from(x))
+}
+
+/// Classes that compute `layer_types` from other fields, and refuse it.
+const NO_LAYER_TYPES: [&str; 3] = ["bamba", "jamba", "nemotron_h"];
 
 /// Context before scaling of every model with Llama 3's scaling.
 const LLAMA3_ORIGINAL: usize = 8192;

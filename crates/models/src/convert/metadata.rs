@@ -312,7 +312,7 @@ pub(super) fn widths(n_layer: usize, targets: &[Target]) -> Vec<usize> {
     for target in targets.iter().filter(|t| t.role == Role::FfnDown && t.shape.len() == 2) {
         let layer = target.name.split('.').find_map(|part| part.parse::<usize>().ok());
         if let Some(width) = layer.and_then(|i| widths.get_mut(i)) {
-            *width = target.shape[1];
+            *width = target.n_in();
         }
     }
     widths

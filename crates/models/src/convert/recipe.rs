@@ -103,6 +103,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// Inputs of a matrix, as wide as its rows unless it is written transposed.
+    pub(super) fn n_in(&self) -> usize {
+        let from_end = if self.transposed { 2 } else { 1 };
+        self.shape.len().checked_sub(from_end).map_or(0, |i| self.shape[i])
+    }
+
     /// How many matrices there are; 0 for numbers.
     #[must_use]
     pub fn n_matrix(&self) -> usize {
