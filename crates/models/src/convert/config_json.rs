@@ -234,31 +234,7 @@ impl Writer<'_> {
                 self.set(config::D_NOPE_MLA, mla.d_nope);
                 self.set(config::D_V_MLA, mla.d_v);
             }
-            None => {
-                // Of layers that attend: the others' counts of a GGUF file are none or those of queries.
-                let heads = hyper.n_kv_head.iter().zip(hybrid::attending(hyper.n_layer, targets));
-                let heads: Vec<usize> = heads.filter(|(_, attends)| *attends).map(|(n, _)| *n).collect();
-                match heads.as_slice() {
-                    [first, rest @ ..] if rest.iter().all(|n| n == first) => self.set(config::N_KV_HEAD, *first),
-                    _ => self.counts(config::N_KV_HEAD, &hyper.n_kv_head),
-                }
-                // Falcon's class computes the width of its heads.
-                if arch.style == &style::FALCON && hyper.d_k * hyper.n_head[0] == hyper.d_model {
-                    let one = heads.first() == Some(&1);
-                    self.fields.insert("multi_query".into(), one.into());
-                    self.fields.insert("new_decoder_architecture".into(), (!one).into());
-                } else {
-                    self.set(config::D_K, hyper.d_k);
-                }
-                let scale = hyper.attn_scale / hyper.rope.attn_scale;
-                self.number(config::ATTN_SCALE, scale);
-                let scalar = scale.powi(-2);
-                // Classes want a whole number here, if it is one.
-                match (scalar - scalar.round()).abs() < 1e-3 * scalar {
-                    true => self.set(config::QUERY_SCALAR, scalar.round() as u64),
-                    false => self.number(config::QUERY_SCALAR, scalar),
-                }
-            }
+            None => self.heads(arch, targets),
         }
         // Classes have unlike defaults.
         if hyper.rope.n_rot > 0 && hyper.mla.is_none() {
@@ -290,6 +266,34 @@ impl Writer<'_> {
         }
         if arch.parallel == Parallel::Config {
             self.set(config::PARALLEL, hyper.parallel == Parallel::Yes);
+        }
+    }
+
+    /// Of attention whose keys and values are stored as they are.
+    fn heads(&mut self, arch: &Arch, targets: &[Target]) {
+        let hyper = self.hyper;
+        // Of layers that attend: the others' counts of a GGUF file are none or those of queries.
+        let heads = hyper.n_kv_head.iter().zip(hybrid::attending(hyper.n_layer, targets));
+        let heads: Vec<usize> = heads.filter(|(_, attends)| *attends).map(|(n, _)| *n).collect();
+        match heads.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|n| n == first) => self.set(config::N_KV_HEAD, *first),
+            _ => self.counts(config::N_KV_HEAD, &hyper.n_kv_head),
+        }
+        // Falcon's class computes the width of its heads.
+        if arch.style == &style::FALCON && hyper.d_k * hyper.n_head[0] == hyper.d_model {
+            let one = heads.first() == Some(&1);
+            self.fields.insert("multi_query".into(), one.into());
+            self.fields.insert("new_decoder_architecture".into(), (!one).into());
+        } else {
+            self.set(config::D_K, hyper.d_k);
+        }
+        let scale = hyper.attn_scale / hyper.rope.attn_scale;
+        self.number(config::ATTN_SCALE, scale);
+        let scalar = scale.powi(-2);
+        // Classes want a whole number here, if it is one.
+        match (scalar - scalar.round()).abs() < 1e-3 * scalar {
+            true => self.set(config::QUERY_SCALAR, scalar.round() as u64),
+            false => self.number(config::QUERY_SCALAR, scalar),
         }
     }
 
