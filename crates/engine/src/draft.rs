@@ -86,7 +86,7 @@ impl DraftModel {
         self.translated.is_none()
     }
 
-    /// Seconds that a drafted token takes, by measure.
+    /// Seconds that a drafted token takes, by measure; 0 before there is one.
     pub fn pass_seconds(&self) -> f64 {
         self.pass_seconds
     }
@@ -129,10 +129,10 @@ impl DraftModel {
             self.runner.submit(&self.batch)?;
             self.end_pass(pass, batch, clients)?;
             let took = clock().saturating_sub(since);
-            if self.pass_seconds == 0.0 {
-                self.pass_seconds = took.as_secs_f64();
-            } else if pass > 0 {
-                self.pass_seconds = blend(self.pass_seconds, took, UNDISTURBED);
+            // A pass that catches up with a sequence says nothing of others.
+            if self.batch.tokens.len() <= 2 * self.batch.rows.len() {
+                let known = if self.pass_seconds == 0.0 { took.as_secs_f64() } else { self.pass_seconds };
+                self.pass_seconds = blend(known, took, UNDISTURBED);
             }
         }
         if self.translated.is_some() {

@@ -4,7 +4,7 @@
 //! `a1 + a1 a2 + .. + a1 .. ak` tokens, if the `i`-th is accepted with probability `ai` given those before it. Both are
 //! measured: the times by the engine, acceptance for each sequence and source, of lookups by how many tokens before
 //! agree. The `k` is taken that gives the most tokens a second in all, and none where that is not clearly more than without.
-//! What a lookup finds is compared with what comes also when it is not drafted; a model drafts a token from time to time,
+//! What a lookup finds is compared with what comes also when it is not drafted; a model drafts two tokens from time to time,
 //! to see whether that has changed. What a grammar forces is drafted as far as there is room: its tokens must be computed
 //! in any case.
 //!
@@ -24,9 +24,11 @@ pub(crate) const MAX_LOOKUP: usize = 16;
 pub(crate) const MAX_MODEL: usize = 15;
 /// Tokens of a draft that is made to measure what steps with drafts take.
 const PROBE: usize = 3;
-/// Steps without a draft after which a model drafts one token to measure; twice as many after each that did not help.
+/// Steps without a draft after which a model drafts some tokens to measure; twice as many after each that did not help.
 const PROBE_PERIOD: u32 = 64;
 const MAX_DOUBLINGS: u32 = 5;
+/// Tokens of such a draft: the second one tells what drafting takes.
+const AGAIN: usize = 2;
 /// Drafting must promise this much more tokens a second.
 const WORTH: f64 = 1.03;
 /// Weight of a new observation of acceptance: of a sequence, of all that a model drafts for.
@@ -128,7 +130,7 @@ impl Speculator {
             return NONE;
         }
         (self.n_without, self.n_doubling) = (0, (self.n_doubling + 1).min(MAX_DOUBLINGS));
-        Length { n_tok: 1, ..best }
+        Length { n_tok: AGAIN.min(max), ..best }
     }
 
     /// Notes that a model drafts as much as [`Speculator::modelled`] said, and returns how many tokens it may draft if it is
