@@ -16,12 +16,15 @@ pub(crate) const UNDISTURBED: Weights = (0.4, 0.04);
 /// The part of what more tokens are expected to take that they are supposed to take where their number was never tried:
 /// kernels are made for some numbers, so that a step of eight may take no longer than one of seven.
 const UNTRIED: f64 = 0.75;
+/// Steps of a number of tokens that are made before it counts as tried.
+const FEW: u32 = 2;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Measure {
     /// Means of tokens and seconds; 0 while nothing was measured.
     n_tok: f64,
     seconds: f64,
+    n_step: u32,
 }
 
 /// Step times of one model.
@@ -46,7 +49,15 @@ impl StepTimes {
         let is_first = measure.n_tok == 0.0;
         let weight = if is_first { 1.0 } else { self.weights.0.max(self.weights.1) };
         measure.n_tok += weight * (n_tok as f64 - measure.n_tok);
-        measure.seconds = if is_first { took.as_secs_f64() } else { blend(measure.seconds, took, self.weights) };
+        measure.n_step += 1;
+        measure.seconds = match is_first {
+            true => took.as_secs_f64(),
+            // Of the first few one may have been disturbed, and drafts that do not pay are not measured again.
+            false if self.weights.0 > self.weights.1 && measure.n_step <= FEW => {
+                measure.seconds.min(took.as_secs_f64())
+            }
+            false => blend(measure.seconds, took, self.weights),
+        };
     }
 
     /// Seconds of a step of `n_tok` tokens; `None` if nothing was measured. Never less for more tokens.
@@ -89,9 +100,10 @@ impl StepTimes {
         Some(larger.fold(hope, |seconds, measure| seconds.min(measure.seconds)))
     }
 
-    /// Whether steps of more than `n_tok` tokens were measured.
+    /// Whether a few steps of more than `n_tok` tokens were measured.
     pub fn knows_beyond(&self, n_tok: usize) -> bool {
-        self.ranges.iter().any(|measure| measure.n_tok > n_tok as f64)
+        self.ranges.iter().filter(|measure| measure.n_tok > n_tok as f64).map(|measure| measure.n_step).sum::<u32>()
+            >= FEW
     }
 
     /// The most tokens, at least `low` and at most `high`, of which a step takes no longer than `seconds`.
