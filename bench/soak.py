@@ -130,13 +130,14 @@ class Disk:
         if state == "small":
             return ["--disk", self.folder, "--disk-size", "2MiB"]
         if self.is_mount and state == "full":
-            with open(self.filler, "wb") as file:
-                try:
+            try:
+                # The pages of a round before may have filled it already: then not even this opens.
+                with open(self.filler, "wb") as file:
                     while True:
                         file.write(bytes(1 << 16))
                         file.flush()
-                except OSError:
-                    pass
+            except OSError:
+                pass
         if self.is_mount and state == "read-only":
             self.remount("ro")
         return ["--disk", self.folder, "--disk-size", "24MiB" if state == "free" else "1GiB"]
