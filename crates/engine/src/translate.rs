@@ -78,31 +78,38 @@ impl Translated {
         (n_more, n_ctx): (usize, usize),
         since: u64,
     ) -> Option<Part<'_>> {
-        self.n_use += 1;
-        let own = self.own.entry(id).or_default();
-        own.used = self.n_use;
-        own.read(self.translate.as_ref(), tokens);
-        let n_token = own.tokens.len() + n_more;
-        if own.tokens.is_empty() || n_token > n_ctx || !self.place(id, n_token.div_ceil(PAGE_TOKENS), since) {
-            return None;
-        }
-        let own = self.own.get_mut(&id).expect("it was just used");
-        let start = own.n_stored().min(own.tokens.len() - 1);
-        own.stored.truncate(start);
-        own.stored.extend_from_slice(&own.tokens[start..]);
-        Some(Part { start, tokens: &own.tokens[start..], pages: &own.pages })
+        let own = self.read(id, tokens);
+        let end = own.tokens.len();
+        let start = own.n_stored().min(end.checked_sub(1)?);
+        self.store(id, (start, end), (end + n_more, n_ctx), since)
     }
 
     /// As [`Translated::part`], of a prompt that is being read: only what is settled, all of it unread; `None` if that is
     /// nothing.
     pub fn settled(&mut self, id: SeqId, tokens: &[TokenId], n_ctx: usize, since: u64) -> Option<Part<'_>> {
+        let own = self.read(id, tokens);
+        let (start, end) = (own.n_stored().min(own.settled.1), own.settled.1);
+        (start < end).then(|| self.store(id, (start, end), (end, n_ctx), since)).flatten()
+    }
+
+    /// Translates what the sequence has become.
+    fn read(&mut self, id: SeqId, tokens: &[TokenId]) -> &Own {
         self.n_use += 1;
         let own = self.own.entry(id).or_default();
         own.used = self.n_use;
         own.read(self.translate.as_ref(), tokens);
-        let end = own.settled.1;
-        let start = own.n_stored().min(end);
-        if start >= end || end > n_ctx || !self.place(id, end.div_ceil(PAGE_TOKENS), since) {
+        own
+    }
+
+    /// Notes that the tokens from `start` to `end` are stored, on pages for `n_token`; `None` if these have no room.
+    fn store(
+        &mut self,
+        id: SeqId,
+        (start, end): (usize, usize),
+        (n_token, n_ctx): (usize, usize),
+        since: u64,
+    ) -> Option<Part<'_>> {
+        if n_token > n_ctx || !self.place(id, n_token.div_ceil(PAGE_TOKENS), since) {
             return None;
         }
         let own = self.own.get_mut(&id).expect("it was just used");

@@ -57,17 +57,9 @@ impl Own {
         if kept.len() >= MAX_KEPT {
             kept.clear();
         }
-        let make = |key: &(bool, Vec<u32>)| {
-            let dtype = if key.0 { Dtype::F32 } else { Dtype::U32 };
-            d.from_slice(&key.1, &[key.1.len()], dtype)
-        };
-        let key = (float, bits);
-        if let Some(array) = kept.get(&key) {
-            return array.clone();
-        }
-        let array = make(&key);
-        kept.insert(key, array.clone());
-        array
+        let dtype = if float { Dtype::F32 } else { Dtype::U32 };
+        let make = |(_, bits): &(bool, Vec<u32>)| d.from_slice(bits, &[bits.len()], dtype);
+        kept.entry((float, bits)).or_insert_with_key(make).clone()
     }
 
     /// The outputs of an instance, whose shapes are given.

@@ -36,16 +36,21 @@ pub(super) async fn read<T: DeserializeOwned>(app: &App, body: Body) -> Result<T
         .map_err(|error| Error::Invalid { param: None, message: format!("the request's body: {error}") })
 }
 
+/// What `work` comes to, where blocking is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panic) => Err(Error::Model(panic.to_string())),
+    }
+}
+
 /// Starts a job where blocking is allowed.
 ///
 /// # Errors
 /// As [`Generation::start`].
 pub(super) async fn start(model: &Arc<Model>, job: Job) -> Result<Generation, Error> {
     let model = model.clone();
-    match tokio::task::spawn_blocking(move || Generation::start(&model, &job)).await {
-        Ok(result) => result,
-        Err(panic) => Err(Error::Model(panic.to_string())),
-    }
+    blocking(move || Generation::start(&model, &job)).await
 }
 
 /// Tokens of a job's prompts, counted where blocking is allowed.
@@ -54,10 +59,7 @@ pub(super) async fn start(model: &Arc<Model>, job: Job) -> Result<Generation, Er
 /// As [`Generation::count`].
 pub(super) async fn count(model: &Arc<Model>, job: Job) -> Result<usize, Error> {
     let model = model.clone();
-    match tokio::task::spawn_blocking(move || Generation::count(&model, &job)).await {
-        Ok(result) => result,
-        Err(panic) => Err(Error::Model(panic.to_string())),
-    }
+    blocking(move || Generation::count(&model, &job)).await
 }
 
 /// Where a streamed answer is written, piece by piece.

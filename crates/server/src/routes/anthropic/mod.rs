@@ -13,9 +13,9 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use super::Protocol;
 use super::guard::Asker;
 use super::wire::{self, Gone, Pieces};
-use super::with_retry;
 use crate::app::Lease;
 use crate::generate::Event;
 use crate::{App, Error, Generation};
@@ -26,39 +26,26 @@ pub(super) fn routes() -> Router<App> {
     Router::new().route("/v1/messages", post(create)).route("/v1/messages/count_tokens", post(count))
 }
 
-/// An error in Anthropic's shape.
-pub(super) fn error_response(error: &Error) -> Response {
-    with_retry(error, (error.status(), Json(error_body(error))).into_response())
-}
+/// Anthropic's protocol.
+pub(super) struct Anthropic;
 
-fn error_body(error: &Error) -> Value {
-    let kind = match error.status().as_u16() {
-        401 => "authentication_error",
-        403 => "permission_error",
-        404 => "not_found_error",
-        413 => "request_too_large",
-        429 => "rate_limit_error",
-        503 => "overloaded_error",
-        500.. => "api_error",
-        _ => "invalid_request_error",
-    };
-    json!({"type": "error", "error": {"type": kind, "message": error.to_string()}})
-}
-
-/// An error is answered in the protocol's shape.
-struct Answer(Error);
-
-impl From<Error> for Answer {
-    fn from(error: Error) -> Answer {
-        Answer(error)
+impl Protocol for Anthropic {
+    fn error_body(error: &Error) -> Value {
+        let kind = match error.status().as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        };
+        json!({"type": "error", "error": {"type": kind, "message": error.to_string()}})
     }
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        error_response(&self.0)
-    }
-}
+type Answer = super::Answer<Anthropic>;
 
 async fn create(State(app): State<App>, Extension(asker): Extension<Asker>, body: Body) -> Result<Response, Answer> {
     let wire: Request = wire::read(&app, body).await?;
@@ -109,7 +96,7 @@ async fn write(pieces: &Pieces, lease: Lease, mut generation: Generation) -> Res
             }
             Some(Ok(Event::Read { .. })) => {}
             Some(Ok(Event::Ended { finish, stop, usage, .. })) => stream.end(finish, stop, &usage, &mut events),
-            Some(Err(error)) => return pieces.named_event("error", &error_body(&error)).await,
+            Some(Err(error)) => return pieces.named_event("error", &Anthropic::error_body(&error)).await,
         }
     }
 }

@@ -9,13 +9,12 @@ mod generate;
 mod models;
 mod options;
 
-use axum::response::{IntoResponse, Response};
+use axum::Router;
 use axum::routing::{any, get, post};
-use axum::{Json, Router};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::Protocol;
 use super::openai::NO_EMBEDDINGS;
-use super::with_retry;
 use crate::{App, Error};
 
 pub(super) fn routes() -> Router<App> {
@@ -41,26 +40,18 @@ fn unsupported() -> Router<App> {
         ("/api/copy", MODELS),
         ("/api/delete", MODELS),
     ];
-    ROWS.iter()
-        .fold(Router::new(), |router, (path, why)| router.route(path, any(async || Answer(Error::Unsupported(why)))))
+    ROWS.iter().fold(Router::new(), |router, (path, why)| {
+        router.route(path, any(async || Answer::from(Error::Unsupported(why))))
+    })
 }
 
-/// An error in Ollama's shape.
-pub(super) fn error_response(error: &Error) -> Response {
-    with_retry(error, (error.status(), Json(json!({"error": error.to_string()}))).into_response())
-}
+/// Ollama's protocol.
+pub(super) struct Ollama;
 
-/// An error is answered in the protocol's shape.
-struct Answer(Error);
-
-impl From<Error> for Answer {
-    fn from(error: Error) -> Answer {
-        Answer(error)
+impl Protocol for Ollama {
+    fn error_body(error: &Error) -> Value {
+        json!({"error": error.to_string()})
     }
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        error_response(&self.0)
-    }
-}
+type Answer = super::Answer<Ollama>;

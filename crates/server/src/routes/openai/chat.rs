@@ -9,9 +9,10 @@ use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::{Answer, StreamOptions, Total, error_body, logprobs};
+use super::{Answer, OpenAi, StreamOptions, Total, logprobs};
 use crate::app::Lease;
 use crate::generate::Event;
+use crate::routes::Protocol;
 use crate::routes::guard::Asker;
 use crate::routes::wire::{self, Gone, Pieces};
 use crate::{App, Generation};
@@ -88,7 +89,7 @@ async fn write(
                 pieces.event(&head.chunk(choice, json!({}), Some(finish))).await?;
             }
             Err(error) => {
-                pieces.event(&error_body(&error)).await?;
+                pieces.event(&OpenAi::error_body(&error)).await?;
                 break;
             }
         }

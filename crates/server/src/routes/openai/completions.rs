@@ -9,9 +9,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::chat::max_tokens;
-use super::{Answer, OneOrMany, StreamOptions, Total, error_body, finish_text, logprobs};
+use super::{Answer, OneOrMany, OpenAi, StreamOptions, Total, finish_text, logprobs};
 use crate::app::Lease;
 use crate::generate::Event;
+use crate::routes::Protocol;
 use crate::routes::constraint::Constraints;
 use crate::routes::guard::Asker;
 use crate::routes::wire::{self, Gone, Pieces};
@@ -238,7 +239,7 @@ async fn write(
                 head.choice(choice, "", Value::Null, Some(finish))
             }
             Err(error) => {
-                pieces.event(&error_body(&error)).await?;
+                pieces.event(&OpenAi::error_body(&error)).await?;
                 break;
             }
         };

@@ -8,14 +8,13 @@ mod completions;
 mod logprobs;
 mod models;
 
-use axum::response::{IntoResponse, Response};
+use axum::Router;
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use mlxr_engine::{SubmitError, Usage};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::with_retry;
+use super::Protocol;
 use crate::{App, Error, Finish};
 pub(super) use logprobs::of_chat as chat_logprobs;
 
@@ -25,51 +24,38 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/completions", post(completions::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*name}", get(models::show))
-        .route("/v1/embeddings", post(async || Answer(Error::Unsupported(NO_EMBEDDINGS))))
-        .route("/v1/responses", post(async || Answer(Error::Unsupported(NO_RESPONSES))))
+        .route("/v1/embeddings", post(async || Answer::from(Error::Unsupported(NO_EMBEDDINGS))))
+        .route("/v1/responses", post(async || Answer::from(Error::Unsupported(NO_RESPONSES))))
 }
 
 pub(super) const NO_EMBEDDINGS: &str = "this version computes no embeddings";
 const NO_RESPONSES: &str = "this version has no responses API: use /v1/chat/completions";
 
-/// An error in OpenAI's shape.
-pub(super) fn error_response(error: &Error) -> Response {
-    with_retry(error, (error.status(), Json(error_body(error))).into_response())
-}
+/// OpenAI's protocol.
+pub(super) struct OpenAi;
 
-fn error_body(error: &Error) -> Value {
-    let status = error.status().as_u16();
-    let kind = match status {
-        401 => "authentication_error",
-        404 => "not_found_error",
-        403 => "permission_error",
-        429 => "rate_limit_error",
-        503 => "unavailable_error",
-        500.. => "server_error",
-        _ => "invalid_request_error",
-    };
-    let code = match error {
-        Error::Submit(SubmitError::TooLong { .. }) => json!("context_length_exceeded"),
-        Error::Load(crate::LoadError::NotFound { .. }) => json!("model_not_found"),
-        _ => Value::Null,
-    };
-    json!({"error": {"message": error.to_string(), "type": kind, "param": error.param(), "code": code}})
-}
-
-/// An error is answered in the protocol's shape.
-struct Answer(Error);
-
-impl From<Error> for Answer {
-    fn from(error: Error) -> Answer {
-        Answer(error)
+impl Protocol for OpenAi {
+    fn error_body(error: &Error) -> Value {
+        let status = error.status().as_u16();
+        let kind = match status {
+            401 => "authentication_error",
+            404 => "not_found_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            503 => "unavailable_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        let code = match error {
+            Error::Submit(SubmitError::TooLong { .. }) => json!("context_length_exceeded"),
+            Error::Load(crate::LoadError::NotFound { .. }) => json!("model_not_found"),
+            _ => Value::Null,
+        };
+        json!({"error": {"message": error.to_string(), "type": kind, "param": error.param(), "code": code}})
     }
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        error_response(&self.0)
-    }
-}
+type Answer = super::Answer<OpenAi>;
 
 /// `"a"` or `["a", "b"]`.
 #[derive(Debug, Deserialize)]
