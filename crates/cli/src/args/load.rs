@@ -43,13 +43,13 @@ pub struct LoadArgs {
     /// Threads [default: the processors of this machine]
     #[arg(short, long, env = "MLXR_THREADS", value_name = "N", help_heading = "Loading")]
     pub threads: Option<usize>,
-    /// Instruction set of the processor [default: the best that it has]
+    /// Instruction set of the processor [default: the best that it has; for `logits` the best that rounds nothing to bf16]
     #[arg(long, value_name = "NAME", help_heading = "Loading")]
     pub isa: Option<String>,
     /// How keys and values are stored [default: f16; f32 for `logits` and `perplexity`]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Loading")]
     pub kv_type: Option<KvTypeName>,
-    /// Most tokens of a conversation [default: the model's own limit]
+    /// Most tokens of a conversation [default: the model's own limit; for `logits` as many as are given]
     #[arg(short, long, value_name = "N", help_heading = "Loading")]
     pub ctx: Option<usize>,
     /// Memory for keys and values, which all conversations share, such as 4GiB [default: half of what is left]

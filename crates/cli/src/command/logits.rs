@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 
+use mlxr_compute::cpu::Isa;
 use mlxr_models::{Arena, LoadOptions};
 use mlxr_tools::logits;
 
@@ -17,10 +18,13 @@ use crate::load;
 /// If the model does not load, holds fewer tokens, or the file cannot be written.
 pub fn run(args: &LogitsArgs) -> Result<(), CliError> {
     let (_, checkpoint) = load::open(&args.model, &args.folder)?;
-    let choice = BackendChoice::new(args.load.backend, args.load.threads, args.load.isa.as_deref())?;
+    // They are to be compared with others' logits: nothing is rounded that need not be, and scaling of positions that
+    // depends on the context is that of these tokens.
+    let isa = args.load.isa.as_deref().unwrap_or(Isa::detect_f32().name());
+    let choice = BackendChoice::new(args.load.backend, args.load.threads, Some(isa))?;
     let kv_type = args.load.kv_type.unwrap_or(KvTypeName::F32).kv_type();
     let arena = Arena::Tokens(args.load.kv_tokens.unwrap_or(0).max(args.tokens.len()));
-    let n_ctx = args.load.ctx.filter(|n| *n > 0);
+    let n_ctx = Some(args.load.ctx.filter(|n| *n > 0).unwrap_or(args.tokens.len()));
     let options = LoadOptions { n_ctx, arena, n_slot: 1, kv_type };
     let (mut runner, _) = backend::load(&checkpoint, &choice, &options, &mut |_| ())?;
     let file = File::create(&args.out).map_err(CliError::file(&args.out))?;

@@ -80,7 +80,16 @@ impl Isa {
 
     /// The best that this machine has.
     pub fn detect() -> Isa {
-        Isa::ALL.into_iter().rev().find(|isa| isa.available()).unwrap_or(Isa::Scalar)
+        Isa::best(|_| true)
+    }
+
+    /// The best that this machine has of those that round no inputs of bf16 weights, for comparisons with f32 arithmetic.
+    pub fn detect_f32() -> Isa {
+        Isa::best(|isa| !isa.multiplies_bf16())
+    }
+
+    fn best(fits: impl Fn(Isa) -> bool) -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.available() && fits(*isa)).unwrap_or(Isa::Scalar)
     }
 }
 

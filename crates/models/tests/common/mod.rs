@@ -74,18 +74,23 @@ fn device() -> Option<Device> {
     Some(find::open(find::places(None, Some(&folder))).expect("MLXR_MLX_DIR names a folder with MLX"))
 }
 
-/// On the defining backend, on the CPU backend with its best instructions and on MLX, on a GPU also with our kernels: loads a checkpoint, computes the golden
-/// tokens whole and in parts, and describes each way that misses the golden logits by more than `limit` (squared error
-/// over squared magnitude). `limits[0]` holds for exact arithmetic; quantized weights on the CPU backend meet 8-bit
+/// On the defining backend, on the CPU backend with its best instructions for f32 and its best for bf16, and on MLX, on a
+/// GPU also with our kernels: loads a checkpoint, computes the golden tokens whole and in parts, and describes each way
+/// that misses the golden logits by more than its limit (squared error over squared magnitude). `limits[0]` holds for exact arithmetic; quantized weights on the CPU backend meet 8-bit
 /// activations, for which `limits[1]` holds.
 pub fn compare(path: &Path, logits: &Path, limits: [f64; 2]) -> Vec<String> {
     let name = path.file_stem().expect("name").to_string_lossy().into_owned();
     let pool = Arc::new(Pool::new(2).expect("threads"));
-    // Golden logits come from f32 arithmetic; where bf16 pairs are multiplied, inputs are rounded.
-    let isa = Isa::ALL.into_iter().rev().find(|isa| isa.available() && !isa.multiplies_bf16());
-    let cpu = Cpu::new(pool, isa.expect("AVX2 or NEON")).expect("the best instructions are there");
+    let cpu = |isa| Cpu::new(pool.clone(), isa).expect("the machine has these instructions");
     let exact = KvType::F32;
-    let mut models = vec![("scalar", load(path, Scalar, exact), limits[0]), ("cpu", load(path, cpu, exact), limits[1])];
+    let mut models = vec![
+        ("scalar", load(path, Scalar, exact), limits[0]),
+        ("cpu", load(path, cpu(Isa::detect_f32()), exact), limits[1]),
+    ];
+    if Isa::detect() != Isa::detect_f32() {
+        // Products of bf16 pairs round inputs.
+        models.push(("cpu with bf16 pairs", load(path, cpu(Isa::detect()), exact), HALF.max(limits[1])));
+    }
     if let Some(first) = device() {
         let has_kernels = first.platform().is_some();
         let mlx = Mlx::new(first, Precision::Full, Kernels::Mlx, Box::new(|_| ()));
