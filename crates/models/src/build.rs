@@ -143,7 +143,7 @@ impl<B: Backend> Loader<'_, B> {
             let pairs = self.hyper.pairs;
             self.hyper.rope.rope(window != Window::Full, self.hyper.n_ctx, pairs)
         });
-        let plain = self.arch.qk_norm_plain && rope.is_some();
+        let plain = self.hyper.qk_norm_plain && rope.is_some();
         let q_norm = self.qk_norm(Role::QNorm, i, [n_head, d_k], plain)?;
         let mut k_norm = self.qk_norm(Role::KNorm, i, [n_kv_head, d_k], plain)?;
         if self.arch.qk_norm_pair && q_norm.is_none() {

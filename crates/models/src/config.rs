@@ -81,6 +81,7 @@ keys! {
         "floor_scale", "rope_parameters.original_max_position_embeddings"];
     TEMPERATURE_ON = "" ["attn_temperature_tuning"];
     QUERY_SCALAR = "" ["query_pre_attn_scalar"];
+    QK_NORM = "" ["use_qk_norm"];
     ATTN_SOFTCAP = "attn_logit_softcapping" ["attn_logit_softcapping"];
     FINAL_SOFTCAP = "final_logit_softcapping" ["final_logit_softcapping"];
     LOGIT_SCALE = "logit_scale" ["logit_scale", "logits_scaling", "lm_head_multiplier"];

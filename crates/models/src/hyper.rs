@@ -28,6 +28,8 @@ pub struct Hyper {
     pub rope: RopeSpec,
     pub pairs: RopePairs,
     pub rotates: Vec<bool>,
+    /// Whether q and k of rotated layers are normed where no weight says so.
+    pub qk_norm_plain: bool,
     pub window: Vec<Window>,
     pub attn_scale: f32,
     pub attn_softcap: Option<f32>,
@@ -155,6 +157,7 @@ impl Hyper {
             n_ctx: limited(config, n_ctx.unwrap_or(trained))?,
             d_model,
             rotates: rotating(config, arch, &window)?,
+            qk_norm_plain: arch.qk_norm_plain && qk_norm(config)?,
             attn_scale,
             attn_softcap: config.nonzero(config::ATTN_SOFTCAP)?.filter(|_| arch.softcaps[0]),
             final_softcap: config.nonzero(config::FINAL_SOFTCAP)?.filter(|_| arch.softcaps[1]),
@@ -360,6 +363,13 @@ fn act(config: &Config<'_>, arch: &Arch) -> Result<Act, LoadError> {
         "relu2" | "relu_squared" => Act::ReluSquared,
         _ => return Err(config.error(config::ACT, name, "silu, gelu, gelu_new, quick_gelu, relu or relu2")),
     })
+}
+
+/// Whether Llama 4 norms q and k. GGUF's runtime knows the model that does not (Maverick) by its 128 experts.
+/// Source: `llama4.cpp` @ d99724f2.
+fn qk_norm(config: &Config<'_>) -> Result<bool, LoadError> {
+    let n_expert = config.count(config::N_EXPERT)?.unwrap_or(0);
+    Ok(config.flag(config::QK_NORM).unwrap_or(n_expert != 128))
 }
 
 fn router(config: &Config<'_>, arch: &Arch) -> Result<Router, LoadError> {

@@ -211,10 +211,14 @@ impl Writer<'_> {
         let attention_bias = has(Role::AttnQ, ".bias") || has(Role::AttnQkv, ".bias");
         self.fields.insert("attention_bias".into(), attention_bias.into());
         self.fields.insert("mlp_bias".into(), has(Role::FfnDown, ".bias").into());
-        self.fields.insert("use_bias".into(), attention_bias.into());
+        for name in ["use_bias", "use_qkv_bias"] {
+            self.fields.insert(name.into(), attention_bias.into());
+        }
         self.fields.insert("lm_head_bias".into(), has(Role::Output, ".bias").into());
         self.fields.insert("use_conv_bias".into(), has(Role::SsmConv, ".bias").into());
-        self.fields.insert("use_qk_norm".into(), has(Role::QNorm, "").into());
+        for name in ["use_qk_norm", "qk_layernorm"] {
+            self.fields.insert(name.into(), has(Role::QNorm, "").into());
+        }
         hybrid::json(&mut self.fields, hyper, targets);
     }
 
@@ -264,9 +268,12 @@ impl Writer<'_> {
         if matches!(arch.no_rope, NoRope::ByConfig(_)) {
             self.set(config::POSITION_KIND, if hyper.rotates.contains(&true) { "rope" } else { "nope" });
         }
-        if arch.parallel == Parallel::Config {
-            self.set(config::PARALLEL, hyper.parallel == Parallel::Yes);
-        }
+        let normed = targets.iter().any(|t| t.role == Role::FfnNorm);
+        let parallel = match hyper.parallel {
+            Parallel::WithoutFfnNorm => !normed,
+            kind => kind == Parallel::Yes,
+        };
+        self.set(config::PARALLEL, parallel);
     }
 
     /// Of attention whose keys and values are stored as they are.
@@ -438,6 +445,8 @@ impl Writer<'_> {
         if model_type == "nemotron_h" {
             let shared = width(&[Role::ShDown]);
             self.fields.insert("moe_shared_expert_intermediate_size".into(), shared.into());
+            // GGUF bounds no time steps.
+            self.fields.insert("time_step_min".into(), 0.0.into());
         }
         if let Some(mla) = self.hyper.mla.filter(|_| model_type == "mistral4") {
             let d_head = mla.d_nope + mla.d_rope;
@@ -448,6 +457,10 @@ impl Writer<'_> {
         if model_type == "llama4_text" {
             let experts = width(&[Role::ExpDown, Role::FfnDown]);
             self.fields.insert("intermediate_size".into(), experts.into());
+            self.fields.insert("use_qk_norm".into(), self.hyper.qk_norm_plain.into());
+            let layers = hybrid::layers(self.hyper.n_layer, targets, |t| t.role == Role::Router);
+            let layers: Vec<usize> = (0..layers.len()).filter(|i| layers[*i]).collect();
+            self.fields.insert("moe_layers".into(), layers.into());
         }
         if let (Some(temperature), Some(scaling)) = (self.hyper.temperature, self.fields.get_mut("rope_scaling"))
             && let Some(block) = scaling

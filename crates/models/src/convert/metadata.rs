@@ -174,9 +174,12 @@ impl Writer<'_> {
             self.set(config::ROPE_ON, Value::Bool(self.hyper.rotates.contains(&true)));
         }
         let said = source.config.numbers(config::SECTIONS).map(|list| list.iter().map(|n| *n as u32).collect());
-        // Where the configuration names none, they are of text: any that are not longer than the rotated pairs will do.
-        let fits = |list: &[u32; 4]| list.iter().sum::<u32>() as usize <= rope.n_rot / 2;
-        let usual = arch.sections.map(|list| if fits(&list) { list } else { [rope.n_rot as u32 / 2, 0, 0, 0] });
+        // Where the configuration names none, they are of text: pairs take turns among them, and each has to have its turn,
+        // since what none has does not rotate.
+        let n_pair = rope.n_rot as u32 / 2;
+        let fits = |list: &[u32; 4]| list.iter().sum::<u32>() <= n_pair;
+        let turns = [n_pair.div_ceil(3), (n_pair + 1) / 3, n_pair / 3, 0];
+        let usual = arch.sections.map(|list| if fits(&list) { list } else { turns });
         if let Some(mut sections) = said.or(usual.map(|list| list.to_vec())) {
             sections.resize(4, 0);
             self.set(config::SECTIONS, Value::Array(Array::U32(sections)));
@@ -333,6 +336,8 @@ pub(super) fn differences(want: &Hyper, found: &Hyper) -> Vec<String> {
     check(want.alibi == found.alibi, "alibi", format!("{:?}", want.alibi), format!("{:?}", found.alibi));
     check(want.parallel == found.parallel, "parallel", format!("{:?}", want.parallel), format!("{:?}", found.parallel));
     check(want.norm == found.norm, "norms", format!("{:?}", want.norm), format!("{:?}", found.norm));
+    let text = |h: &Hyper| h.qk_norm_plain.to_string();
+    check(text(want) == text(found), "norms of q and k without weights", text(want), text(found));
     let text = |h: &Hyper| format!("{:?}", h.temperature);
     check(text(want) == text(found), "growth of queries", text(want), text(found));
     let text = |h: &Hyper| format!("{} {}", h.value_scale, hybrid::state(want, h));
