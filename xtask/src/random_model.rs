@@ -43,9 +43,15 @@ const LLAMA_1B: Shape = Shape {
     experts: None,
 };
 
-/// Source: the models' `config.json`.
+/// One layer whose attention outweighs the rest: for times at great depths. Four queries share a head, as in LLaMA 3.
+const ATTENTION: Shape =
+    Shape { name: "attention-4", n_layer: 1, d_model: 2048, d_ff: 2048, d_head: 128, n_vocab: 4096, ..LLAMA_1B };
+
+/// Source: the models' `config.json`, but for attention.
 const SHAPES: &[Shape] = &[
     LLAMA_1B,
+    ATTENTION,
+    Shape { name: "attention-8", n_kv_head: 4, ..ATTENTION },
     Shape { name: "llama-3.1-8b", n_layer: 32, d_model: 4096, d_ff: 14336, d_head: 128, tied: false, ..LLAMA_1B },
     Shape {
         name: "qwen3-0.6b",

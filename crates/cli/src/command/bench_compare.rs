@@ -10,8 +10,9 @@ use crate::CliError;
 use crate::args::BenchArgs;
 use crate::backend;
 
-/// Arguments that make a variant of the peer: llama.cpp is faster with flash attention in some tests and without in others.
-const VARIANTS: [[&str; 2]; 2] = [["-fa", "0"], ["-fa", "1"]];
+/// Arguments that make a variant of the peer: llama.cpp is faster with flash attention in some tests and without in
+/// others. Quantized values it reads by flash attention only.
+const VARIANTS: [[&str; 2]; 2] = [["-fa", "1"], ["-fa", "0"]];
 
 /// Runs the comparison with `peer`, `llama.cpp=PATH`, and prints a row for each test.
 ///
@@ -28,13 +29,19 @@ pub fn run(args: &BenchArgs, peer: &str, model: &Path) -> Result<(), CliError> {
     own.extend(["--kv-type".to_owned(), args.kv_type.text().to_owned()]);
     own.extend(tests.iter().cloned());
     let ours = Program { name: "mlx-run".to_owned(), path: std::env::current_exe()?, args: own };
-    let peers = VARIANTS.map(|variant| {
-        let kv_type = args.kv_type.text();
-        let kv_type = if kv_type == "q8" { "q8_0" } else { kv_type };
-        let fixed = ["-o", "json", "-ctk", kv_type, "-ctv", kv_type];
-        let args = fixed.iter().chain(&variant).map(|arg| (*arg).to_owned()).chain(tests.iter().cloned()).collect();
-        Program { name: format!("llama.cpp {}", variant.join(" ")), path: path.into(), args }
-    });
+    let (kv_type, n_variant) = match args.kv_type.text() {
+        "q8" => ("q8_0", 1),
+        "q4" => ("q4_0", 1),
+        kv_type => (kv_type, VARIANTS.len()),
+    };
+    let peers: Vec<_> = VARIANTS[..n_variant]
+        .iter()
+        .map(|variant| {
+            let fixed = ["-o", "json", "-ctk", kv_type, "-ctv", kv_type];
+            let args = fixed.iter().chain(variant).map(|arg| (*arg).to_owned()).chain(tests.iter().cloned()).collect();
+            Program { name: format!("llama.cpp {}", variant.join(" ")), path: path.into(), args }
+        })
+        .collect();
     let n_run = args.repetitions * (1 + peers.len());
     let mut at = 0;
     let rows = compare::run(&ours, &peers, args.repetitions, &mut |program| {
