@@ -2,13 +2,14 @@
 """Writes docs/quantization.md: size, loss and encode speed of every recipe and type, beside llama.cpp's quantizer on the
 same file, and what calibration gains.
 
-    bench/quantization.py MODEL-bf16.gguf --data DATA --peer FOLDER_OF_LLAMA_CPP [--results FILE.json] [--pairs 3]
+    bench/quantization.py MODEL-bf16.gguf --data DATA --peer FOLDER_OF_LLAMA_CPP [--results FILE.json] [--pairs 3] [--large FILE.gguf]
 
 MODEL is the embedded model before it was quantized and DATA what it was trained on: what assets/embedded/export.py and
 build.py make. The loss is measured on the first row (2048 tokens) of every pool of held-out text, importance and
 calibration come from training rows of text. Losses of both programs' files are by `mlx-run perplexity`; llama-perplexity
 reads ours once more, which shows that llama.cpp loads them. Times are CPU seconds (user and system) and wall seconds of
-whole processes on the same file, by turns, medians of the pairs. What was measured is kept in the results' file, so that
+whole processes on the same file, by turns, medians of the pairs. Peak memory is measured on what is made of a --large
+model, which takes about ten times its size on the disk. What was measured is kept in the results' file, so that
 a run goes on where the last one stopped; --write makes the page of what is there. Needs numpy, tokenizers and gguf.
 """
 
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CTX, CALIBRATION_ROWS = 512, 64
 # Recipe, and whether it gets the importance matrix.
 RECIPES = [
-    ("F16", False), ("Q8_0", False), ("Q6_K", False), ("Q5_K_M", False), ("Q5_K_S", False), ("Q5_1", False),
+    ("BF16", False), ("F16", False), ("Q8_0", False), ("Q6_K", False), ("Q5_K_M", False), ("Q5_K_S", False), ("Q5_1", False),
     ("Q5_0", False), ("Q4_K_M", False), ("Q4_K_M", True), ("Q4_K_S", False), ("IQ4_NL", False), ("IQ4_XS", False),
     ("Q4_1", False), ("Q4_0", False), ("Q4_0", True), ("Q3_K_L", False), ("Q3_K_M", False), ("Q3_K_M", True),
     ("Q3_K_S", False), ("IQ3_M", True), ("IQ3_S", True), ("IQ3_XS", True), ("IQ3_XXS", True), ("Q2_K", False),
@@ -40,7 +41,7 @@ RECIPES = [
 ]  # fmt: skip
 # Type, its bits a weight, and the recipe whose main type it is; without one, tensors are named.
 TYPES = [
-    ("f16", 16, "F16"), ("q8_0", 8.5, "Q8_0"), ("q6_K", 6.5625, "Q6_K"), ("q5_K", 5.5, "Q5_K_S"),
+    ("bf16", 16, "BF16"), ("f16", 16, "F16"), ("q8_0", 8.5, "Q8_0"), ("q6_K", 6.5625, "Q6_K"), ("q5_K", 5.5, "Q5_K_S"),
     ("q5_1", 6, "Q5_1"), ("q5_0", 5.5, "Q5_0"), ("q4_K", 4.5, "Q4_K_S"), ("iq4_nl", 4.5, "IQ4_NL"),
     ("iq4_xs", 4.25, "IQ4_XS"), ("q4_1", 5, "Q4_1"), ("q4_0", 4.5, "Q4_0"), ("mxfp4", 4.25, None),
     ("nvfp4", 4.5, None), ("q3_K", 3.4375, "Q3_K_S"), ("iq3_s", 3.4375, "IQ3_S"), ("iq3_xxs", 3.0625, "IQ3_XXS"),
@@ -48,7 +49,7 @@ TYPES = [
     ("iq2_xxs", 2.0625, "IQ2_XXS"), ("iq1_m", 1.75, "IQ1_M"), ("iq1_s", 1.5625, "IQ1_S"), ("tq2_0", 2.0625, "TQ2_0"),
     ("tq1_0", 1.6875, "TQ1_0"), ("q2_0", 2.25, "Q2_0"), ("q1_0", 1.125, "Q1_0"),
 ]  # fmt: skip
-PLAIN = {"f16", "tq1_0", "tq2_0"}  # importance changes nothing
+PLAIN = {"bf16", "f16", "tq1_0", "tq2_0"}  # importance changes nothing
 NEEDS = {"iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"}
 # Recipes that are measured on equivalent models too, and how many of these.
 EQUIVALENTS, N_EQUIVALENT = [("Q4_K_M", False), ("Q4_K_M", True), ("Q4_K_S", False)], 12
@@ -57,11 +58,23 @@ MLX = [["--bits", "8"], ["--bits", "6"], ["--bits", "4"], ["--bits", "4", "--gro
        ["--recipe", "mixed_3_6"], ["--mode", "mxfp8"], ["--mode", "mxfp4"], ["--mode", "nvfp4"]]  # fmt: skip
 
 
+# What happens to a large model: from and to what in the folder, and the command.
+MEMORY = [
+    ("GGUF to Hugging Face, bf16", "large", "large-hf", ["convert", "--to", "hf"]),
+    ("Hugging Face to GGUF, bf16", "large-hf", "large-bf16.gguf", ["convert"]),
+    ("GGUF to MLX, blocks packed anew", "large", "large-mlx", ["convert"]),
+    ("GGUF to MLX, 4 bits", "large-bf16.gguf", "large-mlx-4", ["convert", "--bits", "4"]),
+    ("MLX to GGUF, q8_0", "large-mlx-4", "large-q8_0.gguf", ["convert", "--type", "q8_0"]),
+    ("`quant` Q4_K_M", "large-bf16.gguf", "large-q4_k_m.gguf", ["quant"]),
+]
+
+
 class Bench:
     def __init__(self, args, folder):
         self.args, self.folder = args, folder
         self.held_out, self.training = folder / "held-out.txt", folder / "training.txt"
         self.base, self.imatrix, self.full_imatrix = (folder / n for n in ("base.logits", "imatrix.gguf", "full.gguf"))
+        self.peak = 0  # bytes of the last process
         self.results = json.loads(Path(args.results).read_text()) if Path(args.results).exists() else {}
 
     def kept(self, key, make):
@@ -85,6 +98,7 @@ class Bench:
             process.returncode = os.waitstatus_to_exitcode(status)
             out.seek(0)
             text = out.read().decode(errors="replace")
+        self.peak = usage.ru_maxrss * 1024
         if process.returncode:
             raise SystemExit(f"{' '.join(command)}: {text[-800:]}")
         return text, usage.ru_utime + usage.ru_stime, wall
@@ -178,6 +192,19 @@ class Bench:
         self.quantize(True, ["--calibrate", self.training, "--calibrate-chunks", self.args.calibration_chunks], recipe, out)
         return self.loss(out)
 
+    def memory(self):
+        """Bytes of each source, and of the peak of its conversion."""
+        (self.folder / "large").unlink(missing_ok=True)
+        (self.folder / "large").symlink_to(Path(self.args.large).resolve())
+        made = {}
+        for what, source, out, (command, *options) in MEMORY:
+            source, out = self.folder / source, self.folder / out
+            recipe = ["Q4_K_M"] if command == "quant" else []
+            self.run(self.args.mlx_run, command, *options, source, out, *recipe)
+            files = [source] if source.is_file() else source.glob("*.safetensors")
+            made[what] = [sum(f.stat().st_size for f in files), self.peak]
+        return made
+
     def mlx(self, options, calibrated):
         if not self.args.source.exists():
             self.run(self.args.mlx_run, "convert", "--to", "mlx", self.args.model, self.args.source)
@@ -214,6 +241,12 @@ the whole process with {threads} threads on {machine};
 medians of {pairs} pair(s) by turns. Files lie in memory (page cache).
 
 {times}
+## Memory
+
+Tensors are read, quantized and written one by one: peak resident memory of the process (`ru_maxrss`, parts of the mapped
+source included), 2 threads.
+
+{memory}
 ## Calibration
 
 `mlx-run quant --calibrate TEXT` runs a text through the model and lets later columns of a matrix make up for the rounding of
@@ -282,6 +315,12 @@ def speeds(bench):
     return table(head, rows)
 
 
+def memory(bench):
+    made = bench.kept("memory", bench.memory) if bench.args.large or "memory" in bench.results else {}
+    rows = [[what, f"{size / 1e6:.0f}", f"{peak / 1e6:.0f}", f"{peak / size:.3f}"] for what, (size, peak) in (made or {}).items()]
+    return table(["command", "source, MB", "peak, MB", "share"], rows)
+
+
 def calibration(bench):
     rows = []
     for recipe in CALIBRATED:
@@ -314,12 +353,13 @@ def main():
     parser.add_argument("--mlx-run", default=ROOT / "target/release/mlx-run")
     parser.add_argument("--results", default="quantization.json")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--large", help="a GGUF file of a gigabyte or more, for peak memory")
     parser.add_argument("-t", default="2")
     parser.add_argument("--chunks", default="40", help="windows of the held-out text")
     parser.add_argument("--calibration-chunks", default="64", help="windows of the training text")
     parser.add_argument("--write", action="store_true", help="measure nothing")
     parser.add_argument("--folder", help="where files are made and stay [default: a temporary folder]")
-    parser.add_argument("--only", choices=["losses", "equivalents", "speeds", "calibration"], help="measure a part, write no page")
+    parser.add_argument("--only", choices=["losses", "equivalents", "speeds", "memory", "calibration"], help="measure a part, write no page")
     parser.add_argument("--machine", default="two cores of an AMD EPYC (Zen 4)")
     parser.add_argument("--name", help="what the page calls the model [default: its file's name]")
     parser.add_argument("--out", default=ROOT / "docs/quantization.md")
@@ -335,15 +375,16 @@ def main():
             "losses": lambda: recipes(bench, weights),
             "equivalents": lambda: equivalents(bench),
             "speeds": lambda: speeds(bench),
+            "memory": lambda: memory(bench),
             "calibration": lambda: calibration(bench),
         }
         if args.only:
             return print(parts[args.only]())
-        losses, (same, unquantized), times, (gguf, mlx) = (make() for make in parts.values())
+        losses, (same, unquantized), times, peaks, (gguf, mlx) = (make() for make in parts.values())
     Path(args.out).write_text(PAGE.format(
         name=args.name or Path(args.model).name, weights=weights / 1e6, ppl=base[0], losses=losses, times=times, gguf=gguf, mlx=mlx,
         machine=args.machine, pairs=args.pairs, threads=args.t, ctx=CTX, chunks=args.chunks,
-        calibration=args.calibration_chunks, equivalents=same, unquantized=unquantized, n_equivalent=N_EQUIVALENT,
+        calibration=args.calibration_chunks, equivalents=same, memory=peaks, unquantized=unquantized, n_equivalent=N_EQUIVALENT,
     ))  # fmt: skip
 
 

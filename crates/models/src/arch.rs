@@ -26,6 +26,8 @@ pub struct Arch {
     pub gate_up: bool,
     /// Whether GGUF files keep latent attention's second projections in one matrix.
     pub joint_kv_b: bool,
+    /// Whether mlx-lm's class has them so.
+    pub mlx_joint_kv_b: bool,
     /// Roles whose tensors GGUF's runtime wants under their stem alone.
     pub bare: &'static [Role],
     /// Sections of positions that GGUF's runtime wants named, where the configuration does not.
@@ -278,6 +280,7 @@ pub const LLAMA: Arch = Arch {
     ffn_norm_is_post: false,
     gate_up: false,
     joint_kv_b: false,
+    mlx_joint_kv_b: false,
     bare: &[],
     sections: None,
     folds: false,

@@ -115,18 +115,20 @@ pub const SHARED_EXPERTS: Style = Style {
     ],
     ..LLAMA
 };
+/// dots: the same.
+pub const DOTS1: Style = Style { mlx: [&[], STACKED_MLX], ..SHARED_EXPERTS };
+const STACKED_MLX: &[&str] = &["mlp.experts.gate_proj", "mlp.experts.up_proj", "mlp.experts.down_proj"];
 /// Mistral 4: the same, and gate and up of all experts in one tensor.
 pub const MISTRAL4: Style = Style {
     stems: &[
         "post_attention_layernorm",
         "mlp.experts.gate_up_proj",
         "mlp.experts.down_proj",
-        "mlp.experts.gate_proj",
-        "mlp.experts.up_proj",
         "mlp.shared_experts.gate_proj",
         "mlp.shared_experts.up_proj",
         "mlp.shared_experts.down_proj",
     ],
+    mlx: [&[], &["mlp.switch_mlp.down_proj"]],
     ..LLAMA
 };
 /// gpt-oss: gate and up of all experts in one tensor.
@@ -328,6 +330,7 @@ pub const AFMOE: Style = Style {
         "mlp.shared_experts.up_proj",
         "mlp.shared_experts.down_proj",
     ],
+    mlx: [&[], STACKED_MLX],
     ..LLAMA
 };
 /// HY V3.
@@ -356,6 +359,7 @@ pub const LLAMA4: Style = Style {
         "feed_forward.shared_expert.up_proj",
         "feed_forward.shared_expert.down_proj",
     ],
+    mlx: [&[], &["feed_forward.experts.gate_proj", "feed_forward.experts.up_proj", "feed_forward.experts.down_proj"]],
     ..LLAMA
 };
 /// InternLM 2.
@@ -470,8 +474,9 @@ impl Naming {
     pub fn mlx_experts(&self, role: Role, i: usize) -> Option<String> {
         let style = self.style?;
         let stacked = |stem: &&&str| !stem.contains("{e}");
-        let mut stems = stems(role).1.iter().filter(stacked);
-        let stem = stems.clone().find(|stem| style.stems.contains(*stem)).or_else(|| stems.next())?;
+        let stems = stems(role).1.iter().filter(stacked);
+        let listed = |list: &[&'static str]| stems.clone().find(|stem| list.contains(*stem));
+        let stem = listed(self.first).or_else(|| listed(style.stems)).or_else(|| stems.clone().next())?;
         Some(format!("{}{i}.{stem}", self.layers(style)))
     }
 }

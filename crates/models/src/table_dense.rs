@@ -195,7 +195,14 @@ pub(crate) const DENSE: &[Arch] = &[
         ffn_scales: false,
         ..LLAMA
     },
-    Arch { gguf: &["minicpm3"], hf: &["MiniCPM3ForCausalLM"], joint_kv_b: true, defaults: MINICPM, ..HALVES },
+    Arch {
+        gguf: &["minicpm3"],
+        hf: &["MiniCPM3ForCausalLM"],
+        joint_kv_b: true,
+        mlx_joint_kv_b: true,
+        defaults: MINICPM,
+        ..HALVES
+    },
     Arch {
         gguf: &["internlm2"],
         hf: &["InternLM2ForCausalLM"],

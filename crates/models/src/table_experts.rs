@@ -44,6 +44,7 @@ pub(crate) const EXPERTS: &[Arch] = &[
         gguf: &["deepseek2"],
         hf: &["DeepseekV2ForCausalLM"],
         style: &style::SHARED_EXPERTS,
+        mlx_joint_kv_b: true,
         pairs: INTERLEAVED,
         normalize: false,
         ffn_scales: false,
@@ -145,7 +146,7 @@ pub(crate) const EXPERTS: &[Arch] = &[
     Arch {
         gguf: &["dots1"],
         hf: &["Dots1ForCausalLM"],
-        style: &style::SHARED_EXPERTS,
+        style: &style::DOTS1,
         gating: Gating::Sigmoid,
         normalize: false,
         ..HALVES

@@ -55,6 +55,45 @@ fn stories_stay_the_same_in_folders() {
 }
 
 #[test]
+fn tokenizer_template_and_defaults_travel_along() {
+    let Some(fixtures) = fixtures() else { return };
+    let home = Temp::new("convert-carry");
+    let hf = fixtures.join("stories260k/hf");
+    let names = ["source", "model.gguf", "back", "mlx", "mlx.gguf"].map(|name| home.file(name));
+    let [source, file, back, mlx, again] = &names;
+    std::fs::create_dir_all(source).expect("a folder");
+    for entry in std::fs::read_dir(&hf).expect("the fixture") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), Path::new(source).join(entry.file_name())).expect("a copy");
+    }
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+    let defaults = serde_json::json!({"temperature": 0.7, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.1});
+    std::fs::write(Path::new(source).join("chat_template.jinja"), template).expect("a file");
+    std::fs::write(Path::new(source).join("generation_config.json"), defaults.to_string()).expect("a file");
+    succeed(&home, &["convert", source, file]);
+    succeed(&home, &["convert", file, back, "--to", "hf"]);
+    succeed(&home, &["convert", file, mlx]);
+    succeed(&home, &["convert", mlx, again]);
+    let told = |args: &[&str]| stdout(&succeed(&home, args)).to_owned();
+    let text = "Once upon a time, Lily's \u{e9}t\u{e9} <s> was 12 days long.\n  The end.";
+    let ids = |model: &str| told(&["tokenize", "--model", model, "--json", "--add-special", "--parse-special", text]);
+    let want = ids(source);
+    for model in &names[1..] {
+        assert_eq!(ids(model), want, "{model}");
+        assert_eq!(told(&["template", "--model", model, "--source"]).trim_end(), template, "{model}");
+    }
+    for folder in [back, mlx] {
+        let text = std::fs::read_to_string(Path::new(folder).join("generation_config.json")).expect("it is written");
+        let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert!(defaults.as_object().expect("fields").iter().all(|(name, value)| found[name] == *value), "{found}");
+    }
+    let checkpoint = mlxr_weights::open(Path::new(again)).expect("it is written");
+    let number = |key: &str| checkpoint.meta().get::<f32>(&format!("general.sampling.{key}")).ok().flatten();
+    let found = ["temp", "top_k", "top_p", "penalty_repeat"].map(number);
+    assert_eq!(found, [Some(0.7), Some(30.0), Some(0.9), Some(1.1)]);
+}
+
+#[test]
 fn calibration_lowers_the_loss_of_mlx_formats() {
     let Some(fixtures) = fixtures() else { return };
     let home = Temp::new("convert-calibrate");

@@ -204,7 +204,13 @@ fn absorbed(maker: &mut Maker<'_>, i: usize, mla: Mla) -> Result<(), LoadError> 
         (Some(joint), None) => (Some(joint), None),
         (None, None) => return Err(source.missing(Role::KvB, i)),
     };
-    if maker.to == Form::HuggingFace || maker.to == Form::Gguf && target_arch(source, maker.to)?.joint_kv_b {
+    let arch = target_arch(source, maker.to)?;
+    let keeps = match maker.to {
+        Form::HuggingFace => true,
+        Form::Gguf => arch.joint_kv_b,
+        Form::Mlx => arch.mlx_joint_kv_b,
+    };
+    if keeps {
         if let Some(joint) = joint {
             let to = maker.stem(Role::KvB, i, &joint)?;
             return maker.renamed(Role::KvB, i, &joint, &to);

@@ -18,15 +18,12 @@ use crate::rope::{RopeSpec, Scaling, yarn_mscale};
 use crate::style;
 
 /// The configuration, and what it cannot say.
-pub(super) fn write(source: &Source<'_>, form: Form, targets: &[Target]) -> Result<(Value, Vec<String>), LoadError> {
+pub(super) fn write(source: &Source<'_>, targets: &[Target]) -> Result<(Value, Vec<String>), LoadError> {
     if let Some(config) = source.checkpoint.config() {
         let mut config = config.clone();
         if let Some(fields) = config.as_object_mut() {
             fields.remove("quantization");
             fields.remove("quantization_config");
-            if form == Form::Mlx {
-                flat_rope(fields);
-            }
         }
         return Ok((config, Vec::new()));
     }
@@ -50,26 +47,6 @@ pub(super) fn write(source: &Source<'_>, form: Form, targets: &[Target]) -> Resu
     let found = read(&writer.fields)?;
     let losses = differences(&wanted, &found);
     Ok((writer.fields.into(), losses))
-}
-
-/// mlx-lm reads rotation where transformers 4 wrote it: beside the other fields. Adds what is missing there.
-fn flat_rope(fields: &mut Map<String, Value>) {
-    let Some(rope) = fields.get("rope_parameters") else { return };
-    let Some(rope) = rope.get("full_attention").unwrap_or(rope).as_object().cloned() else { return };
-    for (name, from) in [
-        ("rope_theta", "rope_theta"),
-        ("rotary_emb_base", "rope_theta"),
-        ("partial_rotary_factor", "partial_rotary_factor"),
-        ("rotary_pct", "partial_rotary_factor"),
-    ] {
-        if let Some(value) = rope.get(from).filter(|_| !fields.contains_key(name)) {
-            fields.insert(name.to_owned(), value.clone());
-        }
-    }
-    let kind = rope.get("rope_type").and_then(Value::as_str).unwrap_or("default");
-    if kind != "default" && fields.get("rope_scaling").is_none_or(Value::is_null) {
-        fields.insert("rope_scaling".to_owned(), rope.into());
-    }
 }
 
 /// Says that there are no factors on parts of layers, which are in the weights.
@@ -211,11 +188,18 @@ impl Writer<'_> {
         let attention_bias = has(Role::AttnQ, ".bias") || has(Role::AttnQkv, ".bias");
         self.fields.insert("attention_bias".into(), attention_bias.into());
         self.fields.insert("mlp_bias".into(), has(Role::FfnDown, ".bias").into());
-        for name in ["use_bias", "use_qkv_bias"] {
-            self.fields.insert(name.into(), attention_bias.into());
+        let state_bias = has(Role::SsmIn, ".bias");
+        for (name, bias) in [("use_bias", attention_bias || state_bias), ("use_qkv_bias", attention_bias)] {
+            self.fields.insert(name.into(), bias.into());
         }
+        for (name, role) in [("mamba_proj_bias", Role::SsmIn), ("conv_bias", Role::ShortConvIn)] {
+            self.fields.insert(name.into(), has(role, ".bias").into());
+        }
+        self.fields.insert("use_expert_bias".into(), has(Role::SelectBias, "").into());
         self.fields.insert("lm_head_bias".into(), has(Role::Output, ".bias").into());
-        self.fields.insert("use_conv_bias".into(), has(Role::SsmConv, ".bias").into());
+        for name in ["use_conv_bias", "mamba_conv_bias"] {
+            self.fields.insert(name.into(), has(Role::SsmConv, ".bias").into());
+        }
         for name in ["use_qk_norm", "qk_layernorm"] {
             self.fields.insert(name.into(), has(Role::QNorm, "").into());
         }
@@ -473,7 +457,7 @@ impl Writer<'_> {
 }
 
 /// The number that an f32's shortest text names.
-fn short(x: f32) -> f64 {
+pub(super) fn short(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }
 

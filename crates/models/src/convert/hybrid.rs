@@ -50,7 +50,7 @@ pub(super) fn kv_heads(hyper: &Hyper, heads: &[usize], targets: &[Target]) -> Ve
 }
 
 /// The layers of which every so many-th attends and the others keep a state, if it is so.
-fn interval(recurrent: &[bool]) -> Option<usize> {
+pub(super) fn interval(recurrent: &[bool]) -> Option<usize> {
     let first = recurrent.iter().position(|r| !r)? + 1;
     let fits = recurrent.iter().enumerate().all(|(i, r)| *r == ((i + 1) % first != 0));
     fits.then_some(first)
@@ -217,7 +217,7 @@ fn layers_json(fields: &mut Map<String, Json>, hyper: &Hyper, targets: &[Target]
 }
 
 /// Every how many layers the list has one, and which is the first, if it is so.
-fn steps(list: &[bool]) -> Option<(usize, usize)> {
+pub(super) fn steps(list: &[bool]) -> Option<(usize, usize)> {
     let first = list.iter().position(|x| *x)?;
     let next = list[first + 1..].iter().position(|x| *x).map_or(list.len(), |n| n + 1);
     list.iter().enumerate().all(|(i, x)| *x == (i >= first && (i - first) % next == 0)).then_some((next, first))

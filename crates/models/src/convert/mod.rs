@@ -16,12 +16,14 @@
 //! | `hybrid` | layers that are not all alike, in both |
 //! | `metadata` | a model's numbers as GGUF metadata |
 //! | `config_json` | a model's numbers as `config.json` |
+//! | `mlx_json` | what mlx-lm asks of it beyond that |
 
 mod attention;
 mod config_json;
 mod ffn;
 mod hybrid;
 mod metadata;
+mod mlx_json;
 mod recipe;
 mod recurrent;
 mod tensors;
@@ -166,9 +168,12 @@ pub fn plan(checkpoint: &Checkpoint, form: Form) -> Result<Plan, LoadError> {
     match form {
         Form::Gguf => (plan.metadata, plan.losses) = metadata::write(&source, &plan.targets)?,
         Form::HuggingFace | Form::Mlx => {
-            (plan.config, plan.losses) = config_json::write(&source, form, &plan.targets)?;
+            (plan.config, plan.losses) = config_json::write(&source, &plan.targets)?;
             if folds {
                 config_json::without_factors(&mut plan.config, &plan.targets);
+            }
+            if form == Form::Mlx {
+                mlx_json::complete(&mut plan.config, &source.hyper, &mut plan.targets);
             }
         }
     }

@@ -44,6 +44,9 @@ struct Job<'a> {
 /// Roles that MLX's own quantizer leaves alone: they are no linear layers or embeddings.
 const PLAIN: [Role; 2] = [Role::SsmConv, Role::PosEmbed];
 
+/// Roles that are not rounded: what chooses experts, which some of mlx-lm's classes cannot read quantized.
+const ROUTERS: [Role; 2] = [Role::Router, Role::ShRouter];
+
 /// Writes `checkpoint` to the folder `out` by a plan for that form; `files` are side files. MLX's formats are rounded by
 /// the calibration, if there is one.
 ///
@@ -147,7 +150,7 @@ fn job<'a>(
         }
         Scheme::Mlx { encoding, high } => {
             let chosen = high.filter(|_| matters(target, n_layer)).unwrap_or(encoding);
-            if linear && fits(chosen) { chosen } else { Encoding::Blocks(plain) }
+            if linear && fits(chosen) && !ROUTERS.contains(&target.role) { chosen } else { Encoding::Blocks(plain) }
         }
     };
     Ok(Job { target, encoding })

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mlxr_compute::Backend;
 use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::runner::PAGE_TOKENS;
@@ -27,10 +28,20 @@ impl Drop for Temp {
 
 /// Logits after each of some tokens, by the definitions, or what went wrong.
 pub fn logits(path: &Path) -> Result<Vec<f32>, String> {
+    logits_on(Scalar, path)
+}
+
+/// The same on a backend.
+pub fn logits_on<B: Backend + Send>(backend: B, path: &Path) -> Result<Vec<f32>, String>
+where
+    B::Tensor: Send,
+    B::Matrix: Send,
+    B::Kv: Send,
+{
     let options =
         LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, arena: Arena::Tokens(64), ..LoadOptions::default() };
     let checkpoint = mlxr_weights::open(path).map_err(|e| e.to_string())?;
-    let mut model = mlxr_models::load(&checkpoint, Scalar, &options, &mut |_| ()).map_err(|e| e.to_string())?;
+    let mut model = mlxr_models::load(&checkpoint, backend, &options, &mut |_| ()).map_err(|e| e.to_string())?;
     let mut batch = Batch::default();
     batch.tokens.extend((0..40).map(|i| (i * 7 + 3) % 90));
     let n_page = batch.tokens.len().div_ceil(PAGE_TOKENS);

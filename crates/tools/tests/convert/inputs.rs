@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mlxr_compute::DType;
+use mlxr_mlx::{Kernels, Mlx, Precision, find};
 use mlxr_models::convert::{self, Form};
 use mlxr_tools::convert::{folder, gguf};
 use mlxr_weights::safetensors::{Entry, Writer};
 use serde_json::{Value, json};
 
-use crate::common::{Temp, logits, nmse};
+use crate::common::{Temp, logits, logits_on, nmse};
 
 const D_MODEL: usize = 64;
 const D_FF: usize = 128;
@@ -380,6 +381,28 @@ fn as_folders_they_have_the_values_of_their_definition() {
             let repacked = report.tensors.keys().any(exact);
             assert_eq!(repacked, repacks && scheme == folder::Scheme::MlxKeep, "{packing:?}: {:?}", report.tensors);
             std::fs::remove_dir_all(&out).expect("it is there");
+        }
+        std::fs::remove_dir_all(&source).expect("it is there");
+    }
+}
+
+#[test]
+fn mlx_computes_with_codes_of_gptq_and_awq() {
+    let Some(folder) = std::env::var_os("MLXR_MLX_DIR").map(std::path::PathBuf::from) else {
+        eprintln!("SKIPPED: run `cargo xtask mlx` and set MLXR_MLX_DIR to target/mlx to test the MLX backend");
+        return;
+    };
+    let temp = Temp::new("inputs-mlx");
+    let source = temp.0.join("source");
+    for packing in PACKINGS {
+        model(&source, packing);
+        let want = logits(&source).expect("a model");
+        for (precision, limit) in [(Precision::Full, 1e-9), (Precision::Half, 1e-2)] {
+            let device = find::open(find::places(None, Some(&folder))).expect("MLXR_MLX_DIR names a folder with MLX");
+            let backend = Mlx::new(device, precision, Kernels::Mlx, Box::new(|_| ()));
+            let error = nmse(&logits_on(backend, &source).expect("a model"), &want);
+            eprintln!("{packing:?} {precision:?}: nmse {error:.1e}");
+            assert!(error < limit, "{packing:?} {precision:?}: nmse {error:.1e}");
         }
         std::fs::remove_dir_all(&source).expect("it is there");
     }
