@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from build import CONTROL, MARKUP
+from gguf_state import gguf_name, interleave
 from model import MODELS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -20,25 +21,6 @@ ABOUT = {"main": "The small chat model inside MLXR: greetings, word meanings, co
          "draft": "Draft model for speculative decoding with MLXR small; same vocabulary, distilled from it."}
 # What a program that asks for nothing else samples with: a small model is right most often near its first choice.
 SAMPLING = {"temp": 0.3, "top_k": 40, "top_p": 0.95}
-LAYER = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-         "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-
-
-def gguf_name(name):
-    """Hugging Face's tensor name to GGUF's."""
-    if name == "model.embed_tokens.weight":
-        return "token_embd.weight"
-    if name == "model.norm.weight":
-        return "output_norm.weight"
-    _, _, index, rest = name.split(".", 3)
-    return f"blk.{index}.{LAYER[rest.removesuffix('.weight')]}.weight"
-
-
-def interleave(weight, n_head):
-    """Rows of a q or k projection from rotated halves (Hugging Face) to rotated neighbours (GGUF's llama)."""
-    n_out, n_in = weight.shape
-    return weight.view(n_head, 2, n_out // n_head // 2, n_in).transpose(1, 2).reshape(n_out, n_in)
 
 
 def add_tokenizer(writer, path):

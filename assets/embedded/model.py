@@ -32,7 +32,7 @@ class Config:
         return self.d_model // self.n_head
 
 
-MODELS = {"main": Config(512, 10, 8, 4, 1280), "draft": Config(256, 6, 4, 4, 768), "tiny": Config(256, 2, 4, 4, 256)}
+MODELS = {"main": Config(512, 10, 8, 4, 1280), "draft": Config(256, 3, 4, 4, 768), "tiny": Config(256, 2, 4, 4, 256)}
 
 
 class RMSNorm(nn.Module):

@@ -12,7 +12,7 @@ import build
 import chat
 import evaluate
 import tools
-from export import interleave
+from gguf_state import interleave, separate
 from model import END, MODELS, START, Llama, dense_mask, document_mask, rotate, weights
 from train import Muon, copies, orthogonal, schedule, shorten
 
@@ -79,6 +79,7 @@ def test_rotation_layouts_agree():
     halves = rotate((x @ weight.T).view(5, 2, 64).transpose(0, 1), angle.cos(), angle.sin())
     y = (x @ interleave(weight, 2).T).view(5, 2, 32, 2).transpose(0, 1)
     c, s = angle.cos(), angle.sin()
+    assert torch.equal(separate(interleave(weight, 2), 2), weight)
     pairs = torch.stack((y[..., 0] * c - y[..., 1] * s, y[..., 0] * s + y[..., 1] * c), -1).flatten(-2)
     assert torch.allclose(halves @ halves.mT, pairs @ pairs.mT, atol=1e-3)
 

@@ -1,14 +1,16 @@
 """Trains the main model, or the draft model on the main model's predictions.
 
     python3 train.py --model main  --data DATA --seconds 480 --out main.safetensors
-    python3 train.py --model draft --data DATA --seconds 200 --out draft.safetensors --teacher main.safetensors
+    python3 train.py --model draft --data DATA --seconds 230 --out draft.safetensors --plan draft --teacher mlxr-small.gguf
     python3 train.py --model main  --data DATA --seconds 225 --out main2.safetensors --plan copy --init main.safetensors --lr-matrix 4e-3
     python3 train.py --plan cpu --model draft --data DATA --seconds 3000 --out small.safetensors --attention dense --eager
 
 The number of steps follows from the measured speed and --seconds; --steps fixes it. Learning rate:
 warm-up, constant, then linear to zero; the last 30% of the steps draw more conversations. The plan
 `copy` goes on from --init and adds rows of made-up repetitions, which teach to copy any token that
-stands before (a function's name, a rare word), where text alone teaches it for common ones.
+stands before (a function's name, a rare word), where text alone teaches it for common ones. The plan
+`draft` is for a draft model: what the teacher is asked most, and repetitions. A teacher may be a GGUF
+file, the one that ships: what is to be predicted is what it says rounded.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from gguf_state import read_gguf
 from model import END, MODELS, Llama, create_block_mask, dense_mask, document_mask, weights
 
 SEED = 20261123
@@ -31,6 +34,7 @@ COPIES = "copies"
 PLANS = {
     "gpu": (2048, {"text": 36, "sgd": 14, "tools": 4, "chat": 10}, {"text": 12, "sgd": 20, "tools": 8, "chat": 24}),
     "copy": (2048, {"text": 12, "sgd": 14, "tools": 4, "chat": 26, COPIES: 8}, {"text": 6, "sgd": 18, "tools": 6, "chat": 28, COPIES: 6}),
+    "draft": (2048, {"text": 10, "sgd": 18, "tools": 6, "chat": 24, COPIES: 6}, {"text": 6, "sgd": 18, "tools": 8, "chat": 26, COPIES: 6}),
     "cpu": (512, {"chat": 12, "tools": 4}, {"chat": 12, "tools": 4}),
     "test": (512, {"text": 1, "sgd": 1, "tools": 1, "chat": 1}, {"tools": 1, "chat": 2})}
 MIX_CHANGE, DECAY_START, WARMUP_STEPS = 0.7, 0.55, 100
@@ -157,7 +161,8 @@ def soft_loss(logits, teacher, weight):
 
 def load(name, path, device):
     model = Llama(MODELS[name]).to(device)
-    state = {k.removeprefix("model."): v.float() for k, v in load_file(path).items()}
+    state = read_gguf(path, MODELS[name]) if path.endswith(".gguf") else load_file(path)
+    state = {k.removeprefix("model."): v.float() for k, v in state.items()}
     model.load_state_dict(state)
     return model
 

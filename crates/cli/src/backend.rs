@@ -131,6 +131,26 @@ pub fn load(
     }
 }
 
+/// Loads a model's layer for further tokens onto the backend that the model was loaded onto; `None` if it has none.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_next(
+    checkpoint: &Checkpoint,
+    choice: &BackendChoice,
+    used: BackendName,
+    options: &LoadOptions,
+) -> Result<Option<Box<dyn Runner>>, CliError> {
+    fn boxed<M: Runner + 'static>(model: M) -> Box<dyn Runner> {
+        Box::new(model)
+    }
+    Ok(match used {
+        BackendName::Scalar => mlxr_models::load_next(checkpoint, Scalar, options)?.map(boxed),
+        BackendName::Mlx => mlxr_models::load_next(checkpoint, mlx()?, options)?.map(boxed),
+        BackendName::Auto | BackendName::Cpu => mlxr_models::load_next(checkpoint, cpu(choice)?, options)?.map(boxed),
+    })
+}
+
 /// Loads a model whose matrices' inputs are recorded; `record` says what of them.
 ///
 /// # Errors

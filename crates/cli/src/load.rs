@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use mlxr_compute::Bytes;
 use mlxr_engine::disk::Maker;
 use mlxr_engine::runner::PAGE_TOKENS;
-use mlxr_engine::{Config, Draft, Engine, Runner, Translate};
+use mlxr_engine::{Config, Draft, Engine, Reads, Runner};
 use mlxr_grammar::{Grammars, Source};
 use mlxr_models::{Arena, LoadOptions, config};
 use mlxr_registry::{Folder, Form, Model};
@@ -18,12 +18,14 @@ use mlxr_text::token::Tokenizer;
 use mlxr_weights::{Checkpoint, Limits, OpenError};
 
 use crate::CliError;
-use crate::args::{FolderArgs, KvTypeName, LoadArgs};
+use crate::args::{BackendName, FolderArgs, KvTypeName, LoadArgs};
 use crate::backend::{self, BackendChoice};
 use crate::setting::Settings;
 use crate::translate::Translator;
 use crate::{defaults, memory, template, vocab};
 
+/// What `--draft` calls the model's own layers for further tokens.
+const OWN_LAYERS: &str = "mtp";
 /// Models larger than this show how far loading is.
 const PROGRESS_BYTES: u64 = 200 << 20;
 
@@ -141,26 +143,57 @@ pub fn parts(
     bar.finish_and_clear();
     let names = [used.text(), args.kv_type.unwrap_or(KvTypeName::F16).text()].join(" ");
     let mut maker = vec![names.into_bytes(), identity(model)];
-    let mut draft = None;
-    if let Some(name) = args.draft.as_deref() {
-        let small = folder.find(name)?;
-        let checkpoint = self::checkpoint(&small)?;
-        let own = vocab::tokenizer(&checkpoint)?;
-        let arena = Arena::Tokens(runner.info().n_page * PAGE_TOKENS);
-        let options = LoadOptions { n_ctx: None, arena, n_slot: n_running, kv_type };
-        let small_runner = backend::load(&checkpoint, &choice, &options, &mut |_| ())?.0;
-        let translate: Option<Box<dyn Translate>> = match vocab::is_same(&tokenizer, &own) {
-            // Its keys and values lie in the same pages.
-            true => {
-                maker.push(identity(&small));
-                None
-            }
-            false => Some(Box::new(Translator::new(tokenizer.clone(), own))),
-        };
-        draft = Some(Draft { runner: small_runner, translate });
-    }
+    let draft = match args.draft.as_deref() {
+        Some(OWN_LAYERS) => {
+            maker.push(OWN_LAYERS.as_bytes().to_vec());
+            Some(own_layers((model, checkpoint), (&choice, used), &options, runner.as_ref())?)
+        }
+        Some(name) => {
+            Some(small_model(folder.find(name)?, (&tokenizer, &mut maker), &choice, &options, runner.as_ref())?)
+        }
+        None => None,
+    };
     let maker = Maker::new(&maker.iter().map(Vec::as_slice).collect::<Vec<_>>());
     Ok(Parts { runner, draft, maker, tokenizer, template, settings })
+}
+
+/// The model's own layers for further tokens, as what drafts for it.
+fn own_layers(
+    (model, checkpoint): (&Model, &Checkpoint),
+    (choice, used): (&BackendChoice<'_>, BackendName),
+    options: &LoadOptions,
+    runner: &dyn Runner,
+) -> Result<Draft, CliError> {
+    let options = LoadOptions { arena: Arena::Tokens(runner.info().n_page * PAGE_TOKENS), ..*options };
+    let next = backend::load_next(checkpoint, choice, used, &options)?;
+    let name = &model.name;
+    let missing =
+        || CliError::Usage(format!("{name} has no layers that predict further tokens: name a draft model, or none"));
+    Ok(Draft { runner: next.ok_or_else(missing)?, reads: Reads::Hidden })
+}
+
+/// A small model that drafts for another.
+fn small_model(
+    small: Model,
+    (tokenizer, maker): (&Arc<Tokenizer>, &mut Vec<Vec<u8>>),
+    choice: &BackendChoice<'_>,
+    options: &LoadOptions,
+    runner: &dyn Runner,
+) -> Result<Draft, CliError> {
+    let checkpoint = checkpoint(&small)?;
+    let own = vocab::tokenizer(&checkpoint)?;
+    let arena = Arena::Tokens(runner.info().n_page * PAGE_TOKENS);
+    let options = LoadOptions { n_ctx: None, arena, ..*options };
+    let runner = backend::load(&checkpoint, choice, &options, &mut |_| ())?.0;
+    let reads = match vocab::is_same(tokenizer, &own) {
+        // Its keys and values lie in the same pages.
+        true => {
+            maker.push(identity(&small));
+            Reads::Tokens
+        }
+        false => Reads::Translated(Box::new(Translator::new(tokenizer.clone(), own))),
+    };
+    Ok(Draft { runner, reads })
 }
 
 /// What tells a model apart from others, without reading all of its files: their names, sizes, times, and their first and

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::accept::Lookups;
 use crate::constraint::{Bound, ConstraintError, Progress};
 use crate::metrics::Metrics;
 use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
@@ -120,12 +121,22 @@ impl Client {
         self.forks.iter().map(|(_, fork)| fork.n_best()).fold(own, |most, n| Some(most?.max(n?)))
     }
 
-    /// Its drafting, begun for a sequence of `n_token` tokens.
-    pub fn speculator(&mut self, n_token: usize) -> &mut Speculator {
+    /// Its drafting, begun for a sequence of `n_token` tokens after what others showed.
+    pub fn speculate(&mut self, n_token: usize, others: &Lookups) -> &mut Speculator {
         // Few answers are longer, and those may make it grow.
         const ANSWER: usize = 2048;
         let max_tokens = self.max_tokens;
-        self.speculator.get_or_insert_with(|| Speculator::new(n_token + max_tokens.min(ANSWER)))
+        self.speculator.get_or_insert_with(|| Speculator::new(n_token + max_tokens.min(ANSWER), others))
+    }
+
+    /// Its drafting, if it was begun.
+    pub fn speculator(&mut self) -> Option<&mut Speculator> {
+        self.speculator.as_mut()
+    }
+
+    /// Seconds that a model's drafts saved, less what they cost.
+    pub fn saved(&self) -> f64 {
+        self.speculator.as_ref().map_or(0.0, Speculator::saved)
     }
 
     /// Tells the sink how likely the token after the one at `at` was, if it is the prompt's and it has not heard of it.
@@ -179,8 +190,8 @@ impl Client {
     /// Tells the sink of a token, unless it is a stop token. Returns why the sequence ends, if it does.
     pub fn take(&mut self, sampled: Sampled, now: Duration, metrics: &Metrics) -> Option<FinishReason> {
         let Sampled { token, logprob, top, is_last } = sampled;
-        if let Some((shadow, agree)) = self.shadow.take() {
-            self.speculator(0).learn(Source::Lookup(agree), 1, usize::from(shadow == token));
+        if let (Some((shadow, agree)), Some(speculator)) = (self.shadow.take(), &mut self.speculator) {
+            speculator.learn(Source::Lookup(agree), 1, usize::from(shadow == token));
         }
         match self.times.last_token.replace(now) {
             None => metrics.time_to_first_token_seconds.observe_time(now.saturating_sub(self.times.arrived)),

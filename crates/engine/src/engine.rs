@@ -122,22 +122,39 @@ pub struct Parts {
 pub struct Draft {
     /// The model; of the same vocabulary it has at least as many pages as the other.
     pub runner: Box<dyn Runner>,
-    /// Where its vocabulary is another one: what they have to do with each other.
-    pub translate: Option<Box<dyn Translate>>,
+    /// What it reads.
+    pub reads: Reads,
+}
+
+/// What a draft model reads.
+pub enum Reads {
+    /// The large model's tokens.
+    Tokens,
+    /// Tokens of its own, of another vocabulary.
+    Translated(Box<dyn Translate>),
+    /// The large model's tokens, each with the hidden state before it: its own layer for further tokens.
+    Hidden,
+}
+
+impl std::fmt::Debug for Reads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Reads::Tokens => "Tokens",
+            Reads::Translated(_) => "Translated",
+            Reads::Hidden => "Hidden",
+        })
+    }
 }
 
 impl From<Box<dyn Runner>> for Draft {
     fn from(runner: Box<dyn Runner>) -> Draft {
-        Draft { runner, translate: None }
+        Draft { runner, reads: Reads::Tokens }
     }
 }
 
 impl std::fmt::Debug for Draft {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Draft")
-            .field("runner", &self.runner.info())
-            .field("translates", &self.translate.is_some())
-            .finish()
+        f.debug_struct("Draft").field("runner", &self.runner.info()).field("reads", &self.reads).finish()
     }
 }
 
@@ -404,9 +421,12 @@ fn check(config: &Config, info: &RunnerInfo) -> Result<(), SpawnError> {
 /// A draft model of the same vocabulary computes on the model's page numbers.
 fn check_draft(draft: &Draft, model: &RunnerInfo) -> Result<(), SpawnError> {
     let error = |found: String, expected: String| Err(SpawnError::Draft { found, expected });
-    let Draft { runner, translate } = draft;
+    let Draft { runner, reads } = draft;
     let draft = runner.info();
-    if translate.is_none() && draft.n_page < model.n_page {
+    if matches!(reads, Reads::Hidden) && draft.d_model != model.d_model {
+        return error(format!("hidden states of {}", draft.d_model), format!("the model's {}", model.d_model));
+    }
+    if !matches!(reads, Reads::Translated(_)) && draft.n_page < model.n_page {
         return error(format!("{} pages", draft.n_page), format!("at least the model's {}", model.n_page));
     }
     if draft.recurrent || model.recurrent {

@@ -12,16 +12,19 @@
 //! disk/     pages in files                           offload   which pages go there and come back
 //! metrics   what is counted                          sampling  tokens of a step
 //! constraint what a sequence may say                 propose   the draft of a sequence
-//! translate a draft model's own tokens
+//! translate a draft model's own tokens              reading   what a draft model has read
+//! accept    how often drafts are right                features  hidden states that a draft model reads
 //! ```
 //! GLOSSARY: a *sequence* is a request's tokens; a *step* computes a *batch* of *rows*, one a sequence; a *page* holds the
 //! keys and values of 16 tokens; a *prefix* is whole pages of tokens from a sequence's start.
 
+mod accept;
 mod client;
 pub mod constraint;
 pub mod disk;
 mod draft;
 pub mod engine;
+mod features;
 mod limits;
 mod lookup;
 pub mod metrics;
@@ -30,6 +33,7 @@ mod pace;
 pub mod pages;
 pub mod prefix;
 mod propose;
+mod reading;
 pub mod request;
 pub mod runner;
 pub mod sampler;
@@ -43,7 +47,7 @@ mod step;
 mod times;
 mod translate;
 
-pub use engine::{Config, Draft, Engine, Parts, SpawnError, Ticket};
+pub use engine::{Config, Draft, Engine, Parts, Reads, SpawnError, Ticket};
 pub use request::{FinishReason, Logprob, PromptLogprob, Request, Sink, Stats, SubmitError, TokenEvent, Usage};
 pub use runner::{Batch, Outputs, PageId, Row, RunError, Runner, RunnerInfo, SeqId, StateId, TokenId, Want};
 pub use share::ClientId;

@@ -1,16 +1,21 @@
 //! The draft of a sequence: what its grammar forces, else what followed the last time or what a model will say, whichever
 //! promises more.
 
-use crate::TokenId;
+use crate::accept::Lookups;
 use crate::client::Client;
 use crate::draft::DraftModel;
 use crate::speculate::{Costs, Length, MAX_LOOKUP, MAX_MODEL, Source};
 use crate::times::StepTimes;
+use crate::{SeqId, TokenId};
 
 /// What there is to draft with.
 pub(crate) struct Means<'a> {
+    /// The sequence.
+    pub id: SeqId,
     /// A model that drafts.
     pub model: Option<&'a DraftModel>,
+    /// What lookups of other sequences showed.
+    pub lookups: &'a Lookups,
     /// Steps that only generate.
     pub times: &'a StepTimes,
     /// Whether after a rejected token a step goes to computing those before it again.
@@ -40,20 +45,21 @@ pub(crate) fn propose(client: &mut Client, tokens: &[TokenId], means: &Means<'_>
         }
     }
     let costs = |each| Costs { times, n_decode, n_tok, each, rewinds };
-    let agree = client.speculator(tokens.len()).lookup.find(tokens, MAX_LOOKUP.min(room), out);
+    let agree = client.speculate(tokens.len(), means.lookups).lookup.find(tokens, MAX_LOOKUP.min(room), out);
     if let Some(bound) = &mut client.bound {
         bound.trim(out);
     }
-    let speculator = client.speculator(0);
+    let speculator = client.speculator().expect("it was just begun");
     let looked_up = speculator.looked_up(agree, &costs(0.0), out.len());
     let modelled = means.model.map(|model| {
-        let (costs, room) = (costs(model.pass_seconds()), room.min(MAX_MODEL).min(model.room(tokens.len())));
-        (speculator.modelled(model.accept(), &costs, room), costs, room)
+        let room = room.min(MAX_MODEL).min(model.room(tokens.len()));
+        let pair = model.pair(means.id, tokens.len());
+        (speculator.modelled(&pair, &costs(model.pass_seconds()), room), room)
     });
     let is_better = |length: &Length| length.n_tok > 0 && (looked_up.n_tok == 0 || length.rate > looked_up.rate);
-    if let Some((length, costs, room)) = modelled.filter(|(length, ..)| is_better(length)) {
+    if let Some((length, room)) = modelled.filter(|(length, ..)| is_better(length)) {
+        let n = speculator.begin(length, room);
         client.shadow = out.first().map(|token| (*token, agree));
-        let n = client.speculator(0).begin(length, &costs, room);
         out.clear();
         out.resize(n, 0);
         client.source = Some(Source::Model);

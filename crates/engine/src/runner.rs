@@ -67,6 +67,10 @@ pub struct Batch {
     /// How many of the largest logits of each wanted token are needed: the runner may leave the others minus infinity. `None` for
     /// all.
     pub n_best: Option<usize>,
+    /// Whether [`Runner::hidden`] is wanted.
+    pub wants_hidden: bool,
+    /// Hidden states of another model, `[n_tok, d_model]`, for one that reads them with its tokens; else empty.
+    pub features: Vec<f32>,
 }
 
 impl Batch {
@@ -82,7 +86,8 @@ impl Batch {
         self.tokens.clear();
         self.pages.clear();
         self.parents.clear();
-        self.n_best = None;
+        self.features.clear();
+        (self.n_best, self.wants_hidden) = (None, false);
     }
 }
 
@@ -166,6 +171,12 @@ pub trait Runner: Send {
     /// # Errors
     /// If the backend failed.
     fn wait(&mut self) -> Result<Outputs<'_>, RunError>;
+
+    /// Hidden states of all tokens of the last batch, `[n_tok, d_model]`, if it wanted them: what a model reads that predicts
+    /// further tokens.
+    fn hidden(&self) -> &[f32] {
+        &[]
+    }
 
     /// Copies page `from` over page `to`.
     fn copy_page(&mut self, from: PageId, to: PageId);

@@ -4,9 +4,13 @@
 //! `a1 + a1 a2 + .. + a1 .. ak` tokens, if the `i`-th is accepted with probability `ai` given those before it. Both are
 //! measured: the times by the engine, acceptance for each sequence and source, of lookups by how many tokens before
 //! agree. The `k` is taken that gives the most tokens a second in all, and none where that is not clearly more than without.
-//! What a lookup finds is compared with what comes also when it is not drafted; a model drafts two tokens from time to time,
-//! to see whether that has changed. What a grammar forces is drafted as far as there is room: its tokens must be computed
-//! in any case.
+//! What a lookup finds is compared with what comes also when it is not drafted. What a grammar forces is drafted as far as
+//! there is room: its tokens must be computed in any case.
+//!
+//! What a model drafts for a sequence is paid from an account: accepted tokens earn the time of the steps that they save,
+//! drafts cost theirs, and no draft is made that the account does not cover. It begins with the time of a few steps and
+//! grows by a hundredth of each, which bounds what drafts can cost a sequence, whatever acceptance was measured. Where
+//! drafts stopped to pay, two tokens are drafted from time to time, to see whether that has changed.
 //!
 //! A model knows how sure it is of each token: it drafts as long as one more is worth its time ([`Worth`]), which is what
 //! all tokens so far gain a second.
@@ -15,7 +19,8 @@
 //! as it agrees with that. This accepts a drafted token with the probability that the model gives it, which for drafts
 //! that are not themselves random is the optimum of speculative sampling (Leviathan et al., arXiv:2211.17192).
 
-use crate::lookup::{GRAM, Lookup};
+use crate::accept::{AGREE, Accept, Lookups, agreement};
+use crate::lookup::Lookup;
 use crate::times::StepTimes;
 
 /// Most tokens of a draft by prompt lookup.
@@ -29,17 +34,12 @@ const PROBE_PERIOD: u32 = 64;
 const MAX_DOUBLINGS: u32 = 5;
 /// Tokens of such a draft: the second one tells what drafting takes.
 const AGAIN: usize = 2;
+/// What a sequence's account begins with, may hold at most, and grows by with each step: in steps without drafts.
+const START: f64 = 2.5;
+const CAP: f64 = 8.0;
+const INCOME: f64 = 0.01;
 /// Drafting must promise this much more tokens a second.
 const WORTH: f64 = 1.03;
-/// Weight of a new observation of acceptance: of a sequence, of all that a model drafts for.
-const WEIGHT: f64 = 0.1;
-const WEIGHT_ALL: f64 = 0.02;
-/// The acceptance of a model's drafts that is supposed at first.
-const ACCEPT: f64 = 0.7;
-/// How many tokens agree before a drafted one, at least, by class, and the acceptance that is supposed at first.
-const AGREE: [(usize, f64); 5] = [(0, 0.4), (GRAM, 0.6), (6, 0.75), (12, 0.85), (24, 0.9)];
-/// How sure a model is of a token, at least, by class, and the acceptance that is supposed at first.
-const SURE: [(f32, f64); 6] = [(0.0, 0.4), (0.5, 0.6), (0.7, 0.75), (0.85, 0.88), (0.95, 0.95), (0.99, 0.99)];
 
 /// Where a draft comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +57,41 @@ pub(crate) struct Speculator {
     pub lookup: Lookup,
     /// What another token of the model's draft must bring.
     pub worth: Worth,
-    /// By [`AGREE`].
-    by_agreement: [f64; AGREE.len()],
+    /// Of lookups, by [`AGREE`].
+    by_agreement: [Accept; AGREE.len()],
     /// `None`: nothing was measured of this sequence.
-    by_model: Option<f64>,
+    by_model: Option<Accept>,
+    /// Seconds that a model's drafts may cost; `None` before the first.
+    account: Option<f64>,
+    /// Seconds that they have saved, less what they cost.
+    saved: f64,
+    prices: Prices,
+    /// Tokens of a draft that the account covers.
+    n_covered: usize,
     n_without: u32,
     n_doubling: u32,
+}
+
+/// What a draft costs and brings a sequence, in seconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Prices {
+    /// To draft a token.
+    draft: f64,
+    /// To verify one.
+    verify: f64,
+    /// An accepted one saves this much.
+    step: f64,
+}
+
+/// What is known of a model's drafts before they are made for a sequence.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pair {
+    /// The probability that a token is accepted, of other sequences.
+    pub accept: f64,
+    /// Whether it is tried on this sequence; else only as far as time goes by without drafts.
+    pub is_tried: bool,
+    /// Seconds to read what the model has not read of the sequence.
+    pub unread_seconds: f64,
 }
 
 /// What a step costs.
@@ -77,6 +106,15 @@ pub(crate) struct Costs<'a> {
     pub each: f64,
     /// Whether after a rejected token a step goes to computing those before it again, and gives one more.
     pub rewinds: bool,
+}
+
+impl Costs<'_> {
+    /// Of a draft of `n_tok` tokens.
+    fn prices(&self, n_tok: usize) -> Prices {
+        let seconds = |n_tok| self.times.tried(n_tok).unwrap_or(0.0);
+        let verify = (seconds(self.n_tok + n_tok) - seconds(self.n_tok)).max(0.0) / n_tok as f64;
+        Prices { draft: self.each, verify, step: seconds(self.n_decode) / self.n_decode.max(1) as f64 }
+    }
 }
 
 /// What a token of a draft must bring, in tokens that are accepted, to be worth its time.
@@ -100,13 +138,17 @@ pub(crate) struct Length {
 const NONE: Length = Length { n_tok: 0, rate: 0.0 };
 
 impl Speculator {
-    /// For a sequence of about `n_token` tokens.
-    pub fn new(n_token: usize) -> Speculator {
+    /// For a sequence of about `n_token` tokens, after what lookups of others showed.
+    pub fn new(n_token: usize, others: &Lookups) -> Speculator {
         Speculator {
             lookup: Lookup::new(n_token),
             worth: Worth::default(),
-            by_agreement: AGREE.map(|(_, accept)| accept),
+            by_agreement: others.supposed(),
             by_model: None,
+            account: None,
+            saved: 0.0,
+            prices: Prices::default(),
+            n_covered: 0,
             n_without: 0,
             n_doubling: 0,
         }
@@ -114,19 +156,33 @@ impl Speculator {
 
     /// How many tokens of what was looked up to draft, at most `max`, where so many before them agree.
     pub fn looked_up(&self, agree: usize, costs: &Costs<'_>, max: usize) -> Length {
-        best(|i| self.by_agreement[agreement(agree + i)], costs, max)
+        best(|i| self.by_agreement[agreement(agree + i)].mean, costs, max)
     }
 
-    /// How many tokens a model is to draft, at most `max`: fewer if it is not sure of them. `accept`: the probability that
-    /// a token is accepted, of other sequences.
-    pub fn modelled(&mut self, accept: f64, costs: &Costs<'_>, max: usize) -> Length {
-        let accept = *self.by_model.get_or_insert(accept);
+    /// How many tokens a model is to draft, at most `max`: fewer if it is not sure of them. Called once a step.
+    pub fn modelled(&mut self, pair: &Pair, costs: &Costs<'_>, max: usize) -> Length {
+        let accept = self.by_model.get_or_insert(Accept::supposed(pair.accept)).mean;
         let best = best(|_| accept, costs, max);
-        if best.n_tok > 0 {
+        if best.n_tok > 0 && best.rate == 0.0 {
+            // What steps take is measured in any case.
+            (self.prices, self.n_covered) = (Prices::default(), best.n_tok);
             return best;
         }
+        self.prices = costs.prices(best.n_tok.max(1));
+        let Prices { draft, verify, step } = self.prices;
+        if step == 0.0 {
+            return NONE;
+        }
+        let account = self.account.get_or_insert(if pair.is_tried { START * step } else { 0.0 });
+        *account = (*account + INCOME * step).min(CAP * step);
+        let covered = (*account - pair.unread_seconds) / (draft + verify);
+        self.n_covered = covered.max(0.0) as usize;
+        let n_tok = best.n_tok.min(self.n_covered);
+        if n_tok > 0 {
+            return Length { n_tok, ..best };
+        }
         self.n_without += 1;
-        if max == 0 || self.n_without < PROBE_PERIOD << self.n_doubling {
+        if best.n_tok > 0 || covered < AGAIN as f64 || max == 0 || self.n_without < PROBE_PERIOD << self.n_doubling {
             return NONE;
         }
         (self.n_without, self.n_doubling) = (0, (self.n_doubling + 1).min(MAX_DOUBLINGS));
@@ -135,77 +191,60 @@ impl Speculator {
 
     /// Notes that a model drafts as much as [`Speculator::modelled`] said, and returns how many tokens it may draft if it is
     /// sure of them, at most `max`.
-    pub fn begin(&mut self, length: Length, costs: &Costs<'_>, max: usize) -> usize {
+    pub fn begin(&mut self, length: Length, max: usize) -> usize {
         if length.rate == 0.0 {
             self.worth = Worth::default();
             return length.n_tok;
         }
         (self.n_without, self.n_doubling) = (0, 0);
-        let seconds = |n_tok| costs.times.tried(n_tok).unwrap_or(0.0);
-        let column = (seconds(costs.n_tok + length.n_tok) - seconds(costs.n_tok)).max(0.0) / length.n_tok as f64;
-        self.worth = Worth { draft: length.rate * (costs.each + column), verify: length.rate * column };
-        (2 * length.n_tok).min(max)
+        let Prices { draft, verify, .. } = self.prices;
+        self.worth = Worth { draft: length.rate * (draft + verify), verify: length.rate * verify };
+        (2 * length.n_tok).min(self.n_covered).min(max)
+    }
+
+    /// How often lookups were accepted, by [`AGREE`].
+    pub fn by_agreement(&self) -> &[Accept; AGREE.len()] {
+        &self.by_agreement
+    }
+
+    /// Notes that a model drafted a token.
+    pub fn drafted(&mut self) {
+        self.spend(self.prices.draft);
+    }
+
+    /// Pays for something.
+    pub fn spend(&mut self, seconds: f64) {
+        self.saved -= seconds;
+        if let Some(account) = &mut self.account {
+            *account -= seconds;
+        }
+    }
+
+    /// Seconds that a model's drafts have saved, less what they cost.
+    pub fn saved(&self) -> f64 {
+        self.saved
     }
 
     /// The probability that a token which a model drafts is accepted.
     pub fn accept(&self) -> f64 {
-        self.by_model.unwrap_or(ACCEPT)
+        self.by_model.unwrap_or_default().mean
     }
 
     /// Learns that of `n_draft` drafted tokens `n_accepted` were accepted.
     pub fn learn(&mut self, source: Source, n_draft: usize, n_accepted: usize) {
+        if source == Source::Model {
+            let Prices { verify, step, .. } = self.prices;
+            self.spend(n_draft as f64 * verify - n_accepted as f64 * step);
+        }
         for i in 0..n_draft.min(n_accepted + 1) {
             let accept = match source {
                 Source::Lookup(agree) => &mut self.by_agreement[agreement(agree + i)],
-                Source::Model => self.by_model.get_or_insert(ACCEPT),
+                Source::Model => self.by_model.get_or_insert_default(),
                 Source::Forced => return,
             };
-            *accept += WEIGHT * (f64::from(u8::from(i < n_accepted)) - *accept);
+            accept.learn(i < n_accepted);
         }
     }
-}
-
-/// How often tokens of which a model is so sure are accepted: a pair of models has one, since it says how they differ.
-#[derive(Debug)]
-pub(crate) struct Calibration {
-    /// By [`SURE`].
-    accept: [f64; SURE.len()],
-    mean: f64,
-}
-
-impl Calibration {
-    /// Nothing measured.
-    pub fn new() -> Calibration {
-        Calibration { accept: SURE.map(|(_, accept)| accept), mean: ACCEPT }
-    }
-
-    /// The probability that a token is accepted.
-    pub fn accept(&self, sure: f32) -> f64 {
-        self.accept[certainty(sure)]
-    }
-
-    /// The same of all tokens together.
-    pub fn mean(&self) -> f64 {
-        self.mean
-    }
-
-    /// Learns whether a token was accepted.
-    pub fn learn(&mut self, sure: f32, is_accepted: bool) {
-        let hit = f64::from(u8::from(is_accepted));
-        let accept = &mut self.accept[certainty(sure)];
-        *accept += WEIGHT * (hit - *accept);
-        self.mean += WEIGHT_ALL * (hit - self.mean);
-    }
-}
-
-/// The class of [`AGREE`].
-fn agreement(agree: usize) -> usize {
-    AGREE.iter().rposition(|(least, _)| *least <= agree).unwrap_or(0)
-}
-
-/// The class of [`SURE`].
-fn certainty(sure: f32) -> usize {
-    SURE.iter().rposition(|(least, _)| *least <= sure).unwrap_or(0)
 }
 
 /// The most profitable length, where the `i`-th token is accepted with probability `accept(i)` after those before it.
@@ -286,33 +325,72 @@ mod tests {
         assert_eq!(best(|_| 0.4, &costs, 16), NONE);
     }
 
+    const PAIR: Pair = Pair { accept: 0.6, is_tried: true, unread_seconds: 0.0 };
+
+    /// A step in which all drafted tokens are accepted, or none. Returns how many were drafted.
+    fn step(speculator: &mut Speculator, pair: &Pair, costs: &Costs<'_>, is_right: bool) -> usize {
+        let length = speculator.modelled(pair, costs, 16);
+        let n = match length.n_tok {
+            0 => 0,
+            _ => speculator.begin(length, 16),
+        };
+        (0..n).for_each(|_| speculator.drafted());
+        if n > 0 {
+            speculator.spend(pair.unread_seconds);
+            speculator.learn(Source::Model, n, if is_right { n } else { 0 });
+        }
+        n
+    }
+
     #[test]
     fn drafts_that_fail_stop_and_are_tried_again() {
         let times = times(&[(1, 100), (17, 400)]);
-        let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
-        let mut speculator = Speculator::new(0);
-        let mut lengths = Vec::new();
-        for _ in 0..200 {
-            let length = speculator.modelled(0.6, &costs, 16);
-            let n = speculator.begin(length, &costs, 16);
-            speculator.learn(Source::Model, n, 0);
-            lengths.push(n);
-        }
+        let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.02, rewinds: false };
+        let mut speculator = Speculator::new(0, &Lookups::new());
+        let lengths: Vec<usize> = (0..200).map(|_| step(&mut speculator, &PAIR, &costs, false)).collect();
         let tried = lengths.iter().filter(|n| **n > 0).count();
         assert!((3..25).contains(&tried), "{lengths:?}");
-        for _ in 0..20_000 {
-            let length = speculator.modelled(0.6, &costs, 16);
-            let n = speculator.begin(length, &costs, 16);
-            speculator.learn(Source::Model, n, n);
+        let good: usize = (0..20_000).map(|_| step(&mut speculator, &PAIR, &costs, true)).sum();
+        assert!(good > 100_000 && step(&mut speculator, &PAIR, &costs, true) > 8, "{good}");
+    }
+
+    #[test]
+    fn drafts_cost_no_more_than_the_account_holds() {
+        let times = times(&[(1, 100), (17, 400)]);
+        let mut rng = crate::sampler::Rng::new(5);
+        // Seconds of a draft's token, probability that a draft is right, whether the sequence is tried, steps that it may lose.
+        let rows = [
+            (0.02, 0.0, true, 3.0),
+            (0.02, 0.15, true, 3.0),
+            (0.5, 0.5, true, 3.0),
+            (0.02, 0.0, false, 0.0),
+            (0.0, 0.0, true, 3.0),
+        ];
+        for (each, part, is_tried, start) in rows {
+            let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each, rewinds: false };
+            // However hopeful others make it.
+            let pair = Pair { accept: 0.95, is_tried, unread_seconds: 0.0 };
+            let mut speculator = Speculator::new(0, &Lookups::new());
+            let mut least = 0f64;
+            for n in 1..2000 {
+                step(&mut speculator, &pair, &costs, rng.next_unit() < part);
+                least = least.min(speculator.saved() / 0.1 + INCOME * f64::from(n));
+            }
+            assert!(least >= -start - 1.0, "{each} {part}: {least} steps beside the income");
         }
-        assert!(speculator.modelled(0.6, &costs, 16).n_tok > 8);
+        // What must be read first is paid, too.
+        let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.02, rewinds: false };
+        let far = Pair { unread_seconds: 0.6, ..PAIR };
+        let mut speculator = Speculator::new(0, &Lookups::new());
+        assert_eq!((0..300).map(|_| step(&mut speculator, &far, &costs, true)).sum::<usize>(), 0);
+        assert!((0..1000).map(|_| step(&mut speculator, &far, &costs, true)).sum::<usize>() > 0);
     }
 
     #[test]
     fn unknown_costs_are_measured() {
         for (times, want) in [(times(&[]), 0), (times(&[(1, 9)]), PROBE)] {
             let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
-            assert_eq!(Speculator::new(0).looked_up(8, &costs, 16).n_tok, want);
+            assert_eq!(Speculator::new(0, &Lookups::new()).looked_up(8, &costs, 16).n_tok, want);
         }
     }
 
@@ -320,7 +398,7 @@ mod tests {
     fn the_longer_a_copy_the_longer_its_draft() {
         let times = times(&[(1, 100), (17, 400)]);
         let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
-        let mut speculator = Speculator::new(0);
+        let mut speculator = Speculator::new(0, &Lookups::new());
         for _ in 0..100 {
             // Copies go on for as long as they are long already.
             speculator.learn(Source::Lookup(3), 16, 0);
@@ -331,20 +409,29 @@ mod tests {
     }
 
     #[test]
-    fn a_sure_token_is_worth_more() {
-        let mut calibration = Calibration::new();
-        for i in 0..400 {
-            calibration.learn(0.3, i % 4 == 0);
-            calibration.learn(1.0, i % 50 != 0);
+    fn what_sequences_showed_is_supposed_of_new_ones() {
+        let times = times(&[(1, 100), (17, 400)]);
+        let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
+        let mut lookups = Lookups::new();
+        let length = |lookups: &Lookups| Speculator::new(0, lookups).looked_up(3, &costs, 16).n_tok;
+        let first = length(&lookups);
+        for (right, want) in [(16, first + 1..17), (0, 0..1)] {
+            for _ in 0..20 {
+                let mut speculator = Speculator::new(0, &lookups);
+                (0..20).for_each(|_| speculator.learn(Source::Lookup(3), 16, right));
+                lookups.learn(speculator.by_agreement());
+            }
+            assert!(want.contains(&length(&lookups)), "{} and not {want:?}", length(&lookups));
         }
-        let [unsure, sure] = [0.3, 1.0].map(|sure| calibration.accept(sure));
-        assert!((0.1..0.5).contains(&unsure) && sure > 0.9, "{unsure} {sure}");
-        // What a token must bring is what the whole draft brings a second, for its own time.
+    }
+
+    #[test]
+    fn a_token_must_bring_what_the_draft_brings_in_its_time() {
         let times = times(&[(1, 100), (5, 140), (17, 260)]);
         let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.02, rewinds: false };
-        let mut speculator = Speculator::new(0);
-        let length = speculator.modelled(0.6, &costs, 16);
-        assert!(speculator.begin(length, &costs, 16) >= length.n_tok);
+        let mut speculator = Speculator::new(0, &Lookups::new());
+        let length = speculator.modelled(&PAIR, &costs, 16);
+        assert!(speculator.begin(length, 16) >= length.n_tok);
         let Worth { draft, verify } = speculator.worth;
         assert!(
             (draft - length.rate * 0.03).abs() < 1e-3 && (verify - length.rate * 0.01).abs() < 1e-3,

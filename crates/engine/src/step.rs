@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
 
+use crate::accept::Lookups;
 use crate::client::Client;
 use crate::disk::RETRY;
 use crate::draft::DraftModel;
@@ -49,6 +50,7 @@ pub(crate) struct Steps {
     /// Of all steps, and of those that only generate.
     times: StepTimes,
     decode_times: StepTimes,
+    lookups: Lookups,
     batch: Batch,
     sampling: Sampling,
     /// The ids of running sequences.
@@ -108,6 +110,7 @@ impl Steps {
             pace: Pace::new(Targets { token: config.token_time, step: config.step_time }, config.step_tokens),
             times: StepTimes::new(MEAN),
             decode_times: StepTimes::new(UNDISTURBED),
+            lookups: Lookups::new(),
             batch: Batch::with_room(config.max_running, config.step_tokens, info.n_page.min(MAX_ROOM)),
             sampling: Sampling::with_room(config.max_running, config.step_tokens, n_ctx.min(MAX_ROOM)),
             ids: Vec::new(),
@@ -217,6 +220,7 @@ impl Steps {
         let n_decode = self.draft();
         self.schedule.plan(&mut self.batch, self.pace.budget_tokens(&self.times, n_decode));
         self.batch.n_best = self.n_best();
+        self.batch.wants_hidden = self.models.draft.as_ref().is_some_and(DraftModel::reads_hidden);
         self.do_ops();
         self.note_starts(start);
         let is_decode = self.batch.rows.iter().all(|row| row.want != Want::Nothing && row.start > 0)
@@ -234,7 +238,8 @@ impl Steps {
         self.sampling.sample(&self.batch, outputs, &self.schedule, &mut self.clients)?;
         if let Some(draft) = &mut self.models.draft {
             let since = (self.clock)();
-            draft.follow(&self.batch, &self.schedule)?;
+            draft.keep(&self.batch, &self.sampling.n_kept, self.models.runner.hidden());
+            draft.follow(&self.batch, &self.schedule, &self.clock)?;
             self.stats.computing += (self.clock)().saturating_sub(since);
         }
         self.learn_drafts();
@@ -276,7 +281,9 @@ impl Steps {
             let tokens = &self.schedule.running(id).expect("it runs").tokens;
             let room = self.max_draft.min(client.n_left().saturating_sub(1));
             let means = Means {
+                id,
                 model: self.models.draft.as_ref(),
+                lookups: &self.lookups,
                 times: &self.decode_times,
                 rewinds: self.rewinds,
                 n_decode,
@@ -305,8 +312,8 @@ impl Steps {
             }
             let n_accepted = n_kept - 1;
             let client = self.clients.get_mut(&row.seq).expect("each sequence has a client");
-            if let Some(source) = client.source {
-                client.speculator(0).learn(source, n_draft, n_accepted);
+            if let (Some(source), Some(speculator)) = (client.source, client.speculator()) {
+                speculator.learn(source, n_draft, n_accepted);
             }
             self.shared.metrics.drafted(n_draft, n_accepted);
             if let Some(draft) = &mut self.models.draft {
@@ -416,9 +423,12 @@ impl Steps {
             }
         }
         if let Some(draft) = &mut self.models.draft {
-            draft.forget(id);
+            draft.forget(id, self.clients.get(&id).map_or(0.0, Client::saved));
         }
-        if let Some(client) = self.clients.remove(&id) {
+        if let Some(mut client) = self.clients.remove(&id) {
+            if let Some(speculator) = client.speculator() {
+                self.lookups.learn(speculator.by_agreement());
+            }
             self.shared.left(client.asked_by, client.has_started());
             // Whoever hears of the end finds it in the statistics.
             self.publish();
@@ -449,15 +459,9 @@ impl Steps {
 }
 
 impl Models {
-    /// The draft model, if it has pages of the same numbers.
-    fn paged(&mut self) -> Option<&mut dyn Runner> {
-        let draft = self.draft.as_mut().filter(|draft| draft.shares_pages())?;
-        Some(draft.runner.as_mut())
-    }
-
     fn copy_page(&mut self, from: PageId, to: PageId) {
         self.runner.copy_page(from, to);
-        if let Some(draft) = self.paged() {
+        if let Some(draft) = &mut self.draft {
             draft.copy_page(from, to);
         }
     }
@@ -474,7 +478,8 @@ impl Pages for Models {
     fn import(&mut self, page: PageId, bytes: &[u8]) -> bool {
         let Some((own, rest)) = bytes.split_at_checked(self.page_bytes) else { return false };
         let is_own = self.runner.import_page(page, own).is_ok();
-        is_own && self.paged().is_none_or(|draft| draft.import_page(page, rest).is_ok())
+        let draft = self.draft.as_mut().filter(|draft| draft.shares_pages());
+        is_own && draft.is_none_or(|draft| draft.import_page(page, rest).is_ok())
     }
 
     fn export_state(&self, state: StateId, out: &mut Vec<u8>) {

@@ -18,6 +18,8 @@ pub(crate) const UNDISTURBED: Weights = (0.4, 0.04);
 const UNTRIED: f64 = 0.75;
 /// Steps of a number of tokens that are made before it counts as tried.
 const FEW: u32 = 2;
+/// Measures of which the least counts: the first ones may be of a model whose weights are read for the first time.
+const FIRST: u32 = 4;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Measure {
@@ -122,8 +124,28 @@ impl StepTimes {
     }
 }
 
+/// What something takes that nothing disturbs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Least {
+    /// 0 before the first measure.
+    pub seconds: f64,
+    n: u32,
+}
+
+impl Least {
+    /// Learns from a measure.
+    pub fn learn(&mut self, took: Duration) {
+        self.n = self.n.saturating_add(1);
+        self.seconds = match self.n {
+            1 => took.as_secs_f64(),
+            n if n <= FIRST => self.seconds.min(took.as_secs_f64()),
+            _ => blend(self.seconds, took, UNDISTURBED),
+        };
+    }
+}
+
 /// What is known of a time after a new measure.
-pub(crate) fn blend(known: f64, took: Duration, (below, above): Weights) -> f64 {
+fn blend(known: f64, took: Duration, (below, above): Weights) -> f64 {
     let more = took.as_secs_f64() - known;
     known + more * if more < 0.0 { below } else { above }
 }
@@ -150,6 +172,18 @@ mod tests {
         let all: Vec<usize> = (1..100_000).map(range).collect();
         assert!(all.is_sorted() && all[0] == 0 && *all.last().expect("many") < N_RANGE);
         assert!(all.windows(2).all(|pair| pair[1] - pair[0] <= 1));
+    }
+
+    #[test]
+    fn a_first_measure_that_is_slow_is_soon_forgotten() {
+        let mut least = Least::default();
+        [900, 12, 10, 30].into_iter().for_each(|ms| least.learn(Duration::from_millis(ms)));
+        assert!((least.seconds - 0.010).abs() < 1e-9, "{least:?}");
+        // Later ones move it: down soon, up slowly.
+        (0..5).for_each(|_| least.learn(Duration::from_millis(5)));
+        assert!(least.seconds < 0.006, "{least:?}");
+        least.learn(Duration::from_millis(100));
+        assert!(least.seconds < 0.011, "{least:?}");
     }
 
     #[test]

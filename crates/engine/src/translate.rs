@@ -126,6 +126,12 @@ impl Translated {
         Part { start, tokens: &own.stored[start..], pages: &own.pages }
     }
 
+    /// Tokens of a sequence of `n_token` that were not read, but for its last few.
+    pub fn n_unread(&self, id: SeqId, n_token: usize) -> usize {
+        let own = self.own.get(&id).filter(|own| !own.stored.is_empty());
+        n_token.saturating_sub(own.map_or(0, |own| own.settled.0 + MAX_UNSETTLED))
+    }
+
     /// A moment: sequences used before it may lose their pages to those used after.
     pub fn now(&self) -> u64 {
         self.n_use

@@ -7,6 +7,7 @@ use mlxr_engine::runner::{Batch, Want};
 use crate::arch::Temperature;
 use crate::hyper::Hyper;
 use crate::layer::{Attn, Dense, Ffn, Gate, Latent, LatentQuery, Layer, Mixer, MoeFfn, QkNorm};
+use crate::next::Join;
 
 /// A loaded model's weights.
 pub struct Decoder<B: Backend> {
@@ -14,6 +15,8 @@ pub struct Decoder<B: Backend> {
     /// Learned positions (GPT-2).
     pub positions: Option<B::Matrix>,
     pub embed_norm: Option<Norm<B>>,
+    /// Of a model that reads another's hidden states.
+    pub join: Option<Join<B>>,
     pub layers: Vec<Layer<B>>,
     pub output_norm: Norm<B>,
     pub output: Linear<B>,
@@ -26,6 +29,8 @@ pub struct Pass<'a, B: Backend> {
     pub kv: &'a mut B::Kv,
     pub hyper: &'a Hyper,
     pub seqs: Seqs<'a>,
+    /// `[n_tok, d_model]`: another model's hidden states, where this one reads them.
+    pub features: &'a [f32],
     /// `[n_tok, 1]`: how much each token's query grows, where a model's queries do and a position is far enough.
     pub growth: Option<B::Tensor>,
 }
@@ -50,12 +55,30 @@ impl<B: Backend> Decoder<B> {
         if let Some(norm) = &self.embed_norm {
             x = pass.backend.norm(&x, norm);
         }
+        if let Some(join) = &self.join {
+            let features = pass.features;
+            x = join.apply(pass, &x, features);
+        }
         let last = self.layers.len().saturating_sub(1);
         for (i, layer) in self.layers.iter().enumerate() {
             let rows = rows.filter(|_| i == last);
             x = layer.forward(pass, i, x, rows);
         }
         x
+    }
+
+    /// Appends to `out` what another model reads of hidden states: normed, but for those that stand for another model's.
+    pub fn states(
+        &self,
+        pass: &mut Pass<'_, B>,
+        hidden: &B::Tensor,
+        out: &mut Vec<f32>,
+    ) -> Result<(), mlxr_compute::Error> {
+        if self.join.is_some() {
+            return pass.backend.read(hidden, out);
+        }
+        let normed = pass.backend.norm(hidden, &self.output_norm);
+        pass.backend.read(&normed, out)
     }
 
     /// Logits of hidden states: `[n_row, n_vocab]`.

@@ -136,7 +136,16 @@ impl Hyper {
     /// # Errors
     /// If a value is missing, of the wrong type or out of range.
     pub fn read(config: &Config<'_>, arch: &Arch, n_ctx: Option<usize>) -> Result<Hyper, LoadError> {
-        let n_layer = depth(config)?;
+        Hyper::of_layers(config, arch, n_ctx, depth(config)?)
+    }
+
+    /// As [`Hyper::read`], of `n_layer` layers.
+    pub(crate) fn of_layers(
+        config: &Config<'_>,
+        arch: &Arch,
+        n_ctx: Option<usize>,
+        n_layer: usize,
+    ) -> Result<Hyper, LoadError> {
         let d_model = config.need(config::D_MODEL, MAX_WIDTH)?;
         let trained = config.count(config::N_CTX)?.unwrap_or(2048).max(1);
         let [n_head, n_kv_head] = head_counts(config, n_layer)?;
@@ -190,6 +199,13 @@ impl Hyper {
 }
 
 impl Hyper {
+    /// Forgets all layers but one.
+    pub(crate) fn keep_layer(&mut self, i: usize) {
+        self.n_layer = 1;
+        (self.n_head, self.n_kv_head) = (vec![self.n_head[i]], vec![self.n_kv_head[i]]);
+        (self.rotates, self.window) = (vec![self.rotates[i]], vec![self.window[i]]);
+    }
+
     /// Takes out the factors that mlx-lm has multiplied into weights, though it leaves them in the configuration. What
     /// is left of them goes to logits of tied embeddings. Source: mlx-lm `falcon_h1.py`, `sanitize` and `__call__`.
     pub(crate) fn fold_as_mlx(&mut self, tied: bool) {
@@ -199,7 +215,7 @@ impl Hyper {
 }
 
 /// Layers that compute a token. GGUF counts those that predict further ones too.
-fn depth(config: &Config<'_>) -> Result<usize, LoadError> {
+pub(crate) fn depth(config: &Config<'_>) -> Result<usize, LoadError> {
     let n_next = config.count(config::N_NEXTN)?.unwrap_or(0);
     let kinds = config.texts(config::LAYER_KINDS).map(|kinds| kinds.len());
     let n_all = match kinds.filter(|n| (1..=MAX_LAYERS).contains(n)) {

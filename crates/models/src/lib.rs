@@ -9,6 +9,7 @@
 //! | [`config`] | every configuration value's names, a row each |
 //! | [`rope`] | rotation frequencies under every scaling |
 //! | [`convert`] | a checkpoint in another form: GGUF, Hugging Face, MLX |
+//! | [`next`] | layers that predict further tokens, as a draft model |
 //! | [`model`] | a loaded model as the engine's `Runner` |
 //!
 //! [`load`] puts them together.
@@ -32,6 +33,8 @@ mod load;
 pub mod model;
 pub mod names;
 mod names_table;
+#[allow(missing_docs)]
+pub mod next;
 mod open;
 mod positions;
 #[allow(missing_docs)]
@@ -45,4 +48,5 @@ mod table_recurrent;
 
 pub use error::LoadError;
 pub use model::Model;
+pub use next::load_next;
 pub use open::{Arena, LoadOptions, architecture, load};

@@ -1,6 +1,8 @@
 //! From a checkpoint to a [`Decoder`]: reads every tensor through the name table, checks its shape, hands it to the
 //! backend.
 
+use std::ops::Range;
+
 use mlxr_compute::op::{Experts, Linear, Norm};
 use mlxr_compute::{Backend, DType, Encoding, MatrixData};
 use mlxr_weights::{Checkpoint, Kind};
@@ -69,14 +71,14 @@ impl<'a, B: Backend> Loader<'a, B> {
         };
         let output = self.linear(output)?;
         progress(1.0);
-        self.nothing_left()?;
-        let decoder = Decoder { embed, positions, embed_norm, layers, output_norm, output, n_vocab };
+        self.nothing_left(0..n_layer)?;
+        let decoder = Decoder { embed, positions, embed_norm, join: None, layers, output_norm, output, n_vocab };
         Ok((decoder, self.hyper))
     }
 
-    /// A layer must have no other tensors than those that were understood.
-    fn nothing_left(&self) -> Result<(), LoadError> {
-        let unused = self.names.unused(self.checkpoint, self.hyper.n_layer, self.arch.harmless);
+    /// Layers must have no other tensors than those that were understood.
+    pub(crate) fn nothing_left(&self, layers: Range<usize>) -> Result<(), LoadError> {
+        let unused = self.names.unused(self.checkpoint, layers, self.arch.harmless);
         let Some(first) = unused.first() else { return Ok(()) };
         let missing = format!("{} tensors of its layers are not understood, such as `{first}`", unused.len());
         let (path, arch) = (self.path(), self.arch_name.clone());

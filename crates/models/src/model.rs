@@ -46,6 +46,7 @@ struct Scratch {
     wanted: Vec<usize>,
     output: Vec<f32>,
     maxima: Vec<f32>,
+    hidden: Vec<f32>,
 }
 
 impl<B: Backend> Model<B> {
@@ -93,6 +94,13 @@ impl<B: Backend> Model<B> {
 
     fn check(&self, batch: &Batch) -> Result<(), RunError> {
         let n_vocab = self.info.n_vocab;
+        let n_feature = if self.decoder.join.is_some() { batch.tokens.len() * self.info.d_model } else { 0 };
+        if batch.features.len() != n_feature {
+            let found = batch.features.len();
+            return Err(RunError::Backend(format!(
+                "{found} numbers of hidden states came with the tokens, {n_feature} belong to them"
+            )));
+        }
         if let Some(&token) = batch.tokens.iter().find(|&&t| t as usize >= n_vocab) {
             return Err(RunError::Token { token, n_vocab });
         }
@@ -145,14 +153,29 @@ impl<B: Backend> Model<B> {
 
     fn run(&mut self, batch: &Batch) -> Result<(), RunError> {
         (self.logits, self.n_best) = (None, batch.n_best);
-        let Scratch { rows, pages, positions, parents, wanted, output, maxima } = &mut self.scratch;
+        let Scratch { rows, pages, positions, parents, wanted, output, maxima, hidden: read } = &mut self.scratch;
         output.clear();
         maxima.clear();
+        read.clear();
         let seqs = Seqs { rows, pages, positions, parents };
-        let mut pass = Pass { backend: &mut self.backend, kv: &mut self.kv, hyper: &self.hyper, seqs, growth: None };
+        let mut pass = Pass {
+            backend: &mut self.backend,
+            kv: &mut self.kv,
+            hyper: &self.hyper,
+            seqs,
+            features: &batch.features,
+            growth: None,
+        };
         let some = (wanted.len() < batch.tokens.len()).then_some(wanted.as_slice());
-        let hidden = self.decoder.hidden(&mut pass, &batch.tokens, some);
-        let started = pass.backend.start(pass.kv);
+        let all = batch.wants_hidden;
+        let mut hidden = self.decoder.hidden(&mut pass, &batch.tokens, some.filter(|_| !all));
+        let mut started = pass.backend.start(pass.kv);
+        if all && started.is_ok() {
+            started = self.decoder.states(&mut pass, &hidden, read);
+            if let Some(rows) = some {
+                hidden = pass.backend.rows(&hidden, rows);
+            }
+        }
         let result = if wanted.is_empty() || started.is_err() {
             started
         } else if batch.rows.iter().all(|r| !matches!(r.want, Want::Hidden)) {
@@ -251,6 +274,10 @@ where
             None => output,
         };
         Ok(Outputs { data, n_vocab: self.info.n_vocab, d_model: self.info.d_model, maxima })
+    }
+
+    fn hidden(&self) -> &[f32] {
+        &self.scratch.hidden
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::ops::Range;
 
 use mlxr_weights::{Checkpoint, Kind};
 
@@ -87,6 +88,12 @@ pub enum Role {
     ShortConv,
     ShortConvIn,
     ShortConvOut,
+    NextEmbed,
+    NextEmbedNorm,
+    NextHiddenNorm,
+    NextProject,
+    NextNorm,
+    NextOutput,
 }
 
 /// Where Hugging Face files keep what belongs to no layer.
@@ -184,12 +191,12 @@ impl Names {
         self.used.borrow_mut().insert(name.to_owned());
     }
 
-    /// Tensors of the first `n_layer` layers that no role has asked for and that may change what a layer computes.
-    pub fn unused(&self, checkpoint: &Checkpoint, n_layer: usize, harmless: &[&str]) -> Vec<String> {
+    /// Tensors of these layers that no role has asked for and that may change what a layer computes.
+    pub fn unused(&self, checkpoint: &Checkpoint, of: Range<usize>, harmless: &[&str]) -> Vec<String> {
         let layers = if self.gguf { "blk." } else { &self.layers };
         let of_layer = |name: &String| {
             let number = name.strip_prefix(layers).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-            number.is_some_and(|i| i < n_layer)
+            number.is_some_and(|i| of.contains(&i))
         };
         self.left(checkpoint, harmless).filter(of_layer).collect()
     }
@@ -251,7 +258,7 @@ mod tests {
     #[test]
     fn every_role_has_one_row() {
         // The enum has no list of its own: its last variant's number is the count.
-        assert_eq!(NAMES.len(), Role::ShortConvOut as usize + 1);
+        assert_eq!(NAMES.len(), Role::NextOutput as usize + 1);
         for (i, row) in NAMES.iter().enumerate() {
             assert_eq!(row.role as usize, i, "{:?}", row.role);
         }

@@ -346,4 +346,10 @@ pub(crate) const NAMES: &[NameRow] = &[
     layer(Role::ShortConv, &["shortconv.conv"], &["conv.conv"]),
     layer(Role::ShortConvIn, &["shortconv.in_proj"], &["conv.in_proj"]),
     layer(Role::ShortConvOut, &["shortconv.out_proj"], &["conv.out_proj"]),
+    layer(Role::NextEmbed, &["nextn.embed_tokens"], &["embed_tokens"]),
+    layer(Role::NextEmbedNorm, &["nextn.enorm"], &["enorm"]),
+    layer(Role::NextHiddenNorm, &["nextn.hnorm"], &["hnorm"]),
+    layer(Role::NextProject, &["nextn.eh_proj"], &["eh_proj"]),
+    layer(Role::NextNorm, &["nextn.shared_head_norm"], &["shared_head.norm"]),
+    layer(Role::NextOutput, &["nextn.shared_head_head"], &["shared_head.head"]),
 ];

@@ -6,7 +6,7 @@ use mlxr_weights::{Checkpoint, Kind};
 
 use crate::arch::{Arch, Norms};
 use crate::config::{self, Config};
-use crate::hyper::Hyper;
+use crate::hyper::{Hyper, depth};
 use crate::load::Loader;
 use crate::names::{Names, Role};
 use crate::{LoadError, Model, guard, table};
@@ -65,15 +65,24 @@ pub fn load<B: Backend>(
     options: &LoadOptions,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Model<B>, LoadError> {
+    let (decoder, hyper) = loader(checkpoint, &mut backend, options, 0)?.decoder(progress)?;
+    Model::new(backend, decoder, hyper, options)
+}
+
+/// What reads a checkpoint's tensors, of its layers and `n_next` after them.
+pub(crate) fn loader<'a, B: Backend>(
+    checkpoint: &'a Checkpoint,
+    backend: &'a mut B,
+    options: &LoadOptions,
+    n_next: usize,
+) -> Result<Loader<'a, B>, LoadError> {
     let (arch_name, names, arch) = describe(checkpoint)?;
     let config = Config::new(checkpoint, &arch_name).with_defaults(arch.defaults);
-    let mut hyper = Hyper::read(&config, arch, options.n_ctx)?;
+    let mut hyper = Hyper::of_layers(&config, arch, options.n_ctx, depth(&config)? + n_next)?;
     if checkpoint.kind == Kind::Mlx && arch.folds {
         hyper.fold_as_mlx(config.flag(config::TIED) == Some(true));
     }
-    let loader = Loader { checkpoint, names, arch, arch_name, hyper, backend: &mut backend, config, n_second: 0 };
-    let (decoder, hyper) = loader.decoder(progress)?;
-    Model::new(backend, decoder, hyper, options)
+    Ok(Loader { checkpoint, names, arch, arch_name, hyper, backend, config, n_second: 0 })
 }
 
 /// What a checkpoint calls itself, the names of its tensors and the row of its architecture.

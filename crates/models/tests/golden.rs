@@ -50,3 +50,17 @@ fn every_mlx_checkpoint_matches_mlx_lm() {
         folders.iter().flat_map(|path| common::compare(path, &path.join("golden.logits"), [1e-6, 1e-3])).collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }
+
+#[test]
+fn layers_that_predict_further_tokens_match_their_definition() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let folders = entries(&data.join("mtp"));
+    assert!(folders.len() >= 2, "golden checkpoints are missing: {folders:?}");
+    let large = folders.iter().flat_map(|path| common::compare(path, &path.join("golden.logits"), [1e-8, 1e-8]));
+    let next = folders.iter().flat_map(|path| common::compare_next(path, 1e-8));
+    let failures: Vec<String> = large.chain(next).collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+    let without = mlxr_weights::open(&data.join("hf/llama")).expect("a checkpoint");
+    let model = mlxr_models::load_next(&without, mlxr_compute::scalar::Scalar, &mlxr_models::LoadOptions::default());
+    assert!(model.expect("it opens").is_none(), "a model without such layers has none");
+}

@@ -55,7 +55,8 @@ pub struct LoadArgs {
     /// Memory for keys and values, which all conversations share, such as 4GiB [default: half of what is left]
     #[arg(long, env = "MLXR_KV_MEMORY", value_name = "SIZE", value_parser = parse_size, help_heading = "Loading")]
     pub kv_memory: Option<u64>,
-    /// A small model that drafts tokens, which the model verifies many at once; best of the same vocabulary
+    /// A small model that drafts tokens, which the model verifies many at once, best of the same vocabulary; `mtp`: the
+    /// model's own layers for further tokens
     #[arg(long, value_name = "MODEL", help_heading = "Speculation")]
     pub draft: Option<String>,
     /// Most tokens drafted at once, by the draft model or from what was said before; 0 for none

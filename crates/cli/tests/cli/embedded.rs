@@ -173,6 +173,7 @@ fn the_draft_model_mostly_agrees() {
         let tokens = tokenize(&home, &format!("{}{}<|im_end|>", stdout(&rendered), stdout(&reply).trim_end()));
         assert_eq!(tokens[..prompt.len()], prompt);
         let (main, draft) = (logits(&home, "mlxr-small", &tokens), logits(&home, "mlxr-draft", &tokens));
+        assert!(main != draft, "the draft model is another one");
         for t in prompt.len() - 1..tokens.len() - 1 {
             assert_eq!(best(&main[t]), tokens[t + 1] as usize, "{question}: token {t} of the greedy reply");
             n_agree += usize::from(best(&draft[t]) == best(&main[t]));
@@ -181,6 +182,4 @@ fn the_draft_model_mostly_agrees() {
     }
     let share = n_agree as f64 / f64::from(n_token);
     assert!(n_token > 100 && share > 0.7, "the draft model agrees on {share:.3} of {n_token} tokens");
-    // A draft that always agreed would be the model itself.
-    assert_ne!(n_agree, n_token as usize);
 }

@@ -161,7 +161,7 @@ pub fn plan(checkpoint: &Checkpoint, form: Form) -> Result<Plan, LoadError> {
         losses: Vec::new(),
         left_out: None,
     };
-    let left = source.names.unused(checkpoint, source.hyper.n_layer, source.arch.harmless);
+    let left = source.names.unused(checkpoint, 0..source.hyper.n_layer, source.arch.harmless);
     if let Some(first) = left.first() {
         return Err(refuse(format!("{} tensors of its layers are not understood, such as `{first}`", left.len())));
     }

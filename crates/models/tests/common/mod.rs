@@ -140,3 +140,60 @@ fn misses(name: &str, backend: &str, model: &mut dyn Runner, golden: &(Vec<u32>,
     }
     failures
 }
+
+/// A layer that predicts further tokens: reads the large model's hidden states, whole and in parts, and describes what misses
+/// the golden logits and states by more than `limit`.
+pub fn compare_next(path: &Path, limit: f64) -> Vec<String> {
+    let bytes = std::fs::read(path.join("golden.next")).expect("golden logits");
+    let words: Vec<[u8; 4]> = bytes.as_chunks::<4>().0.to_vec();
+    let [n, v, d] = [0, 1, 2].map(|i| u32::from_le_bytes(words[i]) as usize);
+    let ids: Vec<u32> = words[3..3 + n].iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let want: Vec<f32> = words[3 + n..].iter().map(|word| f32::from_le_bytes(*word)).collect();
+    let (want, want_states) = want.split_at((n - 1) * v);
+    assert_eq!(want_states.len(), (n - 1) * d);
+    let options =
+        LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, arena: Arena::Tokens(1024), ..LoadOptions::default() };
+    let checkpoint = mlxr_weights::open(path).expect("a checkpoint");
+    let mut large = load(path, Scalar, KvType::F32).expect("the model loads");
+    let pool = Arc::new(Pool::new(2).expect("threads"));
+    let cpu = Cpu::new(pool, Isa::detect_f32()).expect("the machine has these instructions");
+    let small = |result: Result<Option<Box<dyn Runner>>, mlxr_models::LoadError>| {
+        result.expect("it loads").expect("it is there")
+    };
+    let boxed = |model| Box::new(model) as Box<dyn Runner>;
+    let models = [
+        ("scalar", small(mlxr_models::load_next(&checkpoint, Scalar, &options).map(|m| m.map(boxed)))),
+        (
+            "cpu",
+            small(
+                mlxr_models::load_next(&checkpoint, cpu, &options).map(|m| m.map(|m| Box::new(m) as Box<dyn Runner>)),
+            ),
+        ),
+    ];
+    let mut batch = Batch { wants_hidden: true, ..Batch::default() };
+    push(&mut batch, 0, 0, &ids, 0);
+    run(&mut *large, &batch);
+    let features = large.hidden()[..(n - 1) * d].to_vec();
+    let mut failures = Vec::new();
+    for (backend, mut model) in models {
+        let (mut logits, mut states) = (Vec::new(), Vec::new());
+        for part in [0..5, 5..6, 6..n - 1] {
+            batch.clear();
+            batch.wants_hidden = true;
+            push(&mut batch, 1, part.start, &ids[part.start + 1..part.end + 1], 4);
+            batch.features.extend_from_slice(&features[part.start * d..part.end * d]);
+            logits.extend(run(&mut *model, &batch));
+            states.extend_from_slice(model.hidden());
+        }
+        for (what, got, want) in [("logits", &logits[..], want), ("states", &states[..], want_states)] {
+            let error = nmse(got, want);
+            eprintln!("{} on {backend}, {what}: nmse {error:.2e}", path.display());
+            if error.is_nan() || error > limit {
+                failures.push(format!("{} on {backend}, {what}: nmse {error:.2e}", path.display()));
+            }
+        }
+        batch.features.pop();
+        assert!(model.submit(&batch).is_err(), "hidden states must fit the tokens");
+    }
+    failures
+}

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""What speculation gains and costs, prompt by prompt: processor time a token of the built-in model, plain and with drafts.
+
+    cargo build --release --bin mlx-run
+    bench/speculation.py [--mlx-run PROGRAM] [--only NAME,...] [--runs 3] [--draft MODEL] [--base OTHER_PROGRAM] [-t 1]
+
+One server drafts (`--draft mlxr-draft`, prompt lookup), the other does not (`--draft-max 0`). Each prompt goes to both by
+turns, under a cache salt of its own, so that its reading counts too. Processor time of the server's threads is read from
+/proc (Linux): what other programs do to the machine matters little. Texts must be the same, for the same seed: it is an
+error if they are not. Rows are prompts that the pair of models was trained on, others that repeat themselves, and free text on
+which the two disagree; each at temperature 0 and 0.8. `gain` is plain over drafted: 1.5 is half more tokens a second.
+With `--base` the second server is another program's with the same flags: before and after a change.
+"""
+
+import argparse
+import atexit
+import json
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = '''def load_settings(path):
+    with open(path) as file:
+        settings = json.load(file)
+    settings.setdefault("host", "localhost")
+    settings.setdefault("port", 8080)
+    settings.setdefault("debug", False)
+    settings.setdefault("timeout", 30)
+    return settings
+'''
+RESTAURANT = {"type": "function", "function": {
+    "name": "find_restaurants", "description": "Find restaurants by cuisine and city", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "description": "City of the restaurant"},
+                                         "cuisine": {"type": "string", "description": "Cuisine of food served"}},
+        "required": ["city", "cuisine"]}}}  # fmt: skip
+
+
+def ask(*said, **more):
+    roles = ["user", "assistant"]
+    return {"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)], **more}
+
+
+# Kind, name, request: conversations or, as a text, the beginning of one.
+PROMPTS = [
+    ("draft", "story", ask("Tell me a story about a fox and a bear.")),
+    ("draft", "tea", ask("How do I make tea?")),
+    ("draft", "map", ask("Write a story about a girl who finds a map.")),
+    ("draft", "dragon", ask("Tell me a story about a dragon.")),
+    ("draft", "heart", ask("What does the heart do?")),
+    ("draft", "restaurant", ask("I want to eat something.", "What kind of food, and in which city?",
+                                "Italian food in San Jose would be great.", tools=[RESTAURANT])),
+    ("lookup", "code 1", ask(f"Repeat this code and change 8080 to 9090:\n\n{CODE}")),
+    ("lookup", "code 2", ask(f"Repeat this code and change 30 to 60:\n\n{CODE}")),
+    ("lookup", "code 3", f"File settings.py:\n\n{CODE}\nThe same file with another port:\n\ndef load_settings(path):\n"),
+    ("free", "committee", "The committee met on Tuesday to discuss the new proposal, and after a long debate it"),
+    ("free", "harbour", "It was a cold morning in the harbour, and the captain had not slept. He looked at"),
+    ("free", "python", "class Matrix:\n    def __init__(self, rows):\n        self.rows = rows\n\n    def multiply(self,"),
+    ("free", "law", "Article 12. The contracting parties shall, without prejudice to the provisions of Article 9,"),
+    ("free", "german", "Der Zug nach Hamburg hatte an diesem Morgen mehr als eine Stunde"),
+    ("free", "numbers", "3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9,"),
+    ("free", "poem", "O wind that comes across the sea,\nWhat is the song you bring to me?\n"),
+]  # fmt: skip
+
+
+class Server:
+    def __init__(self, program, folder, flags):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        command = [program, "serve", "mlxr-small", "--host", f"127.0.0.1:{self.port}", "--no-disk", "--models", folder, *flags]
+        self.process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        atexit.register(self.process.kill)
+        for _ in range(600):
+            try:
+                self.get("/health")
+                return
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.1)
+        raise SystemExit(f"{command} does not answer")
+
+    def get(self, path):
+        return urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}").read().decode()
+
+    def post(self, path, body):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        return json.load(urllib.request.urlopen(request))
+
+    def counts(self):
+        text = self.get("/metrics")
+        find = lambda name: sum(map(float, re.findall(rf"^vllm:{name}\S* (\S+)$", text, re.MULTILINE)))
+        return [find("spec_decode_num_draft_tokens_total"), find("spec_decode_num_accepted_tokens_total")]
+
+    def cpu_ns(self):
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+
+def reply(server, prompt, temperature, args, salt):
+    """Text, tokens and microseconds of processor time."""
+    body = {"model": "mlxr-small", "temperature": temperature, "seed": 7, "max_tokens": args.max_tokens, "cache_salt": salt}
+    before = server.cpu_ns()
+    if isinstance(prompt, str):
+        answer = server.post("/v1/completions", {**body, "prompt": prompt})
+    else:
+        answer = server.post("/v1/chat/completions", {**body, **prompt})
+    spent = (server.cpu_ns() - before) / 1e3
+    choice = answer["choices"][0]
+    said = choice.get("text") or choice.get("message")
+    # Calls are named at random.
+    return re.sub(r'"id": "[^"]*"', "", json.dumps(said)), answer["usage"]["completion_tokens"], spent
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mlx-run", default=ROOT / "target/release/mlx-run")
+    parser.add_argument("--base", help="another program, which drafts too, in place of the plain server")
+    parser.add_argument("--draft", default="mlxr-draft")
+    parser.add_argument("--only", help="kinds or names of prompts")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, default=200)
+    parser.add_argument("-t", "--threads", type=int, default=1)
+    args = parser.parse_args()
+    chosen = [p for p in PROMPTS if not args.only or {p[0], p[1]} & set(args.only.split(","))]
+    folder = tempfile.mkdtemp(prefix="mlxr-speculation-")
+    flags = ["-t", args.threads, "--parallel", 1]
+    drafts = [*flags, "--draft", args.draft]
+    drafted = Server(args.mlx_run, folder, drafts)
+    plain = Server(args.base, folder, drafts) if args.base else Server(args.mlx_run, folder, [*flags, "--draft-max", 0])
+    print("| prompt | temperature | tokens | plain, us a token | drafted | gain | accepted of drafted |\n|---|---:|---:|---:|---:|---:|---:|")
+    gains = {}
+    for temperature in [0, 0.8]:
+        for kind, name, prompt in chosen:
+            spent, counts = ([], []), drafted.counts()
+            for run in range(args.runs):
+                salt = f"{name} {temperature} {run}"
+                (text, n, ours), (text_plain, n_plain, theirs) = (reply(server, prompt, temperature, args, salt) for server in [drafted, plain])
+                if (text, n) != (text_plain, n_plain):
+                    sys.exit(f"{name}: {text} with drafts, {text_plain} without")
+                spent[0].append(ours / n)
+                spent[1].append(theirs / n)
+            ours, theirs = map(statistics.median, spent)
+            n_draft, n_accepted = (after - before for after, before in zip(drafted.counts(), counts))
+            gains.setdefault(f"{kind} at {temperature}", []).append((theirs / ours, n))
+            accepted = f"{n_accepted / args.runs:.0f} of {n_draft / args.runs:.0f}"
+            print(f"| {kind}: {name} | {temperature} | {n} | {theirs:.0f} | {ours:.0f} | {theirs / ours:.2f} | {accepted} |", flush=True)
+    for kind, found in gains.items():
+        only = [gain for gain, _ in found]
+        whole = sum(n for _, n in found) / sum(n / gain for gain, n in found)
+        print(f"{kind}: gain {whole:.2f} of all tokens, {min(only):.2f} to {max(only):.2f}, median {statistics.median(only):.2f}")
+    drafted.stop()
+    plain.stop()
+
+
+if __name__ == "__main__":
+    main()

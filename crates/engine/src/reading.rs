@@ -1,0 +1,190 @@
+//! What a draft model has read of each sequence, and of which it reads the prompt.
+//!
+//! Reading a prompt takes a part of the time that the large model takes for it, and is lost where no draft pays. A sequence
+//! is read along where the last ones have saved more than it costs to read it; where they have not, one of ever more is,
+//! to see whether that has changed. What was not read is read before something is drafted, if an account covers that.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::runner::PAGE_TOKENS;
+use crate::times::Least;
+use crate::{PageId, SeqId};
+
+/// Sequences that are read before anything is known.
+const FIRST: u32 = 2;
+/// Sequences that are not read before one is, at first and at most.
+const LEAST_PAUSE: u32 = 2;
+const MAX_PAUSE: u32 = 8;
+/// Weight of what a sequence saved.
+const WEIGHT: f64 = 0.1;
+/// Tokens of a pass that tells how long reading takes.
+const ENOUGH: usize = 16;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    own: HashMap<SeqId, Own>,
+    /// By page of the large model: whether keys and values of all its tokens are stored.
+    whole: Vec<bool>,
+    record: Record,
+    /// Of a token that is read.
+    token: Least,
+}
+
+/// What was read of a sequence.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own {
+    /// Tokens whose keys and values are stored.
+    pub n_stored: usize,
+    /// Whether its prompt is read along.
+    pub follows: bool,
+}
+
+/// What drafting has saved of late.
+#[derive(Debug)]
+struct Record {
+    /// Seconds a sequence.
+    saved: f64,
+    n_seq: u32,
+    n_passed: u32,
+    pause: u32,
+}
+
+impl Reading {
+    /// Nothing read, of `n_page` pages.
+    pub fn new(n_page: usize) -> Reading {
+        Reading { whole: vec![false; n_page], ..Reading::default() }
+    }
+
+    /// A sequence of `n_token` tokens of which those before `start` lie in `pages`. Decides about one that is new.
+    pub fn own(&mut self, id: SeqId, (start, n_token): (usize, usize), pages: &[PageId]) -> &mut Own {
+        let Reading { own, whole, record, token } = self;
+        own.entry(id).or_insert_with(|| {
+            let is_whole = |page: &&PageId| whole.get(page.0 as usize).copied().unwrap_or(false);
+            let n_stored = (pages.iter().take_while(is_whole).count() * PAGE_TOKENS).min(start);
+            let follows = record.follows((n_token - n_stored.min(n_token)) as f64 * token.seconds);
+            Own { n_stored, follows }
+        })
+    }
+
+    /// As it is known.
+    pub fn known(&self, id: SeqId) -> Option<Own> {
+        self.own.get(&id).copied()
+    }
+
+    /// Seconds to read `n` tokens.
+    pub fn seconds(&self, n: usize) -> f64 {
+        n as f64 * self.token.seconds
+    }
+
+    /// Learns how long reading `n_tok` tokens took.
+    pub fn took(&mut self, n_tok: usize, took: Duration) {
+        if n_tok >= ENOUGH {
+            self.token.learn(took / n_tok as u32);
+        }
+    }
+
+    /// Notes that tokens `start..end` of a sequence, of which `n_stored` are stored, were written to its `pages`.
+    pub fn wrote(&mut self, (start, end): (usize, usize), n_stored: usize, pages: &[PageId]) {
+        let (first, last) = (start / PAGE_TOKENS, end.div_ceil(PAGE_TOKENS));
+        for (page, after) in pages[first..last].iter().zip(first + 1..) {
+            self.set_whole(*page, after * PAGE_TOKENS <= n_stored);
+        }
+    }
+
+    /// Notes that page `to` is now as page `from` is.
+    pub fn copied(&mut self, from: PageId, to: PageId) {
+        let is_whole = self.whole.get(from.0 as usize).copied().unwrap_or(false);
+        self.set_whole(to, is_whole);
+    }
+
+    /// Notes whether keys and values of all of a page's tokens are stored.
+    pub fn set_whole(&mut self, page: PageId, is_whole: bool) {
+        if let Some(whole) = self.whole.get_mut(page.0 as usize) {
+            *whole = is_whole;
+        }
+    }
+
+    /// Notes that of a sequence `n_token` tokens are right.
+    pub fn verified(&mut self, id: SeqId, n_token: usize) {
+        if let Some(own) = self.own.get_mut(&id) {
+            own.n_stored = own.n_stored.min(n_token);
+        }
+    }
+
+    /// Forgets a sequence, for which drafts saved so many seconds.
+    pub fn forget(&mut self, id: SeqId, saved: f64) {
+        if self.own.remove(&id).is_some_and(|own| own.follows) {
+            self.record.learn(saved);
+        }
+    }
+}
+
+impl Default for Record {
+    fn default() -> Record {
+        Record { saved: 0.0, n_seq: 0, n_passed: 0, pause: LEAST_PAUSE }
+    }
+}
+
+impl Record {
+    /// Whether to read a sequence, which takes so many seconds.
+    fn follows(&mut self, seconds: f64) -> bool {
+        if self.n_seq < FIRST || self.saved > seconds {
+            (self.n_passed, self.pause) = (0, LEAST_PAUSE);
+            return true;
+        }
+        self.n_passed += 1;
+        if self.n_passed <= self.pause {
+            return false;
+        }
+        (self.n_passed, self.pause) = (0, (2 * self.pause).min(MAX_PAUSE));
+        true
+    }
+
+    fn learn(&mut self, saved: f64) {
+        self.n_seq = self.n_seq.saturating_add(1);
+        self.saved += WEIGHT.max(1.0 / f64::from(self.n_seq)) * (saved - self.saved);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_are_read_while_that_pays_and_tried_ever_more_rarely_where_it_does_not() {
+        let read = |saved: f64, n: u64| {
+            let mut reading = Reading::new(8);
+            reading.took(100, Duration::from_millis(100));
+            let follows = |i| {
+                let follows = reading.own(SeqId(i), (0, 20), &[]).follows;
+                reading.forget(SeqId(i), saved);
+                usize::from(follows)
+            };
+            (0..n).map(follows).sum::<usize>()
+        };
+        // Reading takes 20 ms each.
+        assert_eq!(read(0.03, 200), 200);
+        let tried = read(-0.01, 200);
+        assert!((15..30).contains(&tried), "{tried} of 200");
+    }
+
+    #[test]
+    fn pages_count_as_read_as_far_as_they_are_whole() {
+        let mut reading = Reading::new(8);
+        let pages: Vec<PageId> = (0..4).map(PageId).collect();
+        reading.wrote((0, 40), 40, &pages);
+        assert_eq!(reading.own(SeqId(1), (40, 41), &pages).n_stored, 32);
+        // The large model went on alone, and came to the end of the third page.
+        reading.wrote((40, 50), 40, &pages);
+        reading.copied(PageId(1), PageId(6));
+        assert_eq!(reading.own(SeqId(2), (48, 60), &pages).n_stored, 32);
+        assert_eq!(reading.own(SeqId(3), (48, 60), &[PageId(0), PageId(6), PageId(2)]).n_stored, 32);
+        // Another sequence took the first page.
+        reading.wrote((0, 5), 0, &pages);
+        assert_eq!(reading.own(SeqId(4), (48, 60), &pages).n_stored, 0);
+        reading.verified(SeqId(1), 7);
+        assert_eq!(reading.known(SeqId(1)).map(|own| own.n_stored), Some(7));
+    }
+}
