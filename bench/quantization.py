@@ -60,9 +60,9 @@ MLX = [["--bits", "8"], ["--bits", "6"], ["--bits", "4"], ["--bits", "4", "--gro
 
 # What happens to a large model: from and to what in the folder, and the command.
 MEMORY = [
-    ("GGUF to Hugging Face, bf16", "large", "large-hf", ["convert", "--to", "hf"]),
+    ("GGUF to Hugging Face, bf16", "large.gguf", "large-hf", ["convert", "--to", "hf"]),
     ("Hugging Face to GGUF, bf16", "large-hf", "large-bf16.gguf", ["convert"]),
-    ("GGUF to MLX, blocks packed anew", "large", "large-mlx", ["convert"]),
+    ("GGUF to MLX, blocks packed anew", "large.gguf", "large-mlx", ["convert"]),
     ("GGUF to MLX, 4 bits", "large-bf16.gguf", "large-mlx-4", ["convert", "--bits", "4"]),
     ("MLX to GGUF, q8_0", "large-mlx-4", "large-q8_0.gguf", ["convert", "--type", "q8_0"]),
     ("`quant` Q4_K_M", "large-bf16.gguf", "large-q4_k_m.gguf", ["quant"]),
@@ -180,10 +180,13 @@ class Bench:
         """CPU and wall seconds of both programs, one type for all matrices."""
         options = ["--imatrix", self.full_imatrix] if important else []
         options += ["--pure"] if recipe else ["--tensor-type", f".={dtype}"]
-        times = {True: [], False: []}
+        times, model = {True: [], False: []}, None
+        if dtype == "bf16":  # the model's own type: of its copy in f32
+            model = self.folder / "f32.gguf"
+            self.quantize(True, [], "F32", model)
         for _ in range(self.args.pairs):
             for ours in (True, False):
-                times[ours].append(self.quantize(ours, options, recipe or "Q4_0", self.folder / "speed.gguf"))
+                times[ours].append(self.quantize(ours, options, recipe or "Q4_0", self.folder / "speed.gguf", model))
         return [[statistics.median(t[i] for t in times[ours]) for i in (0, 1)] for ours in (True, False)]
 
     def gptq(self, recipe):
@@ -194,12 +197,13 @@ class Bench:
 
     def memory(self):
         """Bytes of each source, and of the peak of its conversion."""
-        (self.folder / "large").unlink(missing_ok=True)
-        (self.folder / "large").symlink_to(Path(self.args.large).resolve())
+        large = self.folder / "large.gguf"
+        large.unlink(missing_ok=True)
+        large.symlink_to(Path(self.args.large).resolve())
         made = {}
         for what, source, out, (command, *options) in MEMORY:
             source, out = self.folder / source, self.folder / out
-            recipe = ["Q4_K_M"] if command == "quant" else []
+            recipe = ["Q4_K_M"] if command == "quant" else ["--no-tokenizer"]
             self.run(self.args.mlx_run, command, *options, source, out, *recipe)
             files = [source] if source.is_file() else source.glob("*.safetensors")
             made[what] = [sum(f.stat().st_size for f in files), self.peak]
@@ -236,8 +240,8 @@ blocks. Mean KL over {n_equivalent} such files (the largest KL of one before qua
 {equivalents}
 ## Speed of each type
 
-One type for all matrices, `+i` with an importance matrix, of which some types cannot do without. CPU and wall seconds of
-the whole process with {threads} threads on {machine};
+One type for all matrices (bf16: of a copy in f32), `+i` with an importance matrix, of which some types cannot do without. CPU and
+wall seconds of the whole process with {threads} threads on {machine};
 medians of {pairs} pair(s) by turns. Files lie in memory (page cache).
 
 {times}

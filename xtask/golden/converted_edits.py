@@ -94,13 +94,14 @@ def tied(config, tensors):
 
 def wide_ffn(config, tensors):
     """Hidden units of zeros, until there are four times the model's width."""
-    narrow, wide = config["intermediate_size"], 4 * config["hidden_size"]
+    width, inner = ("n_embd", "n_inner") if "n_embd" in config else ("hidden_size", "intermediate_size")
+    narrow, wide = config[inner], 4 * config[width]
     for name, tensor in tensors.items():
-        if "dense_h_to_4h" in name:
+        if re.search("dense_h_to_4h|fc_in", name):
             tensors[name] = nn.functional.pad(tensor, (0, 0) * (tensor.dim() - 1) + (0, wide - narrow))
-        if "dense_4h_to_h.weight" in name:
+        if re.search(r"(dense_4h_to_h|fc_out)\.weight", name):
             tensors[name] = nn.functional.pad(tensor, (0, wide - narrow))
-    config["intermediate_size"] = wide
+    config[inner] = wide
 
 
 def one_group(config, tensors):
@@ -147,6 +148,7 @@ EDITS = {
         (LLAMA, "rounds the bounds of YaRN's ramp", rope(truncate=True)),
         (MLX, "rounds the bounds of YaRN's ramp", rope(truncate=True)),
     ],
+    "gptj": [(MLX, "has feed-forwards of four times the model's width", wide_ffn)],
     "granite-hybrid": [(MLX, "norms all groups of a state together", one_group)],
     "granite-hybrid-dense": [(MLX, "norms all groups of a state together", one_group)],
     "jamba": [(MLX, "weights experts by their share of the chosen", settings(num_experts_per_tok=4))],

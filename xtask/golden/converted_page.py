@@ -7,7 +7,7 @@ KINDS = {
     "ok": "agrees",
     "known": "computes otherwise, proven",
     "same": "computes otherwise without us too",
-    "none": "does not have it",
+    "none": "it or GGUF does not have it",
     "BAD": "unexplained",
 }
 
@@ -27,7 +27,8 @@ compares logits. This page is written by it. transformers {transformers}, mlx-lm
 Agrees: NMSE below 1e-6, for 8 bits beside `mlx-run logits` of the same values. Computes otherwise: the owner does one thing
 that transformers does not; of a checkpoint edited so that this one thing cannot show it gives the right logits.
 
-mlx-lm says that it does not have {absent} (OLMo: not without another package).
+mlx-lm says that it does not have {absent} (OLMo: not without another
+package). GGUF has no FlexOLMo and no GPT-J.
 
 | checkpoint | reader | what it does |
 |---|---|---|

@@ -7,7 +7,7 @@ use mlxr_compute::{Bytes, DType, Encoding, MatrixData, quant};
 use crate::ToolError;
 
 /// Weights of a band of one thread, about.
-const BAND: usize = 1 << 20;
+pub const BAND: usize = 1 << 20;
 /// Bytes that are copied at once.
 const COPY: usize = 1 << 24;
 

@@ -8,7 +8,7 @@ use mlxr_models::names::Role;
 use mlxr_weights::Checkpoint;
 use mlxr_weights::gguf::{Entry, Value, Writer};
 
-use super::encode::{self, holds};
+use super::encode::{self, BAND, Take, holds};
 use super::{Change, Progress, Report};
 use crate::ToolError;
 
@@ -111,12 +111,9 @@ fn dtype(checkpoint: &Checkpoint, target: &Target, kind: Type) -> Result<DType, 
             Encoding::Fp8 { .. } | Encoding::Bnb4 { .. } => None,
             _ => {
                 // Whether blocks have equal values is known by the values.
-                let exact = target.matrix(checkpoint, m)?.to_gguf_blocks();
+                let own = repacked(&target.matrix(checkpoint, m)?, &mut |_| Ok(()))?;
                 target.release(checkpoint, m);
-                exact.and_then(|m| match m.encoding {
-                    Encoding::Blocks(dtype) => Some(dtype),
-                    _ => None,
-                })
+                own
             }
         };
         match (own, found) {
@@ -136,12 +133,29 @@ fn push(matrix: &MatrixData, dtype: DType, n_thread: usize, writer: &mut Writer)
         encode::copy(&matrix.parts[0], &mut take)?;
         return Ok(Change::Exact);
     }
-    if !matches!(matrix.encoding, Encoding::Blocks(_))
-        && let Some(exact) = matrix.to_gguf_blocks().filter(|m| m.encoding == to)
-    {
-        encode::copy(&exact.parts[0], &mut take)?;
+    if !matches!(matrix.encoding, Encoding::Blocks(_)) && repacked(matrix, &mut |_| Ok(()))? == Some(dtype) {
+        repacked(matrix, &mut take)?;
         return Ok(Change::Exact);
     }
     encode::encode(matrix, to, n_thread, &mut take)?;
     Ok(if holds(to, matrix.encoding) { Change::Exact } else { Change::Rounded })
+}
+
+/// Blocks of equal values, band after band, and their type if it is the same for all. Stops where a band has another.
+fn repacked(matrix: &MatrixData, take: &mut Take<'_>) -> Result<Option<DType>, ToolError> {
+    // GPTQ and AWQ have whole words of 32 rows.
+    let n_band = (BAND / matrix.n_in.max(1)).next_multiple_of(32).max(32);
+    let mut found = None;
+    for first in (0..matrix.n_out).step_by(n_band) {
+        let rows = matrix.slice_rows(first..matrix.n_out.min(first + n_band))?;
+        let blocks = Some(rows).filter(|rows| !matches!(rows.encoding, Encoding::Blocks(_)));
+        let blocks = blocks.and_then(|rows| rows.to_gguf_blocks());
+        let Some(MatrixData { encoding: Encoding::Blocks(own), parts, .. }) = blocks else { return Ok(None) };
+        if found.is_some_and(|before| before != own) {
+            return Ok(None);
+        }
+        found = Some(own);
+        take(&parts[0])?;
+    }
+    Ok(found)
 }

@@ -39,7 +39,8 @@ const LOSSY: &[(&str, &str)] = &[
 ];
 
 /// Golden checkpoints that GGUF has no architecture for, and what the error says.
-const REFUSED: &[(&str, &str)] = &[];
+const REFUSED: &[(&str, &str)] =
+    &[("flex-olmo", "GGUF has no architecture for `FlexOlmo"), ("gptj", "GGUF has no architecture for `GPTJ")];
 
 #[test]
 fn hugging_face_checkpoints_keep_their_logits_as_gguf() {
