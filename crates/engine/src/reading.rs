@@ -1,7 +1,7 @@
 //! What a draft model has read of each sequence, and of which it reads the prompt.
 //!
 //! Reading a prompt takes a part of the time that the large model takes for it, and is lost where no draft pays. A sequence
-//! is read along where the last ones have saved more than it costs to read it; where they have not, one of ever more is,
+//! is read along if it is short, or where the last ones have saved more than it costs to read it; where they have not, one of ever more is,
 //! to see whether that has changed. What was not read is read before something is drafted, if an account covers that.
 
 use std::collections::HashMap;
@@ -16,6 +16,8 @@ const FIRST: u32 = 2;
 /// Sequences that are not read before one is, at first and at most.
 const LEAST_PAUSE: u32 = 2;
 const MAX_PAUSE: u32 = 8;
+/// Prompts of no more tokens are read in any case: that takes a step or two, and a reply may be worth many.
+const SHORT: usize = 64;
 /// Weight of what a sequence saved.
 const WEIGHT: f64 = 0.1;
 /// Tokens of a pass that tells how long reading takes.
@@ -63,7 +65,8 @@ impl Reading {
         own.entry(id).or_insert_with(|| {
             let is_whole = |page: &&PageId| whole.get(page.0 as usize).copied().unwrap_or(false);
             let n_stored = (pages.iter().take_while(is_whole).count() * PAGE_TOKENS).min(start);
-            let follows = record.follows((n_token - n_stored.min(n_token)) as f64 * token.seconds);
+            let n_unread = n_token - n_stored.min(n_token);
+            let follows = n_unread <= SHORT || record.follows(n_unread as f64 * token.seconds);
             Own { n_stored, follows }
         })
     }
@@ -154,19 +157,19 @@ mod tests {
 
     #[test]
     fn sequences_are_read_while_that_pays_and_tried_ever_more_rarely_where_it_does_not() {
-        let read = |saved: f64, n: u64| {
+        let read = |n_token: usize, saved: f64, n: u64| {
             let mut reading = Reading::new(8);
             reading.took(100, Duration::from_millis(100));
             let follows = |i| {
-                let follows = reading.own(SeqId(i), (0, 20), &[]).follows;
+                let follows = reading.own(SeqId(i), (0, n_token), &[]).follows;
                 reading.forget(SeqId(i), saved);
                 usize::from(follows)
             };
             (0..n).map(follows).sum::<usize>()
         };
-        // Reading takes 20 ms each.
-        assert_eq!(read(0.03, 200), 200);
-        let tried = read(-0.01, 200);
+        // Reading takes 200 ms each.
+        assert_eq!((read(200, 0.3, 200), read(SHORT, -0.01, 200)), (200, 200));
+        let tried = read(200, -0.01, 200);
         assert!((15..30).contains(&tried), "{tried} of 200");
     }
 

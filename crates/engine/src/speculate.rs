@@ -35,7 +35,7 @@ const MAX_DOUBLINGS: u32 = 5;
 /// Tokens of such a draft: the second one tells what drafting takes.
 const AGAIN: usize = 2;
 /// What a sequence's account begins with, may hold at most, and grows by with each step: in steps without drafts.
-const START: f64 = 2.5;
+const START: f64 = 2.0;
 const CAP: f64 = 8.0;
 const INCOME: f64 = 0.01;
 /// Drafting must promise this much more tokens a second.
