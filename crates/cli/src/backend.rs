@@ -193,22 +193,37 @@ pub fn mlx_device() -> Result<Device, CliError> {
 
 fn mlx() -> Result<Mlx, CliError> {
     let device = mlx_device()?;
-    let precision = match device.kind() {
-        Kind::Cpu => Precision::Full,
-        Kind::Gpu => Precision::Half,
+    let precision = match (named("MLXR_PRECISION", &Precision::NAMES)?, device.kind()) {
+        (Some(precision), _) => precision,
+        (None, Kind::Cpu) => Precision::Full,
+        (None, Kind::Gpu) => Precision::Half,
     };
-    let kernels = kernels()?;
+    let kernels = kernels(&device)?;
     Ok(Mlx::new(device, precision, kernels, Box::new(|text| eprintln!("warning: {text}"))))
 }
 
-/// Whose kernels compute on a GPU: what `MLXR_KERNELS` says.
-fn kernels() -> Result<Kernels, CliError> {
-    let Ok(asked) = std::env::var("MLXR_KERNELS") else { return Ok(Kernels::DEFAULT) };
-    let known = Kernels::NAMES.into_iter().find(|(name, _)| *name == asked);
-    known.map(|(_, kernels)| kernels).ok_or_else(|| {
-        let names: Vec<&str> = Kernels::NAMES.iter().map(|(name, _)| *name).collect();
-        CliError::Usage(format!("MLXR_KERNELS is `{asked}`, expected one of {}", names.join(", ")))
-    })
+/// Whose kernels compute on a GPU: what `MLXR_KERNELS` says, or what is best there.
+fn kernels(device: &Device) -> Result<Kernels, CliError> {
+    if let Some(asked) = named("MLXR_KERNELS", &Kernels::NAMES)? {
+        return Ok(asked);
+    }
+    let (kernels, reason) = Kernels::preferred(device);
+    if let Some(reason) = reason {
+        eprintln!("warning: {reason}");
+    }
+    Ok(kernels)
+}
+
+/// What a variable chooses by its name, if it is set.
+fn named<T: Copy>(variable: &str, names: &[(&str, T)]) -> Result<Option<T>, CliError> {
+    let Ok(asked) = std::env::var(variable) else { return Ok(None) };
+    match names.iter().find(|(name, _)| *name == asked) {
+        Some((_, choice)) => Ok(Some(*choice)),
+        None => {
+            let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            Err(CliError::Usage(format!("{variable} is `{asked}`, expected one of {}", names.join(", "))))
+        }
+    }
 }
 
 /// The processor with all its threads and its best instructions.

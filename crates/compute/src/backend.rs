@@ -161,6 +161,20 @@ pub trait Backend {
         attend_apart(self, qkv, (kv, layer), rope, attention, seqs)
     }
 
+    /// [`Backend::linears`] of queries, keys and values and [`Backend::attend`] in one, which backends may do in fewer passes.
+    fn linears_attend(
+        &mut self,
+        (x, norm): (&Self::Tensor, Option<&Norm<Self>>),
+        linears: [&Linear<Self>; 3],
+        (kv, layer): (&mut Self::Kv, usize),
+        rope: Option<&Rope>,
+        attention: &Attention<'_, Self>,
+        seqs: &Seqs<'_>,
+    ) -> Self::Tensor {
+        let qkv = self.linears(x, norm, linears);
+        self.attend(qkv, kv, layer, rope, attention, seqs)
+    }
+
     /// Causal depthwise convolution over each row's tokens, its past taken from and left in the state of `layer`:
     /// `x` `[n_tok, n_channel]`, `weight` `[n_channel, n_kernel]` (last column: the current token), `bias`
     /// `[1, n_channel]`.
@@ -240,6 +254,36 @@ pub trait Backend {
     fn start(&mut self, _kv: &Self::Kv) -> Result<(), Error> {
         Ok(())
     }
+
+    /// Begins to compute what [`Backend::view`] of `x` will return.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn prefetch(&mut self, x: &mut Self::Tensor, n_best: Option<usize>) -> Result<(), Error> {
+        let _ = (x, n_best);
+        Ok(())
+    }
+
+    // --- the next step, built while the device computes this one -----------------------------------------------
+
+    /// Begins to build a step like the last one, of which only the rows and positions are known: its ids and pages are
+    /// given to [`Backend::resume`]. Returns whether operations are lazy and the last step did only what can be built so.
+    fn begin_ahead(&mut self) -> bool {
+        false
+    }
+
+    /// The step is built. Nothing of it is computed before [`Backend::resume`], and operations on stores may come first.
+    fn end_ahead(&mut self) {}
+
+    /// The step that was built has its turn, with these ids and pages; its tensors may be read. False where it cannot, as when
+    /// a store was changed or too many pages came: the step must be built anew then, and its tensors dropped.
+    fn resume(&mut self, ids: &[u32], seqs: &Seqs<'_>) -> bool {
+        let _ = (ids, seqs);
+        false
+    }
+
+    /// The step that was built will not have its turn.
+    fn forget(&mut self) {}
 
     /// Computes what is due and appends the numbers of `x`, row after row, to `out`.
     ///

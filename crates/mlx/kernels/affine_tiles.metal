@@ -3,12 +3,17 @@
 // that share the columns, 128 at a time, of which a lane takes 32. Three matrices of the same columns are multiplied in one
 // launch where PARTS is 3, the groups of one after those of the other.
 //
-//   x_half, x_scales: of `rows_half`, LAYOUT BITS           w, w2, w3 [n_out, n_in * BITS / 32] u32
+//   x_half, x_scales: of `rows_half`, LAYOUT BITS; or NORMED, where one row is to be multiplied: x [COLUMNS] f32 and the weight
+//   and factors of its RMS norm, of which every group makes the same for itself
+//                                                          w, w2, w3 [n_out, n_in * BITS / 32] u32
 //   scales, biases and those of w2, w3 [n_out, n_in / GROUP]  residual [n_tok, n_out] f32 (ADD)
 //   sizes [n_in, n_tok, rows of w, of w2, of w3]            y, y2, y3 [n_tok, n_out] f32
+//   APPEND: w, w2, w3 make queries, keys and values of heads of HEAD, of which DIMS dimensions are rotated as in `rotate_append`; keys
+//   and values go to their pages, y are the queries. The halves of the heads (PAIRED 0) meet in a group: half of its rows are
+//   HEAD / 2 after the others.
 //   GLU 1: silu(w x) * (w2 x), 2: gelu(w x) * (w2 x), then also y / 16 in `pairs` as `rows_half` makes them, of LAYOUT (0:
 //   not). An f16 ends at 65504: beyond 16 times that `pairs` end too.
-const uint n_in = sizes[0], n_tok = sizes[1];
+const uint n_in = NORMED == 1 ? COLUMNS : sizes[0], n_tok = NORMED == 1 ? 1 : sizes[1];
 const uint n_block = n_in / 128, quad = lane % 4, line = lane / 4;
 const uint n_row = GLU > 0 ? 16 : 16 * R;
 uint part = 0, group = group_x;
@@ -21,10 +26,51 @@ if (PARTS == 3) {
     }
   }
 }
-const uint n_out = sizes[2 + part], row = group * n_row;
+const uint n_out = sizes[2 + part];
+const uint in_head = PAIRED == 1 ? 1 : HEAD / n_row;
+const uint row = PAIRED == 1 ? group * n_row : group / in_head * HEAD + group % in_head * (n_row / 2);
 SHARED(float, shared_parts, 8 * R * N * 128);
-SHARED(float, shared_out, GLU > 0 ? 128 * N : 1);
+SHARED(float, shared_out, GLU > 0 ? 128 * N : APPEND == 1 ? 128 * N * R : 1);
+SHARED(uint4, shared_x, NORMED == 1 ? COLUMNS / 8 : 1);
 MATRIX(8)
+const uint rank = wave * 32 + lane;
+float row_scale = 0.0f;
+#if NORMED == 1
+SHARED(float, shared_norm, 16);
+{
+  float square = 0.0f, largest = 0.0f;
+  for (uint i = rank; i < COLUMNS; i += 256) {
+    const float number = ROW(i), weighed = number * WEIGHT(i), magnitude = weighed < 0.0f ? -weighed : weighed;
+    square += number * number;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  square = simd_sum(square);
+  largest = simd_max(largest);
+  if (lane == 0) {
+    shared_norm[wave] = square;
+    shared_norm[8 + wave] = largest;
+  }
+  BARRIER();
+  square = 0.0f;
+  for (uint i = 0; i < 8; i++) {
+    square += shared_norm[i];
+    largest = shared_norm[8 + i] > largest ? shared_norm[8 + i] : largest;
+  }
+  const float inverse = largest > 0.0f ? 256.0f / largest : 0.0f;
+  row_scale = largest / 256.0f / sqrt(square / float(COLUMNS) + EPSILON);
+  for (uint run = rank; run < COLUMNS / 8; run += 256) {
+    float value[8];
+    UNROLL
+    for (uint i = 0; i < 8; i++) value[i] = ROW(8 * run + i) * inverse * WEIGHT(8 * run + i);
+    UNROLL
+    for (uint i = 0; i < 4; i++) {
+      const uint low = BITS == 4 ? i : i / 2 * 4 + i % 2, high = low + (BITS == 4 ? 4 : 2);
+      AS_WORDS(shared_x)[((run / 16 * 4 + run % 4) * 4 + run % 16 / 4) * 4 + i] = half_pair(value[low], value[high]);
+    }
+  }
+  BARRIER();
+}
+#endif
 float sum[R][N][4];
 UNROLL
 for (uint r = 0; r < R; r++) {
@@ -34,36 +80,67 @@ for (uint r = 0; r < R; r++) {
     for (uint i = 0; i < 4; i++) sum[r][n][i] = 0.0f;
   }
 }
-for (uint block = wave; block < n_block; block += 8) {
-  uint codes[R][2][BITS], scale[R][2], bias[R][2];
+// Where there is room, registers take the next block's weights while this one's are multiplied: with many rows that is
+// faster, with few more waves at once are (kernel times of an H100).
+const bool ahead = R == 2 && N > 1 && BITS == 4 && GLU == 0;
+uint codes[R][2][BITS], next_codes[R][2][BITS], scale[R][2], bias[R][2];
+T next_scale[R][2], next_bias[R][2];
+UNROLL
+for (uint r = 0; r < R; r++) {
   UNROLL
-  for (uint r = 0; r < R; r++) {
+  for (uint h = 0; h < 2; h++) {
+    next_scale[r][h] = next_bias[r][h] = T(0.0f);
     UNROLL
-    for (uint h = 0; h < 2; h++) {
-      const uint wanted = row + (GLU > 0 ? 0 : 16 * r) + 8 * h + line, at = wanted < n_out ? wanted : n_out - 1;
-      const uint of = at * (n_in / GROUP) + (block * 128 + quad * 32) / GROUP;
-      const uint from = GLU > 0 ? r : part;
-      (void)from;
+    for (uint i = 0; i < BITS; i++) next_codes[r][h][i] = 0;
+  }
+}
+for (uint next = wave; next < n_block + (ahead ? 8 : 0); next += 8) {
+  const uint block = ahead ? next - 8 : next;
+  UNROLL
+  for (uint turn = 0; turn < 2; turn++) {
+    UNROLL
+    for (uint r = 0; r < R; r++) {
       UNROLL
-      for (uint i = 0; i < BITS / 4; i++) {
-        const uint4 four = LOAD4(PICK(from, w, w2, w3), (at * n_block + block) * BITS + quad * (BITS / 4) + i);
-        codes[r][h][4 * i] = four.x;
-        codes[r][h][4 * i + 1] = four.y;
-        codes[r][h][4 * i + 2] = four.z;
-        codes[r][h][4 * i + 3] = four.w;
+      for (uint h = 0; h < 2; h++) {
+        if ((turn == 0) == ahead) {
+          const float s = float(next_scale[r][h]), b = float(next_bias[r][h]);
+          scale[r][h] = half_pair(s, s);
+          bias[r][h] = half_pair(b, b);
+          UNROLL
+          for (uint i = 0; i < BITS; i++) codes[r][h][i] = next_codes[r][h][i];
+        } else if (next < n_block) {
+          const uint wanted =
+              row + (GLU > 0 ? 0 : PAIRED == 1 ? 16 * r : 8 * r) + (PAIRED == 1 ? 8 : HEAD / 2) * h + line;
+          const uint at = wanted < n_out ? wanted : n_out - 1;
+          const uint of = at * (n_in / GROUP) + (next * 128 + quad * 32) / GROUP;
+          const uint from = GLU > 0 ? r : part;
+          (void)from;
+          UNROLL
+          for (uint i = 0; i < BITS / 4; i++) {
+            const uint4 four = LOAD4(PICK(from, w, w2, w3), (at * n_block + next) * BITS + quad * (BITS / 4) + i);
+            next_codes[r][h][4 * i] = four.x;
+            next_codes[r][h][4 * i + 1] = four.y;
+            next_codes[r][h][4 * i + 2] = four.z;
+            next_codes[r][h][4 * i + 3] = four.w;
+          }
+          next_scale[r][h] = PICK(from, scales, scales2, scales3)[of];
+          next_bias[r][h] = PICK(from, biases, biases2, biases3)[of];
+        }
       }
-      const float s = float(PICK(from, scales, scales2, scales3)[of]), b = float(PICK(from, biases, biases2, biases3)[of]);
-      scale[r][h] = half_pair(s, s);
-      bias[r][h] = half_pair(b, b);
     }
   }
+  if (ahead && next == wave) continue;
   UNROLL
   for (uint step = 0; step < 4; step++) {
     uint4 input[N];
     UNROLL
     for (uint n = 0; n < N; n++) {
       input[n].x = input[n].y = input[n].z = input[n].w = 0;
-      if (8 * n + line < n_tok) input[n] = LOAD4(x_half, ((n * n_block + block) * 4 + step) * 32 + lane);
+      if (NORMED == 1) {
+        if (line == 0) input[n] = shared_x[(block * 4 + step) * 4 + quad];
+      } else if (8 * n + line < n_tok) {
+        input[n] = INPUT(((n * n_block + block) * 4 + step) * 32 + lane);
+      }
     }
     UNROLL
     for (uint r = 0; r < R; r++) {
@@ -95,7 +172,6 @@ for (uint r = 0; r < R; r++) {
   }
 }
 BARRIER();
-const uint rank = wave * 32 + lane;
 for (uint i = rank; i < (GLU > 0 ? 1 : R) * N * 128; i += 256) {
   float total = 0.0f, second = 0.0f;
   for (uint p = 0; p < 8; p++) {
@@ -103,18 +179,20 @@ for (uint i = rank; i < (GLU > 0 ? 1 : R) * N * 128; i += 256) {
     if (GLU > 0) second += shared_parts[p * R * N * 128 + (R - 1) * N * 128 + i];
   }
   const uint token = i / 128 % N * 8 + 2 * (i % 4) + i / 32 % 2;
-  const uint at = row + i / (128 * N) * 16 + i / 64 % 2 * 8 + i % 32 / 4;
+  const uint within = i / (128 * N) * 16 + i / 64 % 2 * 8 + i % 32 / 4;
+  const uint at = row + (PAIRED == 1 ? within : within / 16 * 8 + within / 8 % 2 * (HEAD / 2) + within % 8);
   const bool inside = token < n_tok && at < n_out;
   if (inside) {
-    total *= x_scales[token];
-    second *= x_scales[token];
+    total *= NORMED == 1 ? row_scale : SCALE(token);
+    second *= NORMED == 1 ? row_scale : SCALE(token);
     if (GLU == 1) total *= second / (1.0f + exp(-total));
     if (GLU == 2) {
       total *= second * 0.5f * (1.0f + tanh(0.7978845608f * (total + 0.044715f * total * total * total)));
     }
     total += ADDED(token * n_out + at);
-    OUT(part, y, y2, y3)[token * n_out + at] = total;
+    if (APPEND == 0) OUT(part, y, y2, y3)[token * n_out + at] = total;
   }
+  if (APPEND == 1) shared_out[token * n_row + within] = inside ? total : 0.0f;
   if (GLU > 0) {
     const float most = 65504.0f * 16.0f;
     total = total > most ? most : total < -most ? -most : total;
@@ -133,3 +211,24 @@ if (LAYOUT > 0) {
     }
   }
 }
+#if APPEND == 1
+{
+  BARRIER();
+  for (uint i = rank; i < 8 * N * n_row; i += 256) {
+    const uint token = i / n_row, within = i % n_row;
+    const uint at = row + (PAIRED == 1 ? within : within / 16 * 8 + within / 8 % 2 * (HEAD / 2) + within % 8);
+    const uint column = at % HEAD;
+    if (token < n_tok) {
+      float number = shared_out[i];
+      if (part < 2 && column < DIMS) {
+        const float partner = shared_out[token * n_row + (PAIRED == 1 ? within ^ 1 : within ^ 8)];
+        const float angle = float(POSITION(token)) * TURN(PAIRED == 1 ? column / 2 : column % (HEAD / 2));
+        const bool first = PAIRED == 1 ? column % 2 == 0 : column < HEAD / 2;
+        number = number * cos(angle) + (first ? -partner : partner) * sin(angle);
+      }
+      KEEP(part, token * n_out + at, PLACE(token) * n_out + at, number);
+    }
+  }
+  if (group_x == 0 && rank == 0) DONE();
+}
+#endif

@@ -34,7 +34,7 @@ for (uint k = 0; k < K; k++) {
   if (key == first) {
     const uint at = (group_x * E + mine) * 256 + rank, to = ((group_y * n_slice + group_x) * K + k) * 2;
     out[to] = top;
-    out[to + 1] = at >= n ? 0.0f : PAIRED == 1 ? x[(group_y * n + at) * (1 + PAIRED) + PAIRED] : float(at);
+    out[to + 1] = at >= n || top <= -3e38f ? 0.0f : PAIRED == 1 ? x[(group_y * n + at) * (1 + PAIRED) + PAIRED] : float(at);
     own = -3e38f;
     const uint taken = mine;
     mine = 0;

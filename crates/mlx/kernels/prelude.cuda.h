@@ -6,6 +6,7 @@
 #define UNROLL _Pragma("unroll")
 #define LOAD4(array, i) (reinterpret_cast<const uint4*>(array)[i])
 #define WRITE(array, T, i, x) const_cast<T*>(array)[i] = T(x)
+#define AS_WORDS(array) reinterpret_cast<uint*>(array)
 typedef unsigned int uint;
 typedef signed char i8;
 typedef unsigned char u8;
@@ -21,6 +22,10 @@ __device__ inline float simd_max(float x) {
 }
 __device__ inline float lanes_sum(float x, uint n) {
   for (int i = n / 2; i > 0; i /= 2) x += __shfl_xor_sync(0xffffffff, x, i);
+  return x;
+}
+__device__ inline float lanes_max(float x, uint n) {
+  for (int i = n / 2; i > 0; i /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, i));
   return x;
 }
 __device__ inline float half_bits(uint bits) { return __half2float(__ushort_as_half((unsigned short)bits)); }

@@ -12,6 +12,7 @@
 #define UNROLL
 #define LOAD4(array, i) fibers::load4(array, i)
 #define WRITE(array, T, i, x) const_cast<T*>(array)[i] = T(x)
+#define AS_WORDS(array) reinterpret_cast<uint*>(array)
 #define MATRIX(n_wave)
 #define MULTIPLY(sum, ...) fibers::multiply(sum, {__VA_ARGS__})
 typedef unsigned int uint;
@@ -70,8 +71,16 @@ struct half {
   explicit half(float x) : bits(bits_of_half(x)) {}
   operator float() const { return half_bits(bits); }
 };
+inline uint bits_of_bfloat(float x) {
+  uint word;
+  std::memcpy(&word, &x, 4);
+  return (word + 0x7fff + (word >> 16 & 1)) >> 16;
+}
+
 struct bfloat {
   uint16_t bits;
+  bfloat() = default;
+  explicit bfloat(float x) : bits(bits_of_bfloat(x)) {}
   operator float() const {
     const uint word = uint(bits) << 16;
     float value;
@@ -80,11 +89,6 @@ struct bfloat {
   }
 };
 
-inline uint bits_of_bfloat(float x) {
-  uint word;
-  std::memcpy(&word, &x, 4);
-  return (word + 0x7fff + (word >> 16 & 1)) >> 16;
-}
 inline uint bfloat_pair(float low, float high) { return bits_of_bfloat(low) | bits_of_bfloat(high) << 16; }
 inline float pair_low(uint pair) { return half_bits(pair & 0xffff); }
 inline float pair_high(uint pair) { return half_bits(pair >> 16); }
@@ -195,12 +199,19 @@ inline float simd_sum(float x) {
 inline float simd_max(float x) {
   return fibers::exchange(x, [](float a, float b) { return a > b ? a : b; });
 }
-inline float lanes_sum(float x, uint n) {
+template <class F>
+float exchange_lanes(float x, uint n, F f) {
   const uint wave = fibers::current / 32, lane = fibers::current % 32;
   fibers::slots[wave][lane] = x;
   fibers::meet(fibers::waves[wave], 32);
-  float result = 0;
-  for (uint i = 0; i < n; i++) result += fibers::slots[wave][lane / n * n + i];
+  float result = fibers::slots[wave][lane / n * n];
+  for (uint i = 1; i < n; i++) result = f(result, fibers::slots[wave][lane / n * n + i]);
   fibers::meet(fibers::waves[wave], 32);
   return result;
+}
+inline float lanes_sum(float x, uint n) {
+  return exchange_lanes(x, n, [](float a, float b) { return a + b; });
+}
+inline float lanes_max(float x, uint n) {
+  return exchange_lanes(x, n, [](float a, float b) { return a > b ? a : b; });
 }

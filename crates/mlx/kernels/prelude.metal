@@ -4,7 +4,8 @@
 //   UNROLL               before a loop of constant length
 //   LOAD4(array, i)      16 bytes number i of an array of at least eight numbers
 //   WRITE(array, T, i, x) a number of an input that is written in place, of at least eight numbers
-//   simd_sum, simd_max   over the 32 lanes of a wave       lanes_sum  over neighbours, a power of two of them
+//   AS_WORDS(array)         the words of an array of uint4 of the threadgroup
+//   simd_sum, simd_max   over the 32 lanes of a wave       lanes_sum, lanes_max  over neighbours, a power of two of them
 //   half_bits            an f16 from its 16 bits
 // A pair is two f16 in 32 bits, the first in the low half:
 //   half_pair            two numbers rounded               pair_low, pair_high   and back
@@ -18,6 +19,7 @@
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define LOAD4(array, i) (((const device uint4*)(array))[i])
 #define WRITE(array, T, i, x) ((device T*)(array))[i] = T(x)
+#define AS_WORDS(array) ((threadgroup uint*)(array))
 typedef char i8;
 typedef uchar u8;
 typedef ushort u16;
@@ -33,6 +35,10 @@ inline uint pair_fma(uint a, uint b, uint c) {
 }
 inline float lanes_sum(float x, uint n) {
   for (ushort i = n / 2; i > 0; i /= 2) x += simd_shuffle_xor(x, i);
+  return x;
+}
+inline float lanes_max(float x, uint n) {
+  for (ushort i = n / 2; i > 0; i /= 2) x = max(x, simd_shuffle_xor(x, i));
   return x;
 }
 // Through the threadgroup's memory: how a simdgroup matrix lies in lanes is not documented.

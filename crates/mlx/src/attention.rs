@@ -5,11 +5,12 @@
 use mlxr_compute::check::KvHeads;
 use mlxr_compute::op::{Attention, SeqRow, Seqs, Window};
 
-use crate::backend::{Mlx, Tensor};
+use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
 use crate::plan::{self, Padded, Plan};
 use crate::rows;
 use crate::store::{Kv, Layer};
+use crate::tensor::Tensor;
 
 /// `out[i,h] = sum_j softmax_j(scale * q[i,h] . k[j,h/g]) * v[j,h/g]` over the slots that a token sees.
 pub(crate) fn attention(

@@ -5,40 +5,18 @@
 use mlxr_compute::op::{Act, Attention, Delta, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
 use mlxr_compute::{Backend, DType, Encoding, Error, MatrixData};
 
+use crate::ahead::Ahead;
+use crate::choice::{Kernels, Precision};
 use crate::ffi::{Array, Device, Dtype, Kind};
 use crate::matrix::{self, Matrix};
-use crate::own::product::Form;
+use crate::own::attend::Qkv;
+use crate::own::product::Three;
 use crate::own::{Own, attend, best, product};
 use crate::plan::Plan;
 use crate::rows::Periods;
 use crate::store::Kv;
+use crate::tensor::Tensor;
 use crate::{NAME, attention, moe, recurrent, rows};
-
-/// In what products with weights are computed. What lies between products is f32 in both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    /// f32: equal to the definitions, for tests; f16 weights take twice their memory.
-    Full,
-    /// The weights' 16-bit type, or that of their scales.
-    Half,
-}
-
-/// Whose kernels compute where both can.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernels {
-    /// Ours.
-    Own,
-    /// MLX's.
-    Mlx,
-}
-
-impl Kernels {
-    /// The names that choose them, and what they choose.
-    pub const NAMES: [(&str, Kernels); 2] = [("own", Kernels::Own), ("mlx", Kernels::Mlx)];
-
-    /// What computes where nobody chose: ours have not passed `doctor` on any GPU yet.
-    pub const DEFAULT: Kernels = Kernels::Mlx;
-}
 
 /// The backend.
 pub struct Mlx {
@@ -49,22 +27,9 @@ pub struct Mlx {
     pub(crate) periods: Periods,
     /// The `done` of the last append by our kernels: the store's arrays do not tell, as it writes into them.
     appended: Option<Array>,
+    ahead: Ahead,
     warn: Box<dyn FnMut(&str) + Send>,
     warned: Vec<String>,
-}
-
-/// An activation or a small parameter: f32 `[n_row, n_col]`.
-pub struct Tensor {
-    pub(crate) array: Array,
-    pub(crate) shape: [usize; 2],
-    /// The same in 16 bits, where the kernel that made it made this too.
-    pub(crate) form: Option<Form>,
-}
-
-impl Tensor {
-    pub(crate) fn new(array: Array, shape: [usize; 2]) -> Tensor {
-        Tensor { array, shape, form: None }
-    }
 }
 
 impl Mlx {
@@ -80,6 +45,7 @@ impl Mlx {
             plan: Plan::default(),
             periods: Periods::default(),
             appended: None,
+            ahead: Ahead::default(),
             warn,
             warned: Vec::new(),
         }
@@ -130,12 +96,11 @@ impl Mlx {
     /// The linears' results, each by our kernels where they can.
     fn products<const N: usize>(&self, x: &Tensor, norm: Option<&Norm<Mlx>>, linears: [&Linear<Mlx>; N]) -> [Array; N] {
         let rows = self.own.as_ref().and_then(|own| Some((own, product::Rows::new(x, norm)?)));
-        if let (Some((own, rows)), [a, b, c]) = (&rows, &linears[..]) {
-            let matrices = [&a.matrix, &b.matrix, &c.matrix];
-            if let Some(made) = product::three(own, &self.device, rows, matrices) {
-                let mut made = made.into_iter();
-                return linears.map(|l| self.finished(made.next().expect("an array for each of three"), l));
-            }
+        if let (Some((own, rows)), [a, b, c]) = (&rows, &linears[..])
+            && let Some(three) = Three::new(own, rows, [&a.matrix, &b.matrix, &c.matrix])
+        {
+            let mut made = three.products(own, &self.device, rows).into_iter();
+            return linears.map(|l| self.finished(made.next().expect("an array for each of three"), l));
         }
         let mut normed = None;
         linears.map(|l| {
@@ -147,8 +112,26 @@ impl Mlx {
         })
     }
 
+    /// Attention by our kernels, which the caller has asked.
+    fn own_attend(
+        &mut self,
+        qkv: Qkv<'_>,
+        (kv, layer): (&mut Kv, usize),
+        how: (Option<&Rope>, &Attention<'_, Mlx>),
+        seqs: &Seqs<'_>,
+    ) -> Tensor {
+        self.plan.update(seqs);
+        let (plan, before) = (&mut self.plan, self.appended.take());
+        let own = self.own.as_ref().expect("the caller has asked our kernels");
+        let step = attend::Step { plan, seqs, before };
+        let (out, appended) = attend::attend(own, &self.device, step, qkv, (kv, layer), how);
+        self.appended = Some(appended);
+        out
+    }
+
     /// Waits for the appends of our kernels: MLX's operations on the store do not know of them.
     fn settle(&mut self) {
+        self.ahead.forget();
         if let Some(appended) = self.appended.take() {
             self.device.settle(&appended);
         }
@@ -199,6 +182,7 @@ impl Backend for Mlx {
         let last = ids.iter().max().copied().unwrap_or(0) as usize;
         assert!(last < table.n_out, "embed: id {last} of a table of {} rows", table.n_out);
         let indices = self.device.from_slice(ids, &[ids.len()], Dtype::U32);
+        self.ahead.embeds(&indices);
         Tensor::new(table.rows(self.own.as_ref(), &self.device, &indices), [ids.len(), table.n_in])
     }
 
@@ -250,7 +234,7 @@ impl Backend for Mlx {
             let matrices = [&gate.matrix, &up.matrix];
             let rows = product::Rows::new(x, norm);
             if let Some((array, form)) = rows.and_then(|rows| product::gated(own, &self.device, &rows, matrices, act)) {
-                return Tensor { array, shape, form };
+                return Tensor { form, ..Tensor::new(array, shape) };
             }
         }
         let [gate_rows, up_rows] = self.products(x, norm, [gate, up]);
@@ -330,6 +314,7 @@ impl Backend for Mlx {
     }
 
     fn kv_append(&mut self, kv: &mut Kv, layer: usize, k: &Tensor, v: Option<&Tensor>, seqs: &Seqs<'_>) {
+        self.ahead.stores();
         self.settle();
         self.plan.update(seqs);
         kv.append(&self.device, &mut self.plan, layer, [Some(k), v], seqs);
@@ -343,6 +328,7 @@ impl Backend for Mlx {
         attention: &Attention<'_, Self>,
         seqs: &Seqs<'_>,
     ) -> Tensor {
+        self.ahead.stores();
         self.settle();
         self.plan.update(seqs);
         attention::attention(&self.device, &mut self.plan, q, (kv, layer), attention, seqs)
@@ -357,17 +343,33 @@ impl Backend for Mlx {
         attention: &Attention<'_, Self>,
         seqs: &Seqs<'_>,
     ) -> Tensor {
-        match &self.own {
-            Some(own) if attend::fits(kv, layer, rope, attention, seqs) => {
-                self.plan.update(seqs);
-                let (plan, how, before) = (&mut self.plan, (rope, attention), self.appended.take());
-                let step = attend::Step { plan, seqs, before };
-                let (out, appended) = attend::attend(own, &self.device, step, [&q, &k, &v], (kv, layer), how);
-                self.appended = Some(appended);
-                out
-            }
-            _ => mlxr_compute::attend_apart(self, [q, k, v], (kv, layer), rope, attention, seqs),
+        if self.own.is_some() && attend::fits(kv, layer, rope, attention, seqs) {
+            return self.own_attend(Qkv::Made([&q, &k, &v]), (kv, layer), (rope, attention), seqs);
         }
+        mlxr_compute::attend_apart(self, [q, k, v], (kv, layer), rope, attention, seqs)
+    }
+
+    fn linears_attend(
+        &mut self,
+        (x, norm): (&Tensor, Option<&Norm<Self>>),
+        linears: [&Linear<Self>; 3],
+        (kv, layer): (&mut Kv, usize),
+        rope: Option<&Rope>,
+        attention: &Attention<'_, Self>,
+        seqs: &Seqs<'_>,
+    ) -> Tensor {
+        let plain = linears.iter().all(|l| l.scale == 1.0 && l.bias.is_none());
+        if let (Some(own), true) = (&self.own, plain && attend::fits(kv, layer, rope, attention, seqs)) {
+            let rows = product::Rows::new(x, norm);
+            let three = rows.and_then(|rows| Some((Three::new(own, &rows, linears.map(|l| &l.matrix))?, rows)));
+            if let Some((three, rows)) =
+                three.filter(|(three, _)| three.rotates(linears[0].matrix.n_out / attention.n_head, rope))
+            {
+                return self.own_attend(Qkv::From(&three, &rows), (kv, layer), (rope, attention), seqs);
+            }
+        }
+        let qkv = self.linears(x, norm, linears);
+        self.attend(qkv, kv, layer, rope, attention, seqs)
     }
 
     fn conv(
@@ -379,10 +381,12 @@ impl Backend for Mlx {
         bias: Option<&Tensor>,
         seqs: &Seqs<'_>,
     ) -> Tensor {
+        self.ahead.stores();
         recurrent::conv(&self.device, (kv, layer), x, weight, bias, seqs)
     }
 
     fn ssm_scan(&mut self, kv: &mut Kv, layer: usize, ssm: &Ssm, inputs: [&Tensor; 3], seqs: &Seqs<'_>) -> Tensor {
+        self.ahead.stores();
         recurrent::ssm_scan(&self.device, (kv, layer), ssm, inputs, seqs)
     }
 
@@ -394,6 +398,7 @@ impl Backend for Mlx {
         inputs: [&Tensor; 5],
         seqs: &Seqs<'_>,
     ) -> Tensor {
+        self.ahead.stores();
         recurrent::delta_scan(&self.device, (kv, layer), delta, inputs, seqs)
     }
 
@@ -415,6 +420,7 @@ impl Backend for Mlx {
     }
 
     fn copy_slot(&mut self, kv: &mut Kv, from: usize, to: usize) {
+        self.ahead.forget();
         kv.copy_slot(&self.device, from, to);
     }
 
@@ -423,14 +429,44 @@ impl Backend for Mlx {
     }
 
     fn import_slot(&mut self, kv: &mut Kv, slot: usize, bytes: &[u8]) -> Result<(), Error> {
+        self.ahead.forget();
         kv.import_slot(&self.device, slot, bytes)
     }
 
     fn start(&mut self, kv: &Kv) -> Result<(), Error> {
+        self.ahead.ends();
         let mut arrays = kv.arrays();
         // It stays: the next step's first append comes after this one's last.
         arrays.extend(&self.appended);
         self.device.start(&arrays)
+    }
+
+    fn prefetch(&mut self, x: &mut Tensor, n_best: Option<usize>) -> Result<(), Error> {
+        let best = |n| Some((n, best::best(self.own.as_ref()?, &self.device, x, n)?));
+        x.best = n_best.and_then(best);
+        self.device.start(&[x.best.as_ref().map_or(&x.array, |(_, best)| best)])
+    }
+
+    fn begin_ahead(&mut self) -> bool {
+        self.own.is_some() && self.ahead.begin(&self.appended)
+    }
+
+    fn end_ahead(&mut self) {
+        self.ahead.end(&self.plan, &mut self.appended);
+    }
+
+    fn resume(&mut self, ids: &[u32], seqs: &Seqs<'_>) -> bool {
+        match self.ahead.resume(&self.device, ids, seqs) {
+            Some(appended) => {
+                self.appended = Some(appended);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn forget(&mut self) {
+        self.ahead.forget();
     }
 
     fn read(&mut self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), Error> {
@@ -438,8 +474,12 @@ impl Backend for Mlx {
     }
 
     fn read_best(&mut self, x: &Tensor, n_best: usize, out: &mut Vec<f32>) -> Result<(), Error> {
-        match self.own.as_ref().and_then(|own| best::best(own, &self.device, x, n_best)) {
-            Some(found) => self.device.read(&found, |bytes| best::spread(bytes, x.shape, out)),
+        let found = match &x.best {
+            Some((n, found)) if *n == n_best => Some(found.clone()),
+            _ => self.own.as_ref().and_then(|own| best::best(own, &self.device, x, n_best)),
+        };
+        match found {
+            Some(found) => self.device.read_made(&found, |bytes| best::spread(bytes, x.shape, out)),
             None => self.read(x, out),
         }
     }

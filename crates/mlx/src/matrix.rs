@@ -10,7 +10,7 @@
 use mlxr_compute::matrix::{self, MlxFloat};
 use mlxr_compute::{Bytes, DType, Encoding, Error, MatrixData, quant};
 
-use crate::backend::{Kernels, Precision};
+use crate::choice::{Kernels, Precision};
 use crate::ffi::{Array, Device, Dtype, Packing};
 use crate::kernel::blocks::Blocks;
 use crate::own::{Own, product};
@@ -55,7 +55,7 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision, kernels: Kernels)
     data.check()?;
     let scale = match precision {
         Precision::Full => DType::F32,
-        Precision::Half => DType::F16,
+        Precision::Rounded | Precision::Half => DType::F16,
     };
     if let Some(packed) = data.to_mlx(scale) {
         return Ok((with_scales(packed, precision), false));
@@ -67,9 +67,9 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision, kernels: Kernels)
         (Encoding::Blocks(DType::F32), _) | (Encoding::Blocks(DType::F16 | DType::BF16), Precision::Half) => {
             Ok((data.clone(), false))
         }
-        (Encoding::Blocks(DType::F16 | DType::BF16), Precision::Full) => Ok((data.to_blocks(DType::F32)?, false)),
-        (_, Precision::Full) => Ok((data.to_blocks(DType::F32)?, true)),
+        (Encoding::Blocks(DType::F16 | DType::BF16), _) => Ok((data.to_blocks(DType::F32)?, false)),
         (_, Precision::Half) => Ok((data.to_blocks(DType::F16)?, true)),
+        _ => Ok((data.to_blocks(DType::F32)?, true)),
     }
 }
 

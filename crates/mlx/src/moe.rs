@@ -2,9 +2,10 @@
 
 use mlxr_compute::op::{Experts, Gating, Moe, SPARSE_MIXER_SPAN};
 
-use crate::backend::{Mlx, Tensor};
+use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
 use crate::rows;
+use crate::tensor::Tensor;
 
 /// Rows of experts from which sorting them by expert pays: each expert's weights are then read once.
 const SORT_FROM: usize = 64;

@@ -14,12 +14,44 @@ pub(crate) struct Plan {
     positions: Vec<i32>,
     parents: Vec<i32>,
     places: Option<Array>,
-    table: Option<Array>,
+    table: Option<Table>,
+    /// By first row, end and tokens of a tile.
+    tiles: Vec<([usize; 3], Array)>,
     /// By row, KV slots and how many are taken.
     gathers: Vec<([usize; 4], Array)>,
     /// By row and [`Padded`].
     queries: Vec<((usize, Padded), Array)>,
     masks: Vec<(MaskKey, Option<Array>)>,
+}
+
+/// What our kernels know of a batch, with room for more pages.
+#[derive(Clone)]
+pub(crate) struct Table {
+    array: Array,
+    n: usize,
+    page_tokens: usize,
+}
+
+/// Numbers in multiples of which a table has room.
+const TABLE_GRANULE: usize = 64;
+
+impl Table {
+    fn new(device: &Device, seqs: &Seqs<'_>, page_tokens: usize) -> Table {
+        let mut table = table::table(seqs, page_tokens);
+        table.resize((table.len() + seqs.rows.len()).next_multiple_of(TABLE_GRANULE), 0);
+        let n = table.len();
+        Table { array: device.from_slice(&table, &[n], Dtype::I32), n, page_tokens }
+    }
+
+    /// Makes it that of another batch before anything has read it; false where there is no room.
+    pub(crate) fn overwrite(&self, device: &Device, seqs: &Seqs<'_>) -> bool {
+        let table = table::table(seqs, self.page_tokens);
+        let fits = table.len() <= self.n;
+        if fits {
+            device.overwrite(&self.array, &table);
+        }
+        fits
+    }
 }
 
 /// Row, window, causality and shape.
@@ -88,11 +120,24 @@ impl Plan {
 
     /// What our kernels know of the batch.
     pub(crate) fn table(&mut self, device: &Device, seqs: &Seqs<'_>, page_tokens: usize) -> Array {
-        let make = || {
-            let table = table::table(seqs, page_tokens);
-            device.from_slice(&table, &[table.len()], Dtype::I32)
-        };
-        self.table.get_or_insert_with(make).clone()
+        self.table.get_or_insert_with(|| Table::new(device, seqs, page_tokens)).array.clone()
+    }
+
+    /// That of [`Plan::table`], if the batch has had one.
+    pub(crate) fn known_table(&self) -> Option<Table> {
+        self.table.clone()
+    }
+
+    /// The tiles of rows `from..to`, of at most `n` tokens: i32 `[2 * n_tile]`.
+    pub(crate) fn tiles(&mut self, device: &Device, seqs: &Seqs<'_>, [from, to]: [usize; 2], n: usize) -> Array {
+        let key = [from, to, n];
+        if let Some((_, array)) = self.tiles.iter().find(|(k, _)| *k == key) {
+            return array.clone();
+        }
+        let tiles = table::tiles(&seqs.rows[from..to], n);
+        let array = device.from_slice(&tiles, &[tiles.len()], Dtype::I32);
+        self.tiles.push((key, array.clone()));
+        array
     }
 
     /// Where the tokens of a span are stored, the last one as often as makes `n_key`: i32 `[n_key]`.

@@ -2,9 +2,9 @@
 
 use mlxr_compute::op::{Delta, SeqRow, Seqs, Ssm};
 
-use crate::backend::Tensor;
 use crate::ffi::{Array, Device, Dtype};
 use crate::store::Kv;
+use crate::tensor::Tensor;
 
 /// The state of a row's slot, or zeros where the row begins: f32 `[n]`.
 fn state(d: &Device, states: &Array, row: &SeqRow, n: usize) -> Array {

@@ -2,8 +2,9 @@
 
 use mlxr_compute::op::{Act, Norm, NormKind, Rope, RopePairs};
 
-use crate::backend::{Mlx, Tensor};
+use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype, Rotation};
+use crate::tensor::Tensor;
 
 /// Every head of every row normalized.
 pub(crate) fn norm(d: &Device, x: &Tensor, n_head: usize, norm: &Norm<Mlx>) -> Tensor {

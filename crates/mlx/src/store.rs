@@ -13,9 +13,9 @@ use mlxr_compute::Error;
 use mlxr_compute::check::{KvHeads, check_page, check_slot};
 use mlxr_compute::op::{KvSpec, KvType, LayerState, Seqs};
 
-use crate::backend::Tensor;
 use crate::ffi::{Array, Device, Dtype};
 use crate::plan::Plan;
+use crate::tensor::Tensor;
 
 /// The store.
 pub struct Kv {

@@ -56,7 +56,7 @@ fn kernels_compute_what_the_definitions_say() {
 }
 
 /// Calls that the subset has, besides types.
-const CALLS: [&str; 30] = [
+const CALLS: [&str; 41] = [
     "exp",
     "tanh",
     "sqrt",
@@ -65,6 +65,7 @@ const CALLS: [&str; 30] = [
     "simd_sum",
     "simd_max",
     "lanes_sum",
+    "lanes_max",
     "half_bits",
     "half_pair",
     "bfloat_pair",
@@ -73,12 +74,22 @@ const CALLS: [&str; 30] = [
     "pair_fma",
     "LOAD4",
     "WRITE",
+    "AS_WORDS",
     "MATRIX",
     "MULTIPLY",
     "PICK",
     "OUT",
     "ADDED",
     "PAIRS",
+    "WEIGHT",
+    "SCALE",
+    "INPUT",
+    "ROW",
+    "DONE",
+    "KEEP",
+    "TURN",
+    "PLACE",
+    "POSITION",
     "BYTE",
     "HALF",
     "WORD",
@@ -98,7 +109,7 @@ fn kernels_keep_to_the_subset() {
             assert_ne!(word, "thread", "{}: `thread` is an address space of Metal", kernel.name);
             let Some((name, _)) = word.split_once('(') else { continue };
             let known =
-                name.is_empty() || CALLS.contains(&name) || ["for", "if", "float", "uint", "int"].contains(&name);
+                name.is_empty() || CALLS.contains(&name) || ["for", "if", "float", "uint", "int", "T"].contains(&name);
             assert!(known, "{}: calls `{name}`, which the subset has not", kernel.name);
         }
         assert!(!kernel.body.contains("double") && !kernel.body.contains("64_t"), "{}: no 64-bit types", kernel.name);
@@ -116,10 +127,20 @@ fn kernels_fit_a_threadgroup() {
                 let teams = if [64, 128, 256].contains(&c[0]) { 256 / c[0] } else { 1 };
                 4 * teams * c[0] + 8 * teams
             }
+            "prompt_attention" => {
+                let (d, n_key) = (c[0], if c[0] > 128 { 16 } else { 32 });
+                let line = if d / 8 % 8 == 4 { d / 8 } else { d / 8 + 4 };
+                4 * (n_key * line + 4 * d) + 4 * 320
+            }
             // The parts, a gate's results, and what a simdgroup matrix goes through; on Metal up to 16 rows.
             name if name.starts_with("affine_tiles") => {
-                let beside = if name == "affine_tiles_gated" { 128 * c[0] } else { 1 };
-                8 * c[1] * c[0] * 128 + beside + if c[0] <= 2 { 8 * 320 } else { 0 }
+                let beside = match name.trim_end_matches("_normed") {
+                    "affine_tiles_gated" => 128 * c[0],
+                    "affine_tiles_append" => 128 * c[0] * c[1],
+                    _ => 1,
+                };
+                let row = if name.ends_with("_normed") { c[c.len() - 1] / 2 + 16 } else { 4 };
+                8 * c[1] * c[0] * 128 + beside + row + if c[0] <= 2 { 8 * 320 } else { 0 }
             }
             "best" => 32,
             "attention_merge" => 136 + c[0],

@@ -218,6 +218,40 @@ impl<B: Backend> Gate<B> {
 
 impl<B: Backend> Attn<B> {
     fn forward(&self, pass: &mut Pass<'_, B>, i: usize, x: &B::Tensor, norm: Option<&Norm<B>>) -> B::Tensor {
+        let attention = Attention {
+            n_head: self.n_head,
+            scale: pass.hyper.attn_scale,
+            window: self.window,
+            softcap: pass.hyper.attn_softcap,
+            sinks: self.sinks.as_ref(),
+            alibi: self.alibi.as_ref(),
+            causal: true,
+        };
+        let grows = pass.growth.is_some() && self.temperature;
+        let normed = self.q_norm.is_some() || self.k_norm.is_some() || self.norm_late;
+        let out = if pass.hyper.clamp_qkv.is_some() || normed || grows {
+            self.attend_apart(pass, (i, x, norm), &attention)
+        } else {
+            let (linears, rope) = ([&self.q, &self.k, &self.v], self.rope.as_ref());
+            pass.backend.linears_attend((x, norm), linears, (&mut *pass.kv, i), rope, &attention, &pass.seqs)
+        };
+        let out = match &self.gate {
+            Some(gate) => gate.apply(pass, x, norm, out),
+            None => out,
+        };
+        match &self.sub_norm {
+            Some(norm) => pass.backend.norm(&out, norm),
+            None => out,
+        }
+    }
+
+    /// Attention where something comes between products and rotation, or after that.
+    fn attend_apart(
+        &self,
+        pass: &mut Pass<'_, B>,
+        (i, x, norm): (usize, &B::Tensor, Option<&Norm<B>>),
+        attention: &Attention<'_, B>,
+    ) -> B::Tensor {
         let (b, hyper, seqs) = (&mut *pass.backend, pass.hyper, &pass.seqs);
         let [mut q, mut k, mut v] = b.linears(x, norm, [&self.q, &self.k, &self.v]);
         if let Some(limit) = hyper.clamp_qkv {
@@ -242,24 +276,7 @@ impl<B: Backend> Attn<B> {
             q = b.mul(q, growth);
         }
         let rope = self.rope.as_ref().filter(|_| !between);
-        let attention = Attention {
-            n_head: self.n_head,
-            scale: hyper.attn_scale,
-            window: self.window,
-            softcap: hyper.attn_softcap,
-            sinks: self.sinks.as_ref(),
-            alibi: self.alibi.as_ref(),
-            causal: true,
-        };
-        let out = b.attend([q, k, v], pass.kv, i, rope, &attention, seqs);
-        let out = match &self.gate {
-            Some(gate) => gate.apply(pass, x, norm, out),
-            None => out,
-        };
-        match &self.sub_norm {
-            Some(norm) => pass.backend.norm(&out, norm),
-            None => out,
-        }
+        b.attend([q, k, v], pass.kv, i, rope, attention, seqs)
     }
 }
 

@@ -1,11 +1,14 @@
 //! A loaded model as the engine sees it: batches in, logits out.
 
+mod ahead;
+
 use mlxr_compute::Backend;
 use mlxr_compute::op::{KvSpec, KvType, LayerState, Q4_GROUP, SeqRow, Seqs, Ssm, Window};
 use mlxr_engine::runner::{
     Batch, MAXIMA_BLOCK, Outputs, PAGE_TOKENS, PageId, RunError, Runner, RunnerInfo, StateId, Want,
 };
 
+use self::ahead::Ahead;
 use crate::LoadError;
 use crate::decoder::{Decoder, Pass};
 use crate::hyper::Hyper;
@@ -34,6 +37,8 @@ pub struct Model<B: Backend> {
     logits: Option<B::Tensor>,
     /// How many of the largest of each are needed.
     n_best: Option<usize>,
+    /// The next step.
+    ahead: Option<Ahead<B::Tensor>>,
 }
 
 /// Memory that is reused from step to step.
@@ -89,7 +94,8 @@ impl<B: Backend> Model<B> {
             n_saved,
             window: widest(&hyper.window),
         };
-        Ok(Model { backend, decoder, hyper, kv, n_slot, info, scratch: Scratch::default(), logits: None, n_best: None })
+        let scratch = Scratch::default();
+        Ok(Model { backend, decoder, hyper, kv, n_slot, info, scratch, logits: None, n_best: None, ahead: None })
     }
 
     fn check(&self, batch: &Batch) -> Result<(), RunError> {
@@ -179,12 +185,13 @@ impl<B: Backend> Model<B> {
         let result = if wanted.is_empty() || started.is_err() {
             started
         } else if batch.rows.iter().all(|r| !matches!(r.want, Want::Hidden)) {
-            let logits = self.decoder.logits(&mut pass, &hidden);
+            let mut logits = self.decoder.logits(&mut pass, &hidden);
             if !pass.backend.maxima(&logits, MAXIMA_BLOCK, maxima) {
                 maxima.clear();
             }
+            let begun = pass.backend.prefetch(&mut logits, batch.n_best);
             self.logits = Some(logits);
-            Ok(())
+            begun
         } else {
             self.decoder.mixed(&mut pass, &hidden, batch, output)
         };
@@ -262,10 +269,17 @@ where
     fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
         self.check(batch)?;
         self.plan(batch);
-        self.run(batch)
+        let Some(mut logits) = self.resume(batch) else { return self.run(batch) };
+        self.scratch.output.clear();
+        self.scratch.maxima.clear();
+        self.scratch.hidden.clear();
+        let begun = self.backend.prefetch(&mut logits, batch.n_best);
+        (self.logits, self.n_best) = (Some(logits), batch.n_best);
+        begun.map_err(|e| RunError::Backend(e.to_string()))
     }
 
     fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
+        self.build_ahead();
         let Scratch { output, maxima, .. } = &mut self.scratch;
         let data = match &self.logits {
             Some(logits) => {
@@ -281,6 +295,7 @@ where
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
+        self.forget();
         self.backend.copy_page(&mut self.kv, from.0, to.0);
     }
 
@@ -289,14 +304,17 @@ where
     }
 
     fn import_page(&mut self, page: PageId, bytes: &[u8]) -> Result<(), RunError> {
+        self.forget();
         self.backend.import_page(&mut self.kv, page.0, bytes).map_err(|e| RunError::Backend(e.to_string()))
     }
 
     fn save_state(&mut self, slot: usize, state: StateId) {
+        self.forget();
         self.backend.copy_slot(&mut self.kv, slot, self.n_slot + state.0 as usize);
     }
 
     fn restore_state(&mut self, slot: usize, state: StateId) {
+        self.forget();
         self.backend.copy_slot(&mut self.kv, self.n_slot + state.0 as usize, slot);
     }
 
@@ -305,6 +323,7 @@ where
     }
 
     fn import_state(&mut self, state: StateId, bytes: &[u8]) -> Result<(), RunError> {
+        self.forget();
         let slot = self.n_slot + state.0 as usize;
         self.backend.import_slot(&mut self.kv, slot, bytes).map_err(|e| RunError::Backend(e.to_string()))
     }

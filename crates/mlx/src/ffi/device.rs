@@ -222,6 +222,19 @@ impl Device {
         Array { raw, api: self.api.clone() }
     }
 
+    /// Overwrites the first numbers of an array of [`Device::from_slice`].
+    ///
+    /// The caller knows that nothing has begun to compute with it since it was made.
+    pub(crate) fn overwrite<T: Pod>(&self, array: &Array, numbers: &[T]) {
+        // SAFETY: an array of numbers from the host has them where the host reaches them (on CUDA in memory that both share),
+        // `nbytes` bytes that live as long as it does. Nothing reads them now: what does is not evaluated yet.
+        unsafe {
+            let (to, n) = ((self.api.mlx_array_data_uint8)(array.raw), (self.api.mlx_array_nbytes)(array.raw));
+            assert!(size_of_val(numbers) <= n && !to.is_null(), "overwrite: {} numbers in {n} bytes", numbers.len());
+            ptr::copy_nonoverlapping(numbers.as_ptr().cast::<u8>(), to.cast_mut(), size_of_val(numbers));
+        }
+    }
+
     /// An array of mapped bytes, which it keeps mapped; copied where they are not aligned to `dtype`.
     ///
     /// The caller keeps the array: one that only a graph holds may be overwritten by what is computed from it.
@@ -312,8 +325,15 @@ impl Device {
     /// # Errors
     /// As [`Device::eval`].
     pub fn read<R>(&self, array: &Array, f: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
-        let array = self.contiguous(array);
-        self.eval(&[&array])?;
+        self.read_made(&self.contiguous(array), f)
+    }
+
+    /// [`Device::read`] of an array whose rows follow each other, as those that kernels of ours make.
+    ///
+    /// # Errors
+    /// As [`Device::eval`].
+    pub(crate) fn read_made<R>(&self, array: &Array, f: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
+        self.eval(&[array])?;
         // SAFETY: the array is evaluated and contiguous, so its data are `nbytes` bytes, which live as long as it does.
         let bytes = unsafe {
             let (data, n) = ((self.api.mlx_array_data_uint8)(array.raw), (self.api.mlx_array_nbytes)(array.raw));

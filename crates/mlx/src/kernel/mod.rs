@@ -4,6 +4,7 @@
 //! |---|---|
 //! | this | the table of kernels |
 //! | [`blocks`] | GGUF types that have kernels of their own |
+//! | `tiles` | those made of `affine_tiles.metal` |
 //! | [`source`] | a kernel's text for Metal, and programs of all of them for CUDA and a processor |
 //! | [`check`] | the same launches on this machine's Metal device |
 //! | [`cases`] | random launches, with the definitions' results |
@@ -16,6 +17,7 @@ pub mod blocks;
 pub mod cases;
 pub mod check;
 pub mod source;
+mod tiles;
 
 /// A kernel.
 #[derive(Debug)]
@@ -76,18 +78,6 @@ macro_rules! body {
     };
 }
 
-/// `affine_tiles` with what differs between its kernels: how it picks one of its matrices and of its outputs, what it adds, where
-/// pairs go. They are not defined beyond the text, as a program holds several.
-macro_rules! tiles {
-    ($($line:literal),*) => {
-        concat!(
-            $("#define ", $line, "\n",)*
-            body!("affine_tiles"),
-            "#undef PARTS\n#undef GLU\n#undef LAYOUT\n#undef PICK\n#undef OUT\n#undef ADDED\n#undef PAIRS\n"
-        )
-    };
-}
-
 /// A text for the blocks of a type.
 macro_rules! blocks {
     ($type:literal, $name:literal) => {
@@ -138,7 +128,7 @@ macro_rules! decode {
 }
 
 /// Every kernel.
-pub const KERNELS: [Kernel; 34] = [
+pub const KERNELS: [Kernel; 38] = [
     Kernel {
         name: "paged_attention",
         body: body!("paged_attention"),
@@ -154,6 +144,24 @@ pub const KERNELS: [Kernel; 34] = [
         written: &[],
         outputs: &[("parts", "float"), ("sums", "float")],
         constants: &["D", "G"],
+        n_wave: 4,
+    },
+    Kernel {
+        name: "prompt_attention",
+        body: body!("prompt_attention"),
+        inputs: &[
+            ("q", "float"),
+            ("k", "half"),
+            ("v", "half"),
+            ("table", "int"),
+            ("tiles", "int"),
+            ("sizes", "uint"),
+            ("factors", "float"),
+            ("sinks", "float"),
+        ],
+        written: &[],
+        outputs: &[("out", "float")],
+        constants: &["D", "G", "PAGE"],
         n_wave: 4,
     },
     Kernel {
@@ -202,86 +210,12 @@ pub const KERNELS: [Kernel; 34] = [
         constants: &["GLU", "ADD"],
         n_wave: 8,
     },
-    Kernel {
-        name: "affine_tiles",
-        body: tiles!(
-            "PARTS 1",
-            "GLU 0",
-            "LAYOUT 0",
-            "PICK(part, a, b, c) a",
-            "OUT(part, a, b, c) a",
-            "ADDED(at) (ADD == 1 ? residual[at] : 0.0f)",
-            "PAIRS(at, pair) (void)(at), (void)(pair)"
-        ),
-        inputs: &[
-            ("x_half", "uint"),
-            ("x_scales", "float"),
-            ("w", "uint"),
-            ("scales", "T"),
-            ("biases", "T"),
-            ("residual", "float"),
-            ("sizes", "uint"),
-        ],
-        written: &[],
-        outputs: &[("y", "float")],
-        constants: &["N", "R", "BITS", "GROUP", "ADD"],
-        n_wave: 8,
-    },
-    Kernel {
-        name: "affine_tiles_gated",
-        body: tiles!(
-            "PARTS 1",
-            "PICK(part, a, b, c) ((part) == 0 ? a : b)",
-            "OUT(part, a, b, c) a",
-            "ADDED(at) 0.0f",
-            "PAIRS(at, pair) pairs[at] = pair"
-        ),
-        inputs: &[
-            ("x_half", "uint"),
-            ("x_scales", "float"),
-            ("w", "uint"),
-            ("scales", "T"),
-            ("biases", "T"),
-            ("w2", "uint"),
-            ("scales2", "T"),
-            ("biases2", "T"),
-            ("sizes", "uint"),
-        ],
-        written: &[],
-        outputs: &[("y", "float"), ("pairs", "uint")],
-        constants: &["N", "R", "BITS", "GROUP", "GLU", "LAYOUT"],
-        n_wave: 8,
-    },
-    Kernel {
-        name: "affine_tiles_three",
-        body: tiles!(
-            "PARTS 3",
-            "GLU 0",
-            "LAYOUT 0",
-            "PICK(part, a, b, c) ((part) == 0 ? a : (part) == 1 ? b : c)",
-            "OUT(part, a, b, c) ((part) == 0 ? a : (part) == 1 ? b : c)",
-            "ADDED(at) 0.0f",
-            "PAIRS(at, pair) (void)(at), (void)(pair)"
-        ),
-        inputs: &[
-            ("x_half", "uint"),
-            ("x_scales", "float"),
-            ("w", "uint"),
-            ("scales", "T"),
-            ("biases", "T"),
-            ("w2", "uint"),
-            ("scales2", "T"),
-            ("biases2", "T"),
-            ("w3", "uint"),
-            ("scales3", "T"),
-            ("biases3", "T"),
-            ("sizes", "uint"),
-        ],
-        written: &[],
-        outputs: &[("y", "float"), ("y2", "float"), ("y3", "float")],
-        constants: &["N", "R", "BITS", "GROUP"],
-        n_wave: 8,
-    },
+    tiles::PLAIN,
+    tiles::GATED,
+    tiles::GATED_NORMED,
+    tiles::THREE,
+    tiles::APPEND,
+    tiles::APPEND_NORMED,
     Kernel {
         name: "best",
         body: body!("best"),

@@ -75,8 +75,35 @@ pub fn for_mlx(platform: Platform, instance: &Instance) -> [String; 2] {
         ),
     };
     let used = "(void)group_x; (void)group_y; (void)group_z; (void)lane; (void)wave;\n";
-    let text = format!("{places}{used}{}{}", constants(kernel, instance), bare(kernel.body));
+    let text = format!("{places}{used}{}{}", constants(kernel, instance), active(&bare(kernel.body)));
     [needed(&bare(header), &text), text]
+}
+
+/// A text without the parts that its own definitions leave out, and without definitions that it does not use.
+fn active(text: &str) -> String {
+    let mut lines: Vec<&str> = Vec::new();
+    let mut left_out = false;
+    for line in text.lines() {
+        if let Some(condition) = line.strip_prefix("#if ") {
+            let (name, value) = condition.split_once(" == ").expect("a condition of a kernel is NAME == VALUE");
+            left_out = !lines.contains(&&format!("#define {name} {value}")[..]);
+        } else if line == "#endif" {
+            left_out = false;
+        } else if !left_out && !line.starts_with("#undef ") {
+            lines.push(line);
+        }
+    }
+    let defined = |line: &str| Some(line.strip_prefix("#define ")?.split([' ', '(']).next()?.to_owned());
+    loop {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let uses = |name: &str| lines.iter().filter(|l| l.split(|c| !is_word(c)).any(|word| word == name)).count();
+        let unused = lines.iter().position(|line| defined(line).is_some_and(|name| uses(&name) == 1));
+        match unused {
+            Some(i) => lines.remove(i),
+            None => break,
+        };
+    }
+    lines.into_iter().flat_map(|line| [line, "\n"]).collect()
 }
 
 /// What of a prelude without comments `text` needs: MLX copies and hashes all of it at every launch.
@@ -117,9 +144,13 @@ fn bare(text: &str) -> String {
     code.filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
 }
 
+/// Constants, and the parameter where there is one.
 fn constants(kernel: &Kernel, instance: &Instance) -> String {
     let line = |(name, value): (&&str, &u32)| format!("constexpr uint {name} = {value};\n");
-    kernel.constants.iter().zip(&instance.constants).map(line).collect()
+    let mut words = kernel.body.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let typed =
+        if words.any(|word| word == "T") { format!("typedef {} T;\n", instance.parameter) } else { String::new() };
+    typed + &kernel.constants.iter().zip(&instance.constants).map(line).collect::<String>()
 }
 
 /// A program of these instances, each once.
@@ -229,6 +260,13 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_cut_to_what_is_active() {
+        let text = "#define A 0\n#define B 1\n#define C(x) x\n#define D B\n#if A == 1\nno;\n#endif\n#if B == 1\nC(1);\n#endif\n\
+                    #undef A\nend;\n";
+        assert_eq!(active(text), "#define C(x) x\nC(1);\nend;\n");
+    }
+
+    #[test]
     fn texts_for_mlx_define_what_they_use() {
         for case in super::super::cases::all(1) {
             for (platform, prelude) in [
@@ -236,7 +274,7 @@ mod tests {
                 (Platform::Metal, include_str!("../../kernels/prelude.metal")),
             ] {
                 let [header, text] = for_mlx(platform, &case.launch.instance);
-                for word in ["SHARED", "BARRIER", "LOAD4", "WRITE", "MULTIPLY", "MATRIX", "UNROLL"] {
+                for word in ["SHARED", "BARRIER", "LOAD4", "WRITE", "AS_WORDS", "MULTIPLY", "MATRIX", "UNROLL"] {
                     let uses = text.contains(word);
                     assert!(prelude.contains(&format!("#define {word}")));
                     assert_eq!(header.contains(&format!("#define {word}")), uses, "{}: {word}", case.title);

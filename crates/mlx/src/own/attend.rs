@@ -1,22 +1,26 @@
 //! Rotation, append and attention over the pages, by our kernels.
 //!
-//! Tokens of rows with a few of them read their sequence's pages each for itself; rows with many are left to MLX's
-//! attention over gathered keys and values.
+//! Tokens of rows with a few of them read their sequence's pages each for itself. Of rows with many `prompt_attention` takes
+//! tiles on CUDA; on Metal, where its matrix products are no gain, MLX's attention over gathered keys and values does.
 
 use mlxr_compute::check::KvHeads;
 use mlxr_compute::op::{Attention, KvType, Rope, RopePairs, Seqs, Window};
 
 use super::Own;
-use super::product::{self, Form};
+use super::product::{self, Form, Rows, Three};
 use crate::attention;
-use crate::backend::{Mlx, Tensor};
+use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
+use crate::kernel::source::Platform;
 use crate::plan::Plan;
 use crate::store::{Kv, Layer};
+use crate::tensor::Tensor;
 
-/// Tokens of a row from which gathering its keys once is better than reading them for each token.
-const GATHER_FROM: usize = 5;
+/// Tokens of a row from which reading its keys once is better than for each token.
+const MANY: usize = 5;
+/// Queries of a group of `prompt_attention`.
+const TILE: usize = 64;
 /// Groups of `paged_attention` that keep a large GPU busy.
 const BUSY_GROUPS: usize = 528;
 /// KV slots that make a share worth a group.
@@ -43,6 +47,22 @@ pub(crate) fn fits(
     kv.spec.dtype == KvType::F16 && shape && grouped && plain && turned
 }
 
+/// Queries, keys and values: made, or what makes them of rows, which [`Three::rotates`].
+#[derive(Clone, Copy)]
+pub(crate) enum Qkv<'a> {
+    Made([&'a Tensor; 3]),
+    From(&'a Three<'a>, &'a Rows),
+}
+
+impl Qkv<'_> {
+    fn shapes(&self) -> [[usize; 2]; 3] {
+        match self {
+            Qkv::Made(qkv) => qkv.map(|t| t.shape),
+            Qkv::From(three, rows) => three.shapes(rows),
+        }
+    }
+}
+
 /// What a step's layers share.
 pub(crate) struct Step<'a> {
     pub plan: &'a mut Plan,
@@ -57,33 +77,49 @@ pub(crate) fn attend(
     own: &Own,
     d: &Device,
     step: Step<'_>,
-    [q, k, v]: [&Tensor; 3],
+    qkv: Qkv<'_>,
     (kv, layer): (&mut Kv, usize),
     (rope, how): (Option<&Rope>, &Attention<'_, Mlx>),
 ) -> (Tensor, Array) {
     let Step { plan, seqs, before } = step;
     let heads = KvHeads::of(&kv.spec, layer);
-    heads.check_append(k.shape, Some(v.shape));
-    heads.check_attention(q.shape, how, |t| t.shape);
-    seqs.check(q.shape[0], &kv.spec);
+    let [q, k, v] = qkv.shapes();
+    heads.check_append(k, Some(v));
+    heads.check_attention(q, how, |t| t.shape);
+    seqs.check(q[0], &kv.spec);
     let table = plan.table(d, seqs, kv.spec.page_tokens);
-    let [q, done] =
-        rotate_append(own, d, [q, k, v], (kv, layer), (rope, how.n_head, heads.d_k), (&table, before.as_ref()));
+    let before = before.unwrap_or_else(|| d.from_slice(&[0i32], &[1], Dtype::I32));
+    let [q, done] = match (qkv, &kv.layers[layer]) {
+        (Qkv::From(three, rows), Layer::Kv(keys, Some(values))) => {
+            let stores = [&keys.data, &values.data];
+            three.append(own, d, rows, stores, (rope, heads.d_k), (&table, &before))
+        }
+        (Qkv::Made(qkv), Layer::Kv(keys, Some(values))) => {
+            let stores = [&keys.data, &values.data];
+            rotate_append(own, d, qkv, stores, (rope, how.n_head, heads.d_k), (&table, &before))
+        }
+        _ => unreachable!("`fits` has checked the layer"),
+    };
     let q = Tensor::new(q, [seqs.positions.len(), how.n_head * heads.d_k]);
     let mut outputs = Vec::new();
+    let many = |row: &usize| seqs.rows[*row].n_tok >= MANY;
+    let gathered = |row: &usize| many(row) && own.platform == Platform::Metal;
     let mut row = 0;
     while row < seqs.rows.len() {
-        let few = |r: &usize| seqs.rows[*r].n_tok < GATHER_FROM;
-        let end = (row..seqs.rows.len()).take_while(few).last().map_or(row + 1, |last| last + 1);
+        let alike = |other: &usize| many(other) == many(&row) && !gathered(&row);
+        let end = (row + 1..seqs.rows.len()).take_while(alike).last().map_or(row + 1, |last| last + 1);
         let n_tok: usize = seqs.rows[row..end].iter().map(|r| r.n_tok).sum();
+        let longest = seqs.rows[row..end].iter().map(|r| r.start + r.n_tok).max().unwrap_or(1);
+        let run = Run { rows: [row, end], first: seqs.rows[row].first, n_tok, longest };
         if n_tok > 0 {
-            outputs.push(if few(&row) {
-                let longest = seqs.rows[row..end].iter().map(|r| r.start + r.n_tok).max().unwrap_or(1);
-                let run = Run { first: seqs.rows[row].first, n_tok, longest };
-                paged(own, d, &q, (kv, layer), how, (&table, run))
-            } else {
+            outputs.push(if gathered(&row) {
                 let array = attention::row(d, plan, (&q, Dtype::F16), (kv, layer), how, (seqs, row), Some(&done));
                 Tensor::new(array, [n_tok, how.n_head * heads.d_out()])
+            } else if many(&row) {
+                let tiles = plan.tiles(d, seqs, run.rows, TILE / (how.n_head / heads.n_kv_head));
+                prompts(own, d, &q, (kv, layer), how, (&table, &tiles, run))
+            } else {
+                paged(own, d, &q, (kv, layer), how, (&table, run))
             });
         }
         row = end;
@@ -103,30 +139,48 @@ fn rotate_append(
     own: &Own,
     d: &Device,
     [q, k, v]: [&Tensor; 3],
-    (kv, layer): (&Kv, usize),
+    stores: [&Array; 2],
     (rope, n_head, d_head): (Option<&Rope>, usize, usize),
-    (table, before): (&Array, Option<&Array>),
+    (table, before): (&Array, &Array),
 ) -> [Array; 2] {
-    let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
     let n_kv_head = k.shape[1] / d_head;
     let freqs = rope.map_or(&[][..], |rope| &rope.freqs);
     let paired = u32::from(rope.is_some_and(|rope| rope.pairs == RopePairs::Interleaved));
     let instance = Instance::new("rotate_append", &[d_head as u32, 2 * freqs.len() as u32, paired], "half");
     let (turns, sizes) = (own.floats(d, freqs), own.sizes(d, &[n_head, n_kv_head]));
-    let none = before.is_none().then(|| d.from_slice(&[0i32], &[1], Dtype::I32));
-    let before = before.or(none.as_ref()).expect("one of the two");
-    let inputs = [&q.array, &k.array, &v.array, &keys.data, &values.data, table, &turns, &sizes, before];
+    let inputs = [&q.array, &k.array, &v.array, stores[0], stores[1], table, &turns, &sizes, before];
     let shapes: [&[usize]; 2] = [&[q.shape[0], n_head * d_head], &[1]];
     own.launch(d, instance, &inputs, &shapes, [n_head + 2 * n_kv_head, q.shape[0], 1])
 }
 
-/// Neighbouring tokens whose rows have few.
+/// Neighbouring rows that are attended to alike.
 #[derive(Clone, Copy)]
 struct Run {
+    /// From and to.
+    rows: [usize; 2],
+    /// Their first token, and tokens.
     first: usize,
     n_tok: usize,
     /// KV slots of the longest sequence.
     longest: usize,
+}
+
+/// A window as kernels take it: its kind and its tokens.
+fn window_sizes(window: Window) -> [usize; 2] {
+    match window {
+        Window::Full => [0, 0],
+        Window::Sliding(n) => [1, n as usize],
+        Window::Chunked(n) => [2, n as usize],
+    }
+}
+
+/// Scale and cap, and the sinks of heads, as kernels take them.
+fn parameters(own: &Own, d: &Device, how: &Attention<'_, Mlx>) -> [Array; 2] {
+    let sinks = match how.sinks {
+        Some(sinks) => d.reshape(&sinks.array, &[how.n_head]),
+        None => own.floats(d, &vec![NO_SINK; how.n_head]),
+    };
+    [own.floats(d, &[how.scale, how.softcap.unwrap_or(0.0)]), sinks]
 }
 
 fn paged(
@@ -140,18 +194,11 @@ fn paged(
     let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
     let (n_head, d_head) = (how.n_head, q.shape[1] / how.n_head);
     let n_kv_head = keys.heads[0];
-    let (window, n_seen) = match how.window {
-        Window::Full => ([0, 0], run.longest),
-        Window::Sliding(n) => ([1, n as usize], run.longest.min(n as usize)),
-        Window::Chunked(n) => ([2, n as usize], run.longest.min(n as usize)),
-    };
+    let window = window_sizes(how.window);
+    let n_seen = if window[0] == 0 { run.longest } else { run.longest.min(window[1]) };
     let n_share = (BUSY_GROUPS / (n_kv_head * run.n_tok)).min(n_seen / SHARE_SLOTS).clamp(1, MAX_SHARES);
-    let sinks = match how.sinks {
-        Some(sinks) => d.reshape(&sinks.array, &[n_head]),
-        None => own.floats(d, &vec![NO_SINK; n_head]),
-    };
+    let [factors, sinks] = parameters(own, d, how);
     let sizes = own.sizes(d, &[n_kv_head, n_share, kv.spec.page_tokens, window[0], window[1], run.first]);
-    let factors = own.floats(d, &[how.scale, how.softcap.unwrap_or(0.0)]);
     let instance = Instance::new("paged_attention", &[d_head as u32, (n_head / n_kv_head) as u32], "half");
     let inputs = [&q.array, &keys.data, &values.data, table, &sizes, &factors, &sinks];
     let shapes: [&[usize]; 2] = [&[run.n_tok, n_head * n_share * d_head], &[run.n_tok, n_head, n_share, 2]];
@@ -166,5 +213,26 @@ fn paged(
     let pairs = product::pairs_shape(layout, shape);
     let [array, pairs] =
         own.launch(d, instance, &[&parts, &sums, &sinks, &sizes], &[&shape, &pairs], [n_head, run.n_tok, 1]);
-    Tensor { array, shape, form: Form::new(own, d, layout, (pairs, run.n_tok), 1.0) }
+    Tensor { form: Form::new(own, d, layout, (pairs, run.n_tok), 1.0), ..Tensor::new(array, shape) }
+}
+
+fn prompts(
+    own: &Own,
+    d: &Device,
+    q: &Tensor,
+    (kv, layer): (&Kv, usize),
+    how: &Attention<'_, Mlx>,
+    (table, tiles, run): (&Array, &Array, Run),
+) -> Tensor {
+    let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
+    let (n_head, n_kv_head) = (how.n_head, keys.heads[0]);
+    let constants = [q.shape[1] / n_head, n_head / n_kv_head, kv.spec.page_tokens].map(|n| n as u32);
+    let instance = Instance::new("prompt_attention", &constants, "half");
+    let [kind, n_window] = window_sizes(how.window);
+    let sizes = own.sizes(d, &[n_kv_head, kind, n_window, run.first]);
+    let [factors, sinks] = parameters(own, d, how);
+    let inputs = [&q.array, &keys.data, &values.data, table, tiles, &sizes, &factors, &sinks];
+    let shape = [run.n_tok, q.shape[1]];
+    let [out] = own.launch(d, instance, &inputs, &[&shape], [n_kv_head, tiles.shape()[0] / 2, 1]);
+    Tensor::new(out, shape)
 }

@@ -2,9 +2,9 @@
 //! gigabyte a second.
 
 use super::Own;
-use crate::backend::Tensor;
 use crate::ffi::{Array, Device};
 use crate::kernel::Instance;
+use crate::tensor::Tensor;
 
 /// How many `best` finds; what is asked for is rounded up to one of them.
 const COUNTS: [usize; 3] = [1, 8, 64];

@@ -5,14 +5,15 @@
 
 use std::cell::RefCell;
 
-use mlxr_compute::op::{Act, Norm, NormKind};
+use mlxr_compute::op::{Act, Norm, NormKind, Rope, RopePairs};
 
 use super::Own;
-use crate::backend::{Mlx, Tensor};
+use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
 use crate::kernel::source::Platform;
 use crate::matrix::{Coded, Matrix, Part};
+use crate::tensor::Tensor;
 
 /// Rows that `affine_tiles` takes at once, by what a threadgroup's memory holds.
 fn tile_tokens(own: &Own) -> usize {
@@ -21,6 +22,9 @@ fn tile_tokens(own: &Own) -> usize {
         Platform::Metal => 16,
     }
 }
+
+/// Columns of a row that kernels normalize themselves, at most: 2 bytes each of a threadgroup's memory.
+const MAX_NORMED: usize = 4096;
 
 /// Rows that matrices in blocks are multiplied with at once.
 const MAX_MATMUL_ROWS: usize = 16;
@@ -103,6 +107,33 @@ impl Rows {
         let form = Form { layout, x, scales };
         forms.push(form.clone());
         form
+    }
+}
+
+impl Rows {
+    /// An instance of one of two kernels that multiply these rows, of which the second normalizes them itself, and what they read
+    /// of the rows. It does for one row, which lies in the memory of a threadgroup.
+    fn tiled(
+        &self,
+        own: &Own,
+        d: &Device,
+        [made, normed]: [&str; 2],
+        (constants, parameter): (&[u32], &'static str),
+    ) -> (Instance, Vec<Array>) {
+        // Of N, R, BITS.
+        let bits = constants[2];
+        own.bits.set(bits);
+        match &self.norm {
+            Some((weight, eps)) if self.n_tok == 1 && self.n_in <= MAX_NORMED => {
+                let constants = [constants, &[self.n_in as u32]].concat();
+                let rows = vec![self.x.clone(), weight.clone(), own.floats(d, &[*eps])];
+                (Instance::new(normed, &constants, parameter), rows)
+            }
+            _ => {
+                let form = self.form(own, d, bits);
+                (Instance::new(made, constants, parameter), vec![form.x, form.scales])
+            }
+        }
     }
 }
 
@@ -207,24 +238,81 @@ pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, resid
     Some(residual.map_or(joined.clone(), |residual| d.add(residual, &joined)))
 }
 
-/// The rows times three matrices of one packing in one launch; `None` where that is not to be had.
-pub(crate) fn three(own: &Own, d: &Device, rows: &Rows, matrices: [&Matrix; 3]) -> Option<[Array; 3]> {
-    let [a, b, c] = matrices.map(|matrix| matrix.tiles(rows.n_in));
-    let tiles = [a?, b?, c?];
-    let n_tok = rows.n_tok;
-    if n_tok > tile_tokens(own) || !tiles.iter().all(|t| t.like(&tiles[0])) {
-        return None;
+/// Three matrices of one packing: queries', keys' and values', whose products a launch may also rotate and append.
+pub(crate) struct Three<'a> {
+    tiles: [Tiles<'a>; 3],
+    /// N, R, bits and group.
+    constants: [u32; 4],
+}
+
+impl<'a> Three<'a> {
+    /// `None` where our kernels do not multiply these rows with them in one launch.
+    pub(crate) fn new(own: &Own, rows: &Rows, matrices: [&'a Matrix; 3]) -> Option<Three<'a>> {
+        let [a, b, c] = matrices.map(|matrix| matrix.tiles(rows.n_in));
+        let tiles = [a?, b?, c?];
+        if rows.n_tok > tile_tokens(own) || !tiles.iter().all(|t| t.like(&tiles[0])) {
+            return None;
+        }
+        let n = rows.n_tok.div_ceil(8) as u32;
+        let [bits, group] = tiles[0].packing;
+        Some(Three { tiles, constants: [n, if n > 1 { 2 } else { 1 }, bits, group] })
     }
-    let (form, [n, r]) = begin(own, d, rows, &tiles[0]);
-    let [bits, group] = tiles[0].packing;
-    let instance = Instance::new("affine_tiles_three", &[n, r, bits, group], tiles[0].parameter);
-    let n_out = tiles.each_ref().map(|t| t.n_out);
-    let sizes = own.sizes(d, &[&[rows.n_in, n_tok], &n_out[..]].concat());
-    let arrays = tiles.iter().flat_map(Tiles::arrays);
-    let inputs: Vec<&Array> = [&form.x, &form.scales].into_iter().chain(arrays).chain([&sizes]).collect();
-    let shapes = n_out.map(|n| [n_tok, n]);
-    let grid = n_out.iter().map(|n| n.div_ceil(16 * r as usize)).sum();
-    Some(own.launch(d, instance, &inputs, &shapes.each_ref().map(|shape| &shape[..]), [grid, 1, 1]))
+
+    /// Shapes of the products.
+    pub(crate) fn shapes(&self, rows: &Rows) -> [[usize; 2]; 3] {
+        self.tiles.each_ref().map(|t| [rows.n_tok, t.n_out])
+    }
+
+    fn sizes(&self, own: &Own, d: &Device, rows: &Rows) -> Array {
+        let n_out = self.tiles.each_ref().map(|t| t.n_out);
+        own.sizes(d, &[&[rows.n_in, rows.n_tok], &n_out[..]].concat())
+    }
+
+    /// Rows of the matrices that a group takes, and groups.
+    fn groups(&self) -> [usize; 2] {
+        let n = 16 * self.constants[1] as usize;
+        [n, self.tiles.iter().map(|t| t.n_out.div_ceil(n)).sum()]
+    }
+
+    /// The rows times each.
+    pub(crate) fn products(&self, own: &Own, d: &Device, rows: &Rows) -> [Array; 3] {
+        own.bits.set(self.constants[2]);
+        let instance = Instance::new("affine_tiles_three", &self.constants, self.tiles[0].parameter);
+        let (form, sizes) = (rows.form(own, d, self.constants[2]), self.sizes(own, d, rows));
+        let arrays = self.tiles.iter().flat_map(Tiles::arrays);
+        let inputs: Vec<&Array> = [&form.x, &form.scales].into_iter().chain(arrays).chain([&sizes]).collect();
+        let shapes = self.shapes(rows);
+        own.launch(d, instance, &inputs, &shapes.each_ref().map(|shape| &shape[..]), [self.groups()[1], 1, 1])
+    }
+
+    /// If queries, keys and values of heads of `d_head` can be rotated so as they are made.
+    pub(crate) fn rotates(&self, d_head: usize, rope: Option<&Rope>) -> bool {
+        let whole = |rope: &Rope| rope.pairs == RopePairs::Interleaved || 2 * rope.freqs.len() == d_head;
+        d_head.is_multiple_of(self.groups()[0]) && rope.is_none_or(whole)
+    }
+
+    /// The queries rotated, and the append's `done`, as of `rotate_append`; the caller has asked [`Three::rotates`].
+    pub(crate) fn append(
+        &self,
+        own: &Own,
+        d: &Device,
+        rows: &Rows,
+        stores: [&Array; 2],
+        (rope, d_head): (Option<&Rope>, usize),
+        (table, before): (&Array, &Array),
+    ) -> [Array; 2] {
+        let freqs = rope.map_or(&[][..], |rope| &rope.freqs);
+        let paired = rope.is_none_or(|rope| rope.pairs == RopePairs::Interleaved);
+        let [n, r, bits, group] = self.constants;
+        let constants = [n, r, bits, group, d_head as u32, 2 * freqs.len() as u32, u32::from(paired)];
+        let names = ["affine_tiles_append", "affine_tiles_append_normed"];
+        let (instance, first) = rows.tiled(own, d, names, (&constants, self.tiles[0].parameter));
+        let (turns, sizes) = (own.floats(d, freqs), self.sizes(own, d, rows));
+        let rest = [stores[0], stores[1], table, &turns, &sizes, before];
+        let inputs: Vec<&Array> = first.iter().chain(self.tiles.iter().flat_map(Tiles::arrays)).chain(rest).collect();
+        let shapes: [&[usize]; 2] = [&[rows.n_tok, self.tiles[0].n_out], &[1]];
+        own.launch(d, instance, &inputs, &shapes, [self.groups()[1], 1, 1])
+    }
 }
 
 /// `act(gate x) * (up x)`, and the same in 16 bits where that is made beside; `None` where our kernels do not compute it.
@@ -250,13 +338,15 @@ pub(crate) fn gated(
         let [y, z] = [gate, up].map(|tiles| many(own, d, rows, &Read::Tiles(tiles)));
         return Some((finish(own, d, rows, [&y, &z], (shape, glu, None)), None));
     }
-    let (form, [n, _]) = begin(own, d, rows, &gate);
     let ([bits, group], shape) = (gate.packing, [n_tok, n_out]);
+    own.bits.set(bits);
     let layout = layout(own, shape);
-    let instance = Instance::new("affine_tiles_gated", &[n, 2, bits, group, glu, layout], gate.parameter);
+    let constants = [n_tok.div_ceil(8) as u32, 2, bits, group, glu, layout];
+    let names = ["affine_tiles_gated", "affine_tiles_gated_normed"];
+    let (instance, first) = rows.tiled(own, d, names, (&constants, gate.parameter));
     let sizes = own.sizes(d, &[rows.n_in, n_tok, n_out]);
-    let ([w, scales, biases], [w2, scales2, biases2]) = (gate.arrays(), up.arrays());
-    let inputs = [&form.x, &form.scales, w, scales, biases, w2, scales2, biases2, &sizes];
+    let matrices = [gate.arrays(), up.arrays()].concat();
+    let inputs: Vec<&Array> = first.iter().chain(matrices).chain([&sizes]).collect();
     let pairs = pairs_shape(layout, shape);
     let [y, pairs] = own.launch(d, instance, &inputs, &[&shape, &pairs], [n_out.div_ceil(16), 1, 1]);
     Some((y, Form::new(own, d, layout, (pairs, n_tok), GATED_SCALE)))

@@ -6,7 +6,7 @@
 //! page..                         of each row
 //! ```
 
-use mlxr_compute::op::Seqs;
+use mlxr_compute::op::{SeqRow, Seqs};
 
 /// Numbers of a token.
 pub const STRIDE: usize = 4;
@@ -30,4 +30,13 @@ pub fn table(seqs: &Seqs<'_>, page_tokens: usize) -> Vec<i32> {
         table.extend(pages.iter().map(|&page| page as i32));
     }
     table
+}
+
+/// Neighbouring tokens of rows, at most `n` in a tile: first token and how many, of each tile.
+pub fn tiles(rows: &[SeqRow], n: usize) -> Vec<i32> {
+    let row = |row: &SeqRow| {
+        let end = row.first + row.n_tok;
+        (row.first..end).step_by(n).flat_map(move |first| [first as i32, n.min(end - first) as i32])
+    };
+    rows.iter().flat_map(row).collect()
 }

@@ -114,7 +114,8 @@ pub fn compare(path: &Path, logits: &Path, limits: [f64; 2]) -> Vec<String> {
     failures
 }
 
-/// Computes the tokens whole, then in two chunks as another sequence beside a third.
+/// Computes the tokens whole; then in two chunks as another sequence beside a third; then the second half of them one by one, in
+/// two sequences at once.
 fn misses(name: &str, backend: &str, model: &mut dyn Runner, golden: &(Vec<u32>, Vec<f32>), limit: f64) -> Vec<String> {
     let (ids, want) = golden;
     let mut batch = Batch::default();
@@ -130,8 +131,20 @@ fn misses(name: &str, backend: &str, model: &mut dyn Runner, golden: &(Vec<u32>,
     let second = run(model, &batch);
     let n_vocab = want.len() / ids.len();
     let parts = [&first[..half * n_vocab], &second].concat();
+    batch.clear();
+    let pages = [32, 44];
+    (0..2).for_each(|i| push(&mut batch, 3 + i as u64, 0, &ids[..half], pages[i]));
+    let begun = run(model, &batch);
+    let mut singly = [0, 1].map(|i| begun[i * half * n_vocab..][..half * n_vocab].to_vec());
+    for at in half..ids.len() {
+        batch.clear();
+        (0..2).for_each(|i| push(&mut batch, 3 + i as u64, at, &ids[at..=at], pages[i]));
+        let logits = run(model, &batch);
+        (0..2).for_each(|i| singly[i].extend_from_slice(&logits[i * n_vocab..][..n_vocab]));
+    }
+    let [one, other] = &singly;
     let mut failures = Vec::new();
-    for (how, got) in [("whole", &whole), ("in parts", &parts)] {
+    for (how, got) in [("whole", &whole), ("in parts", &parts), ("one by one", one), ("beside it", other)] {
         let error = nmse(got, want);
         eprintln!("{name} on {backend} {how}: nmse {error:.2e}");
         if error.is_nan() || error > limit {

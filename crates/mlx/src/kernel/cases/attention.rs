@@ -3,7 +3,7 @@
 use mlxr_compute::Backend;
 use mlxr_compute::conformance::Random;
 use mlxr_compute::op::{Attention, KvSpec, KvType, LayerState, Rope, RopePairs, SeqRow, Seqs, Window};
-use mlxr_compute::scalar::{Scalar, Tensor};
+use mlxr_compute::scalar::{Scalar, Store, Tensor};
 
 use super::{Case, Finish, HALF, Limit, SINGLE, bytes, sizes};
 use crate::kernel::Instance;
@@ -13,7 +13,7 @@ use crate::own::table;
 const PAGE_TOKENS: usize = 16;
 
 /// What attention computes besides dot products.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct How {
     pub window: Window,
     pub softcap: Option<f32>,
@@ -43,21 +43,26 @@ fn window_sizes(window: Window) -> [usize; 2] {
     }
 }
 
-/// Decoding tokens of sequences of these lengths, the token included.
-pub(super) fn paged(
-    random: &mut Random,
-    [d, group, n_kv_head, n_share]: [usize; 4],
-    lengths: &[usize],
-    how: How,
-) -> Case {
-    let (n_tok, n_head, width) = (lengths.len(), n_kv_head * group, n_kv_head * d);
+/// Sequences whose keys and values are stored.
+struct Sequences {
+    store: Store,
+    /// Keys and values of all pages, f16.
+    halves: [Vec<u16>; 2],
+    pages: Vec<u32>,
+    /// Pages of each sequence.
+    n_page: usize,
+}
+
+/// Sequences of these lengths.
+fn sequences(random: &mut Random, [d, n_kv_head]: [usize; 2], lengths: &[usize]) -> Sequences {
+    let width = n_kv_head * d;
     let max_page = lengths.iter().map(|n| n.div_ceil(PAGE_TOKENS)).max().unwrap_or(1);
-    let n_page = n_tok * max_page;
+    let n_page = lengths.len() * max_page;
     let pages = random.shuffled(n_page);
     let layer = LayerState::Kv { n_kv_head, d_k: d, d_v: d, d_latent: 0 };
     let spec = KvSpec { layers: vec![layer], page_tokens: PAGE_TOKENS, n_page, n_slot: 0, dtype: KvType::F16 };
     let mut store = Scalar.kv(&spec).expect("a small store");
-    let mut stored = [(); 2].map(|()| vec![0u16; n_page * PAGE_TOKENS * width]);
+    let mut halves = [(); 2].map(|()| vec![0u16; n_page * PAGE_TOKENS * width]);
     for (i, &length) in lengths.iter().enumerate() {
         let range = (i * max_page, (i + 1) * max_page);
         let row = SeqRow { first: 0, n_tok: length, start: 0, pages: range, slot: 0, tree: false };
@@ -68,43 +73,85 @@ pub(super) fn paged(
         for slot in 0..length {
             let page = pages[i * max_page + slot / PAGE_TOKENS] as usize;
             let at = (page * PAGE_TOKENS + slot % PAGE_TOKENS) * width;
-            for (stored, numbers) in stored.iter_mut().zip(&both) {
+            for (stored, numbers) in halves.iter_mut().zip(&both) {
                 for (to, from) in stored[at..at + width].iter_mut().zip(numbers.row(slot)) {
                     *to = half::f16::from_f32(*from).to_bits();
                 }
             }
         }
     }
-    let row = |(i, &n): (usize, &usize)| SeqRow {
-        first: i,
-        n_tok: 1,
-        start: n - 1,
-        pages: (i * max_page, (i + 1) * max_page),
-        slot: i,
-        tree: false,
-    };
-    let rows: Vec<SeqRow> = lengths.iter().enumerate().map(row).collect();
-    let positions: Vec<i32> = lengths.iter().map(|&n| n as i32 - 1).collect();
-    let seqs = Seqs { rows: &rows, pages: &pages, positions: &positions, parents: &[] };
+    Sequences { store, halves, pages, n_page: max_page }
+}
+
+impl Sequences {
+    /// Rows of the last `n_toks` tokens of sequences of `lengths`, and the tokens' positions.
+    fn rows(&self, lengths: &[usize], n_toks: &[usize]) -> (Vec<SeqRow>, Vec<i32>) {
+        let mut first = 0;
+        let row = |(i, (&length, &n_tok)): (usize, (&usize, &usize))| {
+            let pages = (i * self.n_page, (i + 1) * self.n_page);
+            let row = SeqRow { first, n_tok, start: length - n_tok, pages, slot: i, tree: false };
+            first += n_tok;
+            row
+        };
+        let rows: Vec<SeqRow> = lengths.iter().zip(n_toks).enumerate().map(row).collect();
+        let positions = rows.iter().flat_map(|row| row.start..row.start + row.n_tok).map(|p| p as i32).collect();
+        (rows, positions)
+    }
+}
+
+/// What attention is asked, and the definition's answer.
+struct Asked {
+    table: Vec<i32>,
+    q: Vec<f32>,
+    factors: Vec<f32>,
+    sinks: Vec<f32>,
+    want: Vec<f32>,
+}
+
+/// Attention of random queries of the last `n_toks` tokens.
+fn asked(
+    random: &mut Random,
+    sequences: &Sequences,
+    [d, n_head]: [usize; 2],
+    [lengths, n_toks]: [&[usize]; 2],
+    how: How,
+) -> Asked {
+    let (rows, positions) = sequences.rows(lengths, n_toks);
+    let seqs = Seqs { rows: &rows, pages: &sequences.pages, positions: &positions, parents: &[] };
+    let n_tok = positions.len();
     let q = Tensor { shape: [n_tok, n_head * d], data: random.normals(n_tok * n_head * d) };
     let sinks = if how.sinks { random.normals(n_head) } else { vec![-1e30; n_head] };
     let sink_row = Tensor { shape: [1, n_head], data: sinks.clone() };
     let scale = 1.0 / (d as f32).sqrt();
     let How { window, softcap, .. } = how;
-    let sinks_asked = how.sinks.then_some(&sink_row);
-    let asked = Attention { n_head, scale, window, softcap, sinks: sinks_asked, alibi: None, causal: true };
-    let want = Scalar.attention(&q, &store, 0, &asked, &seqs).data;
-    let [kind, n_seen] = window_sizes(window);
+    let some = how.sinks.then_some(&sink_row);
+    let asked = Attention { n_head, scale, window, softcap, sinks: some, alibi: None, causal: true };
+    let want = Scalar.attention(&q, &sequences.store, 0, &asked, &seqs).data;
+    let table = table::table(&seqs, PAGE_TOKENS);
+    Asked { table, q: q.data, factors: vec![scale, softcap.unwrap_or(0.0)], sinks, want }
+}
+
+/// Decoding tokens of sequences of these lengths, the token included.
+pub(super) fn paged(
+    random: &mut Random,
+    [d, group, n_kv_head, n_share]: [usize; 4],
+    lengths: &[usize],
+    how: How,
+) -> Case {
+    let (n_tok, n_head) = (lengths.len(), n_kv_head * group);
+    let sequences = sequences(random, [d, n_kv_head], lengths);
+    let Asked { table, q, factors, sinks, want } =
+        asked(random, &sequences, [d, n_head], [lengths, &vec![1; n_tok]], how);
+    let [kind, n_seen] = window_sizes(how.window);
     let instance = Instance::new("paged_attention", &[d as u32, group as u32], "half");
-    let title =
-        format!("{}, {lengths:?} tokens, {n_share} shares, {window:?}, {softcap:?}, {}", instance.name(), how.sinks);
+    let title = format!("{}, {lengths:?} tokens, {n_share} shares, {how:?}", instance.name());
     let inputs = vec![
-        bytes(&q.data),
-        bytes(&stored[0]),
-        bytes(&stored[1]),
-        bytes(&table::table(&seqs, PAGE_TOKENS)),
+        bytes(&q),
+        bytes(&sequences.halves[0]),
+        bytes(&sequences.halves[1]),
+        bytes(&table),
         sizes(&[n_kv_head, n_share, PAGE_TOKENS, kind, n_seen, 0]),
-        bytes(&[scale, softcap.unwrap_or(0.0)]),
+        bytes(&factors),
         bytes(&sinks),
     ];
     let n = n_tok * n_head * n_share;
@@ -115,6 +162,39 @@ pub(super) fn paged(
     Case { launch, title, want, n_col: d, finish, limit: Limit::Row(SINGLE) }
 }
 
+/// The last `n_toks` tokens of sequences of these lengths, after a token of another one.
+pub(super) fn prompts(
+    random: &mut Random,
+    [d, group, n_kv_head]: [usize; 3],
+    [lengths, n_toks]: [&[usize]; 2],
+    how: How,
+) -> Case {
+    let n_head = n_kv_head * group;
+    let (lengths, n_toks) = ([&[1], lengths].concat(), [&[1], n_toks].concat());
+    let sequences = sequences(random, [d, n_kv_head], &lengths);
+    let Asked { table, q, factors, sinks, want } = asked(random, &sequences, [d, n_head], [&lengths, &n_toks], how);
+    let (rows, positions) = sequences.rows(&lengths, &n_toks);
+    let tiles = table::tiles(&rows[1..], 64 / group);
+    let [kind, n_seen] = window_sizes(how.window);
+    let instance = Instance::new("prompt_attention", &[d as u32, group as u32, PAGE_TOKENS as u32], "half");
+    let title = format!("{}, {n_toks:?} tokens of {lengths:?}, {how:?}", instance.name());
+    let inputs = vec![
+        bytes(&q),
+        bytes(&sequences.halves[0]),
+        bytes(&sequences.halves[1]),
+        bytes(&table),
+        bytes(&tiles),
+        sizes(&[n_kv_head, kind, n_seen, 1]),
+        bytes(&factors),
+        bytes(&sinks),
+    ];
+    let grid = [n_kv_head as u32, (tiles.len() / 2) as u32, 1];
+    let launch = Launch { instance, grid, inputs, outputs: vec![(positions.len() - 1) * n_head * d] };
+    let want = want[n_head * d..].to_vec();
+    Case { launch, title, want, n_col: d, finish: Finish::First, limit: Limit::Row(HALF) }
+}
+
+/// Joins random shares of two tokens.
 pub(super) fn joined(random: &mut Random, [d, n_head, n_share]: [usize; 3], layout: u32) -> Case {
     let n_tok = 2;
     let n = n_tok * n_head;
@@ -136,51 +216,81 @@ pub(super) fn joined(random: &mut Random, [d, n_head, n_share]: [usize; 3], layo
     Case { launch, title, want, n_col: d, finish, limit: Limit::Row(part) }
 }
 
+/// The next tokens of a sequence, and what stores of their keys and values are.
+pub(super) struct Next {
+    pages: Vec<u32>,
+    positions: Vec<i32>,
+    pub table: Vec<i32>,
+    /// Radians a position, at least eight.
+    pub turns: Vec<f32>,
+    rope: Rope,
+    /// Numbers of each store.
+    pub n: usize,
+    n_kv_head: usize,
+}
+
+/// The next `n_tok` tokens of a sequence, of which `dims` dimensions turn.
+pub(super) fn next(random: &mut Random, [d, n_kv_head, n_tok]: [usize; 3], (dims, pairs): (usize, RopePairs)) -> Next {
+    let start = random.below(40);
+    let n_page = (start + n_tok).div_ceil(PAGE_TOKENS) + 1;
+    let pages = random.shuffled(n_page);
+    let row = SeqRow { first: 0, n_tok, start, pages: (0, n_page), slot: 0, tree: false };
+    let positions: Vec<i32> = (start..start + n_tok).map(|p| p as i32).collect();
+    let table = table::table(&Seqs { rows: &[row], pages: &pages, positions: &positions, parents: &[] }, PAGE_TOKENS);
+    let freqs: Vec<f32> = (0..dims / 2).map(|i| 1e4f32.powf(-(i as f32) * 2.0 / dims as f32)).collect();
+    let mut turns = freqs.clone();
+    turns.resize(turns.len().max(8), 0.0);
+    let rope = Rope { freqs, scale: 1.0, pairs, offset: 0 };
+    Next { pages, positions, table, turns, rope, n: n_page * PAGE_TOKENS * n_kv_head * d, n_kv_head }
+}
+
+impl Next {
+    /// The queries rotated, then both stores.
+    pub fn stored(&self, [q, k, v]: [Tensor; 3]) -> Vec<f32> {
+        let width = k.shape[1];
+        let n_head = q.shape[1] * self.n_kv_head / width;
+        let keys = Scalar.rope(k, self.n_kv_head, &self.positions, &self.rope);
+        let mut want = Scalar.rope(q, n_head, &self.positions, &self.rope).data;
+        for numbers in [&keys, &v] {
+            let mut store = vec![0.0; self.n];
+            for (i, position) in self.positions.iter().enumerate() {
+                let slot = *position as usize;
+                let place = self.pages[slot / PAGE_TOKENS] as usize * PAGE_TOKENS + slot % PAGE_TOKENS;
+                store[place * width..][..width].copy_from_slice(numbers.row(i));
+            }
+            want.extend(store);
+        }
+        want
+    }
+}
+
 /// One sequence's next `n_tok` tokens, of which `dims` dimensions turn.
 pub(super) fn rotate_append(
     random: &mut Random,
     [d, group, n_kv_head, n_tok]: [usize; 4],
     (dims, pairs): (usize, RopePairs),
 ) -> Case {
-    let (start, width, n_head) = (random.below(40), n_kv_head * d, n_kv_head * group);
-    let n_page = (start + n_tok).div_ceil(PAGE_TOKENS) + 1;
-    let pages = random.shuffled(n_page);
-    let row = SeqRow { first: 0, n_tok, start, pages: (0, n_page), slot: 0, tree: false };
-    let positions: Vec<i32> = (start..start + n_tok).map(|p| p as i32).collect();
-    let seqs = Seqs { rows: &[row], pages: &pages, positions: &positions, parents: &[] };
+    let n_head = n_kv_head * group;
+    let next = next(random, [d, n_kv_head, n_tok], (dims, pairs));
     let mut tensor = |n: usize| Tensor { shape: [n_tok, n * d], data: random.normals(n_tok * n * d) };
-    let [q, k, v] = [n_head, n_kv_head, n_kv_head].map(&mut tensor);
-    let freqs: Vec<f32> = (0..dims / 2).map(|i| 1e4f32.powf(-(i as f32) * 2.0 / dims as f32)).collect();
-    let rope = Rope { freqs: freqs.clone(), scale: 1.0, pairs, offset: 0 };
+    let qkv = [n_head, n_kv_head, n_kv_head].map(&mut tensor);
     let instance =
         Instance::new("rotate_append", &[d as u32, dims as u32, u32::from(pairs == RopePairs::Interleaved)], "half");
-    let title = format!("{}, {n_head} heads, {n_tok} tokens from {start}", instance.name());
-    let empty = vec![0u16; n_page * PAGE_TOKENS * width];
-    let mut turns = freqs;
-    turns.resize(turns.len().max(8), 0.0);
+    let title = format!("{}, {n_head} heads, {n_tok} tokens from {}", instance.name(), next.positions[0]);
+    let empty = vec![0u16; next.n];
     let inputs = vec![
-        bytes(&q.data),
-        bytes(&k.data),
-        bytes(&v.data),
+        bytes(&qkv[0].data),
+        bytes(&qkv[1].data),
+        bytes(&qkv[2].data),
         bytes(&empty),
         bytes(&empty),
-        bytes(&table::table(&seqs, PAGE_TOKENS)),
-        bytes(&turns),
+        bytes(&next.table),
+        bytes(&next.turns),
         sizes(&[n_head, n_kv_head]),
         bytes(&[0i32]),
     ];
     let grid = [(n_head + 2 * n_kv_head) as u32, n_tok as u32, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![n_tok * n_head * d, 1] };
-    let keys = Scalar.rope(k, n_kv_head, &positions, &rope);
-    let mut want = Scalar.rope(q, n_head, &positions, &rope).data;
-    for numbers in [&keys, &v] {
-        let mut store = vec![0.0; empty.len()];
-        for i in 0..n_tok {
-            let slot = start + i;
-            let place = pages[slot / PAGE_TOKENS] as usize * PAGE_TOKENS + slot % PAGE_TOKENS;
-            store[place * width..][..width].copy_from_slice(numbers.row(i));
-        }
-        want.extend(store);
-    }
+    let want = next.stored(qkv);
     Case { launch, title, want, n_col: d, finish: Finish::Stores, limit: Limit::Row(HALF) }
 }

@@ -152,6 +152,7 @@ pub fn all(seed: u64) -> Vec<Case> {
         }
     }
     cases.extend(of_tiles(&mut random));
+    cases.extend(of_appends(&mut random));
     for (k, each, paired, n) in [(1, 8, 0, 5000), (8, 8, 0, 2048), (64, 8, 0, 2500), (8, 2, 1, 300), (64, 1, 1, 256)] {
         let shape = [1 + random.below(3), n - random.below(200)];
         cases.push(best(&mut random, [k, each, paired], shape));
@@ -194,6 +195,10 @@ fn of_attention(random: &mut Random) -> Vec<Case> {
                 attention::How { window: windows[(i + n_share) % 3], softcap: cap, sinks: (i + n_share) % 2 == 0 };
             cases.push(attention::paged(random, [d, group, 1 + i % 3, n_share], &lengths, how));
         }
+        let how = attention::How { window: windows[(i + 1) % 3], softcap: cap, sinks: i % 2 == 0 };
+        let lengths: Vec<usize> = (0..1 + random.below(3)).map(|_| 5 + random.below(90)).collect();
+        let n_toks: Vec<usize> = lengths.iter().map(|n| n - random.below(n - 1)).collect();
+        cases.push(attention::prompts(random, [d, group, 1 + i % 2], [&lengths, &n_toks], how));
         let [n_share, n_head] = [1 + random.below(70), 1 + random.below(9)];
         let (n_share, n_head) = (n_share, if i % 2 == 0 { 4 * n_head } else { n_head });
         let layout = if n_head * d % 128 == 0 { [0, 4, 8][i % 3] } else { 0 };
@@ -223,9 +228,31 @@ fn of_tiles(random: &mut Random) -> Vec<Case> {
                 _ => {
                     let layout = [0, 4, 8][i % 3];
                     let n_out = if layout > 0 { 128 * (1 + random.below(2)) } else { shape[0] };
-                    tiles::gated(random, m, packing, [n_out, shape[1]], [1 + j as u32 % 2, layout])
+                    let name = if m == 1 { "affine_tiles_gated_normed" } else { "affine_tiles_gated" };
+                    tiles::gated(random, (name, m), packing, [n_out, shape[1]], [1 + j as u32 % 2, layout])
                 }
             });
+        }
+    }
+    let shape = [128 * (1 + random.below(2)), 128 * (1 + random.below(10))];
+    let name = "affine_tiles_gated_normed";
+    cases.push(tiles::gated(random, (name, 1), (4, 64, DType::BF16), shape, [1, 4]));
+    cases
+}
+
+fn of_appends(random: &mut Random) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (i, m) in [1, 8, 13, 32].into_iter().enumerate() {
+        for (j, d) in [64, 96, 128].into_iter().enumerate() {
+            let (bits, scale) = (if j == 1 { 8 } else { 4 }, if (i + j) % 2 == 0 { DType::F16 } else { DType::BF16 });
+            let shape = [d, 1 + (i + j) % 3, 1 + j % 2, 128 * (1 + random.below(9))];
+            let turned = match (i + j) % 4 {
+                0 | 1 => (d, RopePairs::HalfSplit),
+                2 => (d / 2, RopePairs::Interleaved),
+                _ => (0, RopePairs::HalfSplit),
+            };
+            let name = if m == 1 && j != 1 { "affine_tiles_append_normed" } else { "affine_tiles_append" };
+            cases.push(tiles::append(random, (name, m), (bits, 64, scale), shape, turned));
         }
     }
     cases
@@ -240,7 +267,15 @@ pub fn large(seed: u64) -> Vec<Case> {
         cases.push(tiles::plain(&mut random, m, packing, [4096, 4096], true));
         cases.push(tiles::plain(&mut random, m, packing, [4096, 14336], true));
         cases.push(tiles::three(&mut random, m, packing, [4096, 1024, 1024, 4096]));
-        cases.push(tiles::gated(&mut random, m, packing, [14336, 4096], [1, 4]));
+        let mut with_names = |append: &str, gated: &str| {
+            let heads = ([128, 4, 8, 4096], (128, RopePairs::HalfSplit));
+            cases.push(tiles::append(&mut random, (append, m), packing, heads.0, heads.1));
+            cases.push(tiles::gated(&mut random, (gated, m), packing, [14336, 4096], [1, 4]));
+        };
+        with_names("affine_tiles_append", "affine_tiles_gated");
+        if m == 1 {
+            with_names("affine_tiles_append_normed", "affine_tiles_gated_normed");
+        }
         cases.push(tiles::plain(&mut random, m, (8, 64, DType::F16), [14336, 4096], false));
         for k in [1, 64] {
             cases.push(best(&mut random, [k, 8, 0], [m, 128_256]));
@@ -263,6 +298,9 @@ pub fn large(seed: u64) -> Vec<Case> {
     let plain = attention::How { window: Window::Full, softcap: None, sinks: false };
     for (n_seq, n_share) in [(1, 64), (8, 8), (32, 2)] {
         cases.push(attention::paged(&mut random, [128, 4, 8, n_share], &vec![4096; n_seq], plain));
+    }
+    for (lengths, n_toks) in [(&[512][..], &[512][..]), (&[2048], &[256]), (&[700, 300], &[200, 300])] {
+        cases.push(attention::prompts(&mut random, [128, 4, 8], [lengths, n_toks], plain));
     }
     cases.push(attention::joined(&mut random, [128, 32, 64], 4));
     cases.push(attention::rotate_append(&mut random, [128, 4, 8, 32], (128, RopePairs::HalfSplit)));

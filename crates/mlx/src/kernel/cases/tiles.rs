@@ -1,11 +1,12 @@
 //! Launches of the kernels made of `affine_tiles`.
 
 use mlxr_compute::conformance::{Random, random_matrix};
-use mlxr_compute::scalar::Tensor;
-use mlxr_compute::{DType, Encoding, MatrixData};
+use mlxr_compute::op::{Norm, NormKind, RopePairs};
+use mlxr_compute::scalar::{Scalar, Tensor};
+use mlxr_compute::{Backend, DType, Encoding, MatrixData};
 
 use super::product::{Sums, act, laid_out, plus, sums, through};
-use super::{Case, Finish, Limit, bytes, sizes};
+use super::{Case, Finish, HALF, Limit, attention, bytes, sizes};
 use crate::kernel::Instance;
 use crate::kernel::source::Launch;
 
@@ -33,6 +34,26 @@ fn rows(random: &mut Random, [m, n_in]: [usize; 2], bits: u8) -> Rows {
     Rows { inputs, x: Tensor { shape: [m, n_in], data } }
 }
 
+/// One row that the kernel normalizes itself, and its norm.
+fn normed_row(random: &mut Random, n_in: usize) -> Rows {
+    let (x, eps) = (Tensor { shape: [1, n_in], data: random.normals(n_in) }, 1e-5f32);
+    let weight: Vec<f32> = (0..n_in).map(|_| (0.2 + random.unit()) / 8.0 / (n_in as f32).sqrt()).collect();
+    let mut factors = vec![eps];
+    factors.resize(8, 0.0);
+    let inputs = vec![bytes(&x.data), bytes(&weight), bytes(&factors)];
+    let weight = Some(Tensor { shape: [1, n_in], data: weight });
+    Rows { inputs, x: Scalar.norm(&x, &Norm { kind: NormKind::Rms, weight, bias: None, eps }) }
+}
+
+/// Rows for a kernel of this name, by whether it normalizes, and how far products are off by their roundings.
+fn rows_for(random: &mut Random, name: &str, [m, n_in]: [usize; 2], bits: u8) -> (Rows, f32) {
+    match name.ends_with("_normed") {
+        // The row is rounded to f16 too.
+        true => (normed_row(random, n_in), 2.0 * WEIGHT),
+        false => (rows(random, [m, n_in], bits), WEIGHT),
+    }
+}
+
 fn matrix(random: &mut Random, (bits, group, scale): Packing, shape: [usize; 2]) -> MatrixData {
     random_matrix(random, Encoding::MlxAffine { bits, group, scale }, shape)
 }
@@ -49,6 +70,12 @@ fn parameter((_, _, scale): Packing) -> &'static str {
 fn constants(m: usize, (bits, group, _): Packing, gated: bool) -> [u32; 4] {
     let n = m.div_ceil(8) as u32;
     [n, if gated || n > 1 { 2 } else { 1 }, u32::from(bits), u32::from(group)]
+}
+
+/// With the columns where the kernel must know them.
+fn with_columns(name: &str, n_in: usize, constants: &[u32]) -> Vec<u32> {
+    let columns = name.ends_with("_normed").then_some(n_in as u32);
+    constants.iter().copied().chain(columns).collect()
 }
 
 pub(super) fn plain(random: &mut Random, m: usize, packing: Packing, [n_out, n_in]: [usize; 2], add: bool) -> Case {
@@ -70,17 +97,18 @@ pub(super) fn plain(random: &mut Random, m: usize, packing: Packing, [n_out, n_i
 /// `glu`: the gate, `layout`: of the pairs.
 pub(super) fn gated(
     random: &mut Random,
-    m: usize,
+    (name, m): (&str, usize),
     packing: Packing,
     [n_out, n_in]: [usize; 2],
     [glu, layout]: [u32; 2],
 ) -> Case {
-    let rows = rows(random, [m, n_in], packing.0);
+    let (rows, off) = rows_for(random, name, [m, n_in], packing.0);
     let both = [(); 2].map(|()| matrix(random, packing, [n_out, n_in]));
-    let [y, z] = both.each_ref().map(|data| sums(&rows.x, data, WEIGHT));
+    let [y, z] = both.each_ref().map(|data| sums(&rows.x, data, off));
     let mut made = through(act(glu).expect("a gate"), &y, &z);
     let [n, r, bits, group] = constants(m, packing, true);
-    let instance = Instance::new("affine_tiles_gated", &[n, r, bits, group, glu, layout], parameter(packing));
+    let instance =
+        Instance::new(name, &with_columns(name, n_in, &[n, r, bits, group, glu, layout]), parameter(packing));
     let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
     let inputs = [rows.inputs, parts(&both[0]), parts(&both[1]), vec![sizes(&[n_in, m, n_out])]].concat();
     let (finish, n_pair) = match layout {
@@ -95,6 +123,45 @@ pub(super) fn gated(
     let grid = [n_out.div_ceil(16) as u32, 1, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![m * n_out, n_pair] };
     Case { launch, title, want: made.y, n_col: n_out, finish, limit: Limit::Each(made.off) }
+}
+
+/// Queries, keys and values of `n_kv_head` heads of `d`, rotated and appended.
+pub(super) fn append(
+    random: &mut Random,
+    (name, m): (&str, usize),
+    packing: Packing,
+    [d, group, n_kv_head, n_in]: [usize; 4],
+    (dims, pairs): (usize, RopePairs),
+) -> Case {
+    let (rows, off) = rows_for(random, name, [m, n_in], packing.0);
+    let n_outs = [n_kv_head * group * d, n_kv_head * d, n_kv_head * d];
+    let all = n_outs.map(|n_out| matrix(random, packing, [n_out, n_in]));
+    let made = all.each_ref().map(|data| sums(&rows.x, data, off));
+    let next = attention::next(random, [d, n_kv_head, m], (dims, pairs));
+    let [n, r, bits, of] = constants(m, packing, false);
+    // Where nothing turns there are no halves.
+    let paired = dims == 0 || pairs == RopePairs::Interleaved;
+    let constants = [n, r, bits, of, d as u32, dims as u32, u32::from(paired)];
+    let instance = Instance::new(name, &with_columns(name, n_in, &constants), parameter(packing));
+    let title = format!("{}, {m} of [{n_outs:?}, {n_in}]", instance.name());
+    let empty = vec![0u16; next.n];
+    let rest = vec![
+        bytes(&empty),
+        bytes(&empty),
+        bytes(&next.table),
+        bytes(&next.turns),
+        sizes(&[n_in, m, n_outs[0], n_outs[1], n_outs[2]]),
+        bytes(&[0i32]),
+    ];
+    let inputs = [rows.inputs, all.iter().flat_map(parts).collect(), rest].concat();
+    let groups = n_outs.iter().map(|n_out| n_out / (16 * r as usize)).sum::<usize>() as u32;
+    let launch = Launch { instance, grid: [groups, 1, 1], inputs, outputs: vec![m * n_outs[0], 1] };
+    let tensor = |i: usize| Tensor { shape: [m, n_outs[i]], data: made[i].y.clone() };
+    let want = next.stored([0, 1, 2].map(tensor));
+    // Both of a pair are off, and keys and values are rounded to f16.
+    let off = made.iter().flat_map(|sums| &sums.off).fold(0.0f32, |most, off| most.max(*off));
+    let limit = want.iter().map(|x| 2.0 * off + 1e-5 + x.abs() * HALF).collect();
+    Case { launch, title, want, n_col: d, finish: Finish::Stores, limit: Limit::Each(limit) }
 }
 
 /// Three matrices of `n_out` rows and `n_in` columns.

@@ -1,0 +1,208 @@
+//! The kernels made of `affine_tiles.metal`, by what differs between them: how one picks its matrices and outputs, what it adds,
+//! where pairs go, whether it rotates and appends, whether it normalizes. What differs is not defined beyond the text, as a
+//! program holds several.
+
+use super::Kernel;
+
+/// Nothing is rotated or appended.
+macro_rules! append_nothing {
+    () => {
+        "#define APPEND 0\n#define HEAD 16\n#define DIMS 0\n#define PAIRED 1\n#define POSITION(token) 0\n\
+         #define PLACE(token) 0\n#define TURN(i) 0.0f\n#define KEEP(part, query, at, number) (void)(number)\n\
+         #define DONE() (void)0\n"
+    };
+}
+
+/// The rows come from `rows_half`.
+macro_rules! rows_as_made {
+    () => {
+        "#define NORMED 0\n#define COLUMNS 128\n#define ROW(i) 0.0f\n#define WEIGHT(i) 0.0f\n#define EPSILON 0.0f\n\
+         #define INPUT(i) LOAD4(x_half, i)\n#define SCALE(token) x_scales[token]\n"
+    };
+}
+
+/// The one row is normalized here.
+macro_rules! row_to_norm {
+    () => {
+        "#define NORMED 1\n#define ROW(i) x[i]\n#define WEIGHT(i) weight[i]\n#define EPSILON factors[0]\n\
+         #define INPUT(i) shared_x[0]\n#define SCALE(token) 0.0f\n"
+    };
+}
+
+macro_rules! text {
+    ($append:expr, $rows:expr, $($line:literal),*) => {
+        concat!(
+            $append,
+            $rows,
+            $("#define ", $line, "\n",)*
+            include_str!("../../kernels/affine_tiles.metal"),
+            "#undef APPEND\n#undef HEAD\n#undef DIMS\n#undef PAIRED\n#undef POSITION\n#undef PLACE\n#undef TURN\n",
+            "#undef KEEP\n#undef DONE\n#undef NORMED\n#undef COLUMNS\n#undef ROW\n#undef WEIGHT\n#undef EPSILON\n",
+            "#undef INPUT\n#undef SCALE\n#undef PARTS\n#undef GLU\n#undef LAYOUT\n#undef PICK\n#undef OUT\n",
+            "#undef ADDED\n#undef PAIRS\n"
+        )
+    };
+}
+
+/// Rows times a matrix, a residual added.
+pub(super) const PLAIN: Kernel = Kernel {
+    name: "affine_tiles",
+    body: text!(
+        append_nothing!(),
+        rows_as_made!(),
+        "PARTS 1",
+        "GLU 0",
+        "LAYOUT 0",
+        "PICK(part, a, b, c) a",
+        "OUT(part, a, b, c) a",
+        "ADDED(at) (ADD == 1 ? residual[at] : 0.0f)",
+        "PAIRS(at, pair) (void)(at), (void)(pair)"
+    ),
+    inputs: &[
+        ("x_half", "uint"),
+        ("x_scales", "float"),
+        ("w", "uint"),
+        ("scales", "T"),
+        ("biases", "T"),
+        ("residual", "float"),
+        ("sizes", "uint"),
+    ],
+    written: &[],
+    outputs: &[("y", "float")],
+    constants: &["N", "R", "BITS", "GROUP", "ADD"],
+    n_wave: 8,
+};
+
+macro_rules! gated {
+    ($name:literal, $rows:expr, [$($input:expr),*], [$($constant:literal),*]) => {
+        Kernel {
+            name: $name,
+            body: text!(
+                append_nothing!(),
+                $rows,
+                "PARTS 1",
+                "PICK(part, a, b, c) ((part) == 0 ? a : b)",
+                "OUT(part, a, b, c) a",
+                "ADDED(at) 0.0f",
+                "PAIRS(at, pair) pairs[at] = pair"
+            ),
+            inputs: &[
+                $($input,)*
+                ("w", "uint"),
+                ("scales", "T"),
+                ("biases", "T"),
+                ("w2", "uint"),
+                ("scales2", "T"),
+                ("biases2", "T"),
+                ("sizes", "uint"),
+            ],
+            written: &[],
+            outputs: &[("y", "float"), ("pairs", "uint")],
+            constants: &["N", "R", "BITS", "GROUP", "GLU", "LAYOUT" $(, $constant)*],
+            n_wave: 8,
+        }
+    };
+}
+
+/// A gate and what it lets through.
+pub(super) const GATED: Kernel =
+    gated!("affine_tiles_gated", rows_as_made!(), [("x_half", "uint"), ("x_scales", "float")], []);
+/// The same of one row that is normalized before.
+pub(super) const GATED_NORMED: Kernel = gated!(
+    "affine_tiles_gated_normed",
+    row_to_norm!(),
+    [("x", "float"), ("weight", "float"), ("factors", "float")],
+    ["COLUMNS"]
+);
+
+/// Three matrices.
+pub(super) const THREE: Kernel = Kernel {
+    name: "affine_tiles_three",
+    body: text!(
+        append_nothing!(),
+        rows_as_made!(),
+        "PARTS 3",
+        "GLU 0",
+        "LAYOUT 0",
+        "PICK(part, a, b, c) ((part) == 0 ? a : (part) == 1 ? b : c)",
+        "OUT(part, a, b, c) ((part) == 0 ? a : (part) == 1 ? b : c)",
+        "ADDED(at) 0.0f",
+        "PAIRS(at, pair) (void)(at), (void)(pair)"
+    ),
+    inputs: &[
+        ("x_half", "uint"),
+        ("x_scales", "float"),
+        ("w", "uint"),
+        ("scales", "T"),
+        ("biases", "T"),
+        ("w2", "uint"),
+        ("scales2", "T"),
+        ("biases2", "T"),
+        ("w3", "uint"),
+        ("scales3", "T"),
+        ("biases3", "T"),
+        ("sizes", "uint"),
+    ],
+    written: &[],
+    outputs: &[("y", "float"), ("y2", "float"), ("y3", "float")],
+    constants: &["N", "R", "BITS", "GROUP"],
+    n_wave: 8,
+};
+
+macro_rules! append {
+    ($name:literal, $rows:expr, [$($input:expr),*], [$($constant:literal),*]) => {
+        Kernel {
+            name: $name,
+            body: text!(
+                "#define APPEND 1\n",
+                $rows,
+                "PARTS 3",
+                "GLU 0",
+                "LAYOUT 0",
+                "PICK(part, a, b, c) ((part) == 0 ? a : (part) == 1 ? b : c)",
+                "OUT(part, a, b, c) y",
+                "ADDED(at) 0.0f",
+                "PAIRS(at, pair) (void)(at), (void)(pair)",
+                "POSITION(token) table[4 * (token)]",
+                "PLACE(token) uint(table[4 * (token) + 1])",
+                "TURN(i) turns[i]",
+                "KEEP(part, query, at, number) if (part == 0) y[query] = number; else if (part == 1) WRITE(k_store, half, \
+                 at, number); else WRITE(v_store, half, at, number)",
+                "DONE() done[0] = 0"
+            ),
+            inputs: &[
+                $($input,)*
+                ("w", "uint"),
+                ("scales", "T"),
+                ("biases", "T"),
+                ("w2", "uint"),
+                ("scales2", "T"),
+                ("biases2", "T"),
+                ("w3", "uint"),
+                ("scales3", "T"),
+                ("biases3", "T"),
+                ("k_store", "half"),
+                ("v_store", "half"),
+                ("table", "int"),
+                ("turns", "float"),
+                ("sizes", "uint"),
+                ("before", "int"),
+            ],
+            written: &["k_store", "v_store"],
+            outputs: &[("y", "float"), ("done", "int")],
+            constants: &["N", "R", "BITS", "GROUP", "HEAD", "DIMS", "PAIRED" $(, $constant)*],
+            n_wave: 8,
+        }
+    };
+}
+
+/// Queries, keys and values, rotated and appended.
+pub(super) const APPEND: Kernel =
+    append!("affine_tiles_append", rows_as_made!(), [("x_half", "uint"), ("x_scales", "float")], []);
+/// The same of one row that is normalized before.
+pub(super) const APPEND_NORMED: Kernel = append!(
+    "affine_tiles_append_normed",
+    row_to_norm!(),
+    [("x", "float"), ("weight", "float"), ("factors", "float")],
+    ["COLUMNS"]
+);
