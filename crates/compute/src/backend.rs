@@ -34,6 +34,15 @@ pub trait Backend {
     /// Like [`Backend::matrix`].
     fn experts(&mut self, experts: &[MatrixData]) -> Result<Self::Matrix, Error>;
 
+    /// Does now for all of `matrix` what is otherwise done when an expert is first used.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    fn prepare(&mut self, matrix: &Self::Matrix) -> Result<(), Error> {
+        let _ = matrix;
+        Ok(())
+    }
+
     /// A tensor from numbers, row after row.
     fn tensor(&mut self, shape: [usize; 2], data: &[f32]) -> Self::Tensor;
 

@@ -160,6 +160,14 @@ pub trait Runner: Send {
     /// What the engine must know.
     fn info(&self) -> RunnerInfo;
 
+    /// Does now what is otherwise done when a part of the model is first used, so that it is in no step's time.
+    ///
+    /// # Errors
+    /// If the backend failed.
+    fn prepare(&mut self) -> Result<(), RunError> {
+        Ok(())
+    }
+
     /// Starts to compute `batch` and returns at once, where the backend can.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use self::ahead::Ahead;
 use crate::LoadError;
 use crate::decoder::{Decoder, Pass};
 use crate::hyper::Hyper;
-use crate::layer::Mixer;
+use crate::layer::{Ffn, Mixer};
 use crate::open::{Arena, LoadOptions, MAX_PAGES};
 use crate::recurrent::Mamba2;
 
@@ -264,6 +264,16 @@ where
 {
     fn info(&self) -> RunnerInfo {
         self.info.clone()
+    }
+
+    fn prepare(&mut self) -> Result<(), RunError> {
+        for layer in &self.decoder.layers {
+            let Ffn::Moe(moe) = &layer.ffn else { continue };
+            for experts in moe.gate.iter().chain([&moe.up, &moe.down]) {
+                self.backend.prepare(&experts.matrix).map_err(|e| RunError::Backend(e.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {

@@ -5,7 +5,7 @@
 //! | prompt | `n_prompt` tokens after `n_depth` stored ones                                                      |
 //! | decode | `n_gen` steps of one token each, for `n_seq` sequences at once, after `n_depth` stored tokens each  |
 //!
-//! One run before the samples is not counted. Tokens are random; nothing is sampled from the logits, of which the largest of
+//! One run before the samples is not counted, and all experts are prepared before it, as llama-bench does. Tokens are random; nothing is sampled from the logits, of which the largest of
 //! each row is asked for, as greedy decoding does.
 
 use std::time::{Duration, Instant};
@@ -108,6 +108,7 @@ pub fn run(runner: &mut dyn Runner, test: &Test, n_repeat: usize) -> Result<Samp
         batch: Batch::default(),
         rng: Rng::new(1),
     };
+    bench.runner.prepare()?;
     bench.sample(test)?;
     let samples = (0..n_repeat.max(1)).map(|_| bench.sample(test)).collect::<Result<Vec<Duration>, _>>()?;
     Ok(Samples::new((test.n_prompt + test.n_gen) * test.n_seq, &samples))

@@ -164,6 +164,10 @@ impl Backend for Cpu {
         PackedMatrix::experts(experts, self.isa())
     }
 
+    fn prepare(&mut self, matrix: &PackedMatrix) -> Result<(), Error> {
+        matrix.pack(&self.pool)
+    }
+
     fn tensor(&mut self, shape: [usize; 2], data: &[f32]) -> Tensor {
         assert_eq!(data.len(), shape[0] * shape[1], "tensor: shape {shape:?} does not fit the numbers given");
         let mut tensor = self.memory.tensor(shape);
