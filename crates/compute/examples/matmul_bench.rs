@@ -140,7 +140,7 @@ fn int8_peak(pool: &Pool) -> f64 {
         const ROUNDS: usize = 100_000;
         let seconds = best(|| {
             // SAFETY: the instruction set is available.
-            pool.run_job(|_| unsafe { dpbusd(ROUNDS) }).expect("no panic");
+            pool.run(pool.n_threads(), |_, _| unsafe { dpbusd(ROUNDS) }).expect("no panic");
         });
         return (ROUNDS * 16 * 64 * pool.n_threads()) as f64 / seconds;
     }

@@ -1,19 +1,20 @@
 //! Threads that run one job at a time, together with the caller.
 //!
-//! A job is a closure that every thread runs once. Inside, [`Worker::items`] shares out numbered items and
-//! [`Worker::barrier`] waits for all threads, so that several dependent loops make one job. Items are split into one
-//! contiguous range a thread; a thread that is done takes items from the others' ranges. Which thread computes an item
-//! has no influence on its result, as items write to separate places.
+//! A job is a number of items. They are split into one contiguous range a thread; a thread that is done takes items from
+//! the others' ranges. Which thread computes an item has no influence on its result, as items write to separate places.
+//!
+//! Nobody waits for a thread that has not begun: when the caller finds no items left it closes the job, and a thread that
+//! comes later, since the system had other work for its core, goes on to the next job. Only those inside are waited for.
 //!
 //! A thread that waits spins, then yields, then parks. How long it spins follows what paid off lately: on a machine
 //! whose cores are taken by others a spinner only burns the time slice of the thread that it waits for.
 //!
-//! A job allocates nothing. A panic inside makes [`Pool::run`] return an error, in all threads at their next barrier.
+//! A job allocates nothing. A panic inside makes [`Pool::run`] return an error.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
@@ -32,6 +33,13 @@ const YIELDS: u32 = 20;
 
 type Job<'a> = &'a (dyn Fn(&Worker<'_>) + Sync);
 
+/// Of [`Shared::gate`]: workers may enter. Below it stands how many are inside, above it the number of the job.
+const OPEN: u64 = 1 << 31;
+/// Of [`Shared::gate`]: one worker inside.
+const INSIDE: u64 = 1;
+/// Of [`Shared::gate`]: one job.
+const JOB: u64 = 1 << 32;
+
 /// A value on cache lines of its own.
 #[repr(align(128))]
 #[derive(Default)]
@@ -39,17 +47,11 @@ struct Line<T>(T);
 
 /// What the threads share.
 struct Shared {
-    /// Number of the current job.
-    epoch: Line<AtomicU32>,
-    /// The job, valid while `running > 0`.
+    /// Number of the current job, whether it is open, and how many workers (without the caller) are inside.
+    gate: Line<AtomicU64>,
+    /// The job, valid while the gate is open or a worker inside.
     job: UnsafeCell<Option<Job<'static>>>,
-    /// Workers (without the caller) that have not finished the job.
-    running: Line<AtomicUsize>,
-    /// Threads that have reached the current barrier.
-    arrived: Line<AtomicUsize>,
-    /// Number of barriers passed.
-    passed: Line<AtomicU32>,
-    /// Items handed out of each thread's range, since the last barrier.
+    /// Items handed out of each thread's range.
     taken: Box<[Line<AtomicUsize>]>,
     /// Whether a thread has panicked in this job.
     panicked: AtomicBool,
@@ -67,8 +69,8 @@ struct Sleeper {
     parked: Line<AtomicBool>,
 }
 
-// SAFETY: `job` is written by the holder of `Pool::caller` while no worker runs, and read by workers only after the
-// release store of `epoch` that follows the write; everything else is atomic or locked.
+// SAFETY: `job` is written by the holder of `Pool::caller` while the gate is closed and nobody inside, and read by workers
+// only inside, after the gate was opened, which follows the write; everything else is atomic or locked.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the closure behind `job` is `Sync`, so any thread may call it.
 unsafe impl Send for Shared {}
@@ -85,11 +87,7 @@ pub struct Pool {
 pub struct Worker<'a> {
     shared: &'a Shared,
     thread: usize,
-    n_threads: usize,
     scratch: RefCell<&'a mut Scratch>,
-    spin: &'a Spin,
-    /// Whether `items` was called since the last barrier.
-    shared_out: Cell<bool>,
 }
 
 /// A thread's own memory, kept between jobs; aligned to 64 bytes.
@@ -106,9 +104,6 @@ pub(crate) struct Cacheline(pub(crate) [f32; 16]);
 /// How long a thread spins.
 struct Spin(Cell<u32>);
 
-/// Carried by the unwinding of threads that wait at a barrier for one that panicked.
-struct Poisoned;
-
 impl Pool {
     /// A pool of `n_threads` threads, the caller's included; at least 1, at most [`MAX_THREADS`].
     ///
@@ -116,20 +111,7 @@ impl Pool {
     /// If the system gives no more threads.
     pub fn new(n_threads: usize) -> Result<Pool, Error> {
         let n_threads = n_threads.clamp(1, MAX_THREADS);
-        let shared = Arc::new(Shared {
-            epoch: Line::default(),
-            job: UnsafeCell::new(None),
-            running: Line::default(),
-            arrived: Line::default(),
-            passed: Line::default(),
-            taken: (0..n_threads).map(|_| Line::default()).collect(),
-            panicked: AtomicBool::new(false),
-            message: Mutex::new(None),
-            closing: AtomicBool::new(false),
-            sleepers: (0..n_threads).map(|_| Sleeper::default()).collect(),
-        });
-        let mut pool =
-            Pool { shared, caller: Mutex::new((Scratch::default(), Spin(Cell::new(SPIN_MAX)))), threads: Vec::new() };
+        let mut pool = Pool::without_workers(n_threads);
         for thread in 1..n_threads {
             let shared = pool.shared.clone();
             let handle = std::thread::Builder::new()
@@ -141,54 +123,58 @@ impl Pool {
         Ok(pool)
     }
 
+    /// A pool whose workers are not there yet.
+    fn without_workers(n_threads: usize) -> Pool {
+        let shared = Shared {
+            gate: Line::default(),
+            job: UnsafeCell::new(None),
+            taken: (0..n_threads).map(|_| Line::default()).collect(),
+            panicked: AtomicBool::new(false),
+            message: Mutex::new(None),
+            closing: AtomicBool::new(false),
+            sleepers: (0..n_threads).map(|_| Sleeper::default()).collect(),
+        };
+        let caller = Mutex::new((Scratch::default(), Spin(Cell::new(SPIN_MAX))));
+        Pool { shared: Arc::new(shared), caller, threads: Vec::new() }
+    }
+
     /// Threads, the caller's included.
     pub fn n_threads(&self) -> usize {
         self.shared.taken.len()
     }
 
-    /// Runs `f(worker, item)` for every item below `n_items`. See [`Pool::run_job`].
-    ///
-    /// # Errors
-    /// If `f` panicked.
-    pub fn run(&self, n_items: usize, f: impl Fn(&Worker<'_>, usize) + Sync) -> Result<(), Error> {
-        match n_items {
-            0 => Ok(()),
-            1 => self.run_on(1, &|w: &Worker<'_>| f(w, 0)),
-            _ => self.run_on(self.n_threads(), &|w: &Worker<'_>| w.items(n_items, |item| f(w, item))),
-        }
-    }
-
-    /// Runs `f` once in every thread. Waits for other callers' jobs to end.
+    /// Runs `f(worker, item)` for every item below `n_items`. Waits for other callers' jobs to end.
     ///
     /// Must not be called from within a job of the same pool: the inner job would wait for the outer one.
     ///
     /// # Errors
-    /// If `f` panicked, with the message of the panic.
-    pub fn run_job(&self, f: impl Fn(&Worker<'_>) + Sync) -> Result<(), Error> {
-        self.run_on(self.n_threads(), &f)
-    }
-
-    /// Runs `job` in all `n_threads` threads, or in the caller only when that is 1.
-    fn run_on(&self, n_threads: usize, job: Job<'_>) -> Result<(), Error> {
+    /// If `f` panicked, with the message of the panic; then some items may not have run.
+    pub fn run(&self, n_items: usize, f: impl Fn(&Worker<'_>, usize) + Sync) -> Result<(), Error> {
+        if n_items == 0 {
+            return Ok(());
+        }
         let mut caller = lock(&self.caller);
         let (scratch, spin) = &mut *caller;
         let shared = &*self.shared;
-        shared.reset(n_threads);
-        if n_threads > 1 {
-            // SAFETY: only the lifetime changes. Workers use the reference while `running > 0`, and this function
-            // does not return, nor unwind (`run_one` catches), before `running` is 0 and the slot is cleared.
-            let job = unsafe { std::mem::transmute::<Job<'_>, Job<'static>>(job) };
-            // SAFETY: no worker runs: the last job ended before its caller let go of the lock held here.
-            unsafe { *shared.job.get() = Some(job) };
-            *lock(&shared.sleepers[0].thread) = Some(std::thread::current());
-            shared.start();
+        shared.panicked.store(false, Ordering::Relaxed);
+        if n_items == 1 || self.n_threads() == 1 {
+            shared.run_one(&|worker| (0..n_items).for_each(|item| f(worker, item)), 0, scratch);
+            return shared.outcome();
         }
-        shared.run_one(job, 0, n_threads, scratch, spin);
-        if n_threads > 1 {
-            spin.wait(&shared.sleepers[0], || shared.running.0.load(Ordering::Acquire) == 0);
-            // SAFETY: `running` is 0, so no worker reads the slot until the next `start`.
-            unsafe { *shared.job.get() = None };
-        }
+        shared.taken.iter().for_each(|t| t.0.store(0, Ordering::Relaxed));
+        let job: Job<'_> = &|worker| worker.items(n_items, |item| f(worker, item));
+        // SAFETY: only the lifetime changes. Workers use the reference inside the gate only, and this function does not
+        // return, nor unwind (`run_one` catches), before the gate is closed with nobody inside and the slot is cleared.
+        let lasting = unsafe { std::mem::transmute::<Job<'_>, Job<'static>>(job) };
+        // SAFETY: nobody is inside: the last job ended so before its caller let go of the lock held here.
+        unsafe { *shared.job.get() = Some(lasting) };
+        *lock(&shared.sleepers[0].thread) = Some(std::thread::current());
+        shared.open();
+        shared.run_one(job, 0, scratch);
+        shared.gate.0.fetch_and(!OPEN, Ordering::SeqCst);
+        spin.wait(&shared.sleepers[0], || shared.gate.0.load(Ordering::SeqCst) & (OPEN - 1) == 0);
+        // SAFETY: the gate is closed and nobody inside, so no worker reads the slot until it is opened again.
+        unsafe { *shared.job.get() = None };
         shared.outcome()
     }
 }
@@ -205,24 +191,10 @@ impl Drop for Pool {
 }
 
 impl Worker<'_> {
-    /// Number of this thread, from 0.
-    pub fn thread(&self) -> usize {
-        self.thread
-    }
-
-    /// Threads in this job.
-    pub fn n_threads(&self) -> usize {
-        self.n_threads
-    }
-
-    /// Runs `f` for the items below `n_items` that fall to this thread. All threads must call it with the same number.
-    /// Returns when no items are left to start, which is before all have ended. At most once between two barriers.
-    ///
-    /// # Panics
-    /// If called twice without a barrier between.
-    pub fn items(&self, n_items: usize, mut f: impl FnMut(usize)) {
-        assert!(!self.shared_out.replace(true), "Worker::items needs a barrier before it is called again");
-        let (n, me) = (self.n_threads, self.thread);
+    /// Runs `f` for the items below `n_items` that fall to this thread. Returns when no items are left to start, which is
+    /// before all have ended.
+    fn items(&self, n_items: usize, mut f: impl FnMut(usize)) {
+        let (n, me) = (self.shared.taken.len(), self.thread);
         for owner in (me..n).chain(0..me) {
             let (start, end) = (owner * n_items / n, (owner + 1) * n_items / n);
             let taken = &self.shared.taken[owner].0;
@@ -233,29 +205,6 @@ impl Worker<'_> {
                 }
                 f(item);
             }
-        }
-    }
-
-    /// Waits until all threads have come here.
-    pub fn barrier(&self) {
-        self.shared_out.set(false);
-        if self.n_threads == 1 {
-            self.shared.taken[0].0.store(0, Ordering::Relaxed);
-            return;
-        }
-        let shared = self.shared;
-        let passed = shared.passed.0.load(Ordering::Acquire);
-        if shared.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.n_threads {
-            shared.arrived.0.store(0, Ordering::Relaxed);
-            shared.taken.iter().for_each(|t| t.0.store(0, Ordering::Relaxed));
-            shared.passed.0.store(passed.wrapping_add(1), Ordering::SeqCst);
-            (0..self.n_threads).filter(|&t| t != self.thread).for_each(|t| shared.sleepers[t].wake());
-        } else {
-            let done = || shared.passed.0.load(Ordering::SeqCst) != passed || shared.panicked.load(Ordering::SeqCst);
-            self.spin.wait(&shared.sleepers[self.thread], done);
-        }
-        if shared.panicked.load(Ordering::SeqCst) {
-            resume_unwind(Box::new(Poisoned));
         }
     }
 
@@ -275,17 +224,27 @@ impl Worker<'_> {
 }
 
 impl Shared {
-    /// Prepares a job of `n_threads` threads; no worker runs.
-    fn reset(&self, n_threads: usize) {
-        self.arrived.0.store(0, Ordering::Relaxed);
-        self.running.0.store(n_threads - 1, Ordering::Relaxed);
-        self.taken.iter().for_each(|t| t.0.store(0, Ordering::Relaxed));
-        self.panicked.store(false, Ordering::Relaxed);
+    /// Lets workers into a new job.
+    fn open(&self) {
+        let last = self.gate.0.load(Ordering::Relaxed) / JOB;
+        self.gate.0.store((last + 1).wrapping_mul(JOB) | OPEN, Ordering::SeqCst);
+        self.wake_workers();
     }
 
-    fn start(&self) {
-        self.epoch.0.fetch_add(1, Ordering::SeqCst);
-        self.wake_workers();
+    /// Lets a worker into the current job, if that is another than `seen` and open. Overwrites `seen`.
+    fn enter(&self, seen: &mut u64) -> bool {
+        let mut gate = self.gate.0.load(Ordering::SeqCst);
+        while gate / JOB != *seen && gate & OPEN != 0 {
+            match self.gate.0.compare_exchange(gate, gate + INSIDE, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => {
+                    *seen = gate / JOB;
+                    return true;
+                }
+                Err(now) => gate = now,
+            }
+        }
+        *seen = gate / JOB;
+        false
     }
 
     fn wake_workers(&self) {
@@ -306,38 +265,29 @@ impl Shared {
         *lock(&self.sleepers[thread].thread) = Some(std::thread::current());
         let (mut seen, mut scratch, spin) = (0, Scratch::default(), Spin(Cell::new(SPIN_MAX)));
         loop {
-            let news = || self.epoch.0.load(Ordering::SeqCst) != seen || self.closing.load(Ordering::SeqCst);
+            let news = || self.gate.0.load(Ordering::SeqCst) / JOB != seen || self.closing.load(Ordering::SeqCst);
             spin.wait(&self.sleepers[thread], news);
             if self.closing.load(Ordering::SeqCst) {
                 return;
             }
-            seen = self.epoch.0.load(Ordering::SeqCst);
-            // SAFETY: the epoch has changed, so the caller has written the job and waits for `running` to reach 0
-            // before it writes the slot again.
-            let job = unsafe { (*self.job.get()).expect("start follows the write of the job") };
-            self.run_one(job, thread, self.taken.len(), &mut scratch, &spin);
-            if self.running.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+            if !self.enter(&mut seen) {
+                continue;
+            }
+            // SAFETY: this thread is inside, so the caller has written the job and waits before it writes again.
+            let job = unsafe { (*self.job.get()).expect("the gate is opened after the job was written") };
+            self.run_one(job, thread, &mut scratch);
+            if self.gate.0.fetch_sub(INSIDE, Ordering::SeqCst) & (2 * OPEN - 1) == INSIDE {
                 self.sleepers[0].wake();
             }
         }
     }
 
     /// Runs a job in one thread and catches its panic.
-    fn run_one(&self, job: Job<'_>, thread: usize, n_threads: usize, scratch: &mut Scratch, spin: &Spin) {
-        let worker = Worker {
-            shared: self,
-            thread,
-            n_threads,
-            scratch: RefCell::new(scratch),
-            spin,
-            shared_out: Cell::new(false),
-        };
+    fn run_one(&self, job: Job<'_>, thread: usize, scratch: &mut Scratch) {
+        let worker = Worker { shared: self, thread, scratch: RefCell::new(scratch) };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(&worker))) {
-            if !panic.is::<Poisoned>() {
-                lock(&self.message).get_or_insert_with(|| text(&*panic));
-            }
+            lock(&self.message).get_or_insert_with(|| text(&*panic));
             self.panicked.store(true, Ordering::SeqCst);
-            (0..n_threads).filter(|&t| t != thread).for_each(|t| self.sleepers[t].wake());
         }
     }
 }
@@ -396,6 +346,8 @@ fn device(message: String) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn add(count: &AtomicUsize) {
@@ -415,36 +367,15 @@ mod tests {
     }
 
     #[test]
-    fn a_barrier_separates_loops() {
-        let pool = Pool::new(4).expect("threads");
-        for _ in 0..200 {
-            let sums: Vec<AtomicUsize> = (0..3).map(|_| AtomicUsize::new(0)).collect();
-            pool.run_job(|w| {
-                for sum in &sums {
-                    w.items(50, |_| add(sum));
-                    w.barrier();
-                    assert_eq!(sum.load(Ordering::Relaxed), 50);
-                }
-            })
-            .expect("no panic");
-        }
-    }
-
-    #[test]
     fn a_panic_is_an_error_and_the_pool_lives() {
         for n_threads in [1, 2, 5] {
             let pool = Pool::new(n_threads).expect("threads");
-            for bad in 0..n_threads {
-                let outcome = pool.run_job(|w| {
-                    assert!(w.thread() != bad, "thread {bad} is bad");
-                    w.barrier();
-                });
+            for bad in 0..10 {
+                let outcome = pool.run(10, |_, i| assert!(i != bad, "item {bad} is bad"));
                 let message = outcome.expect_err("a panic").to_string();
-                assert!(message.contains(&format!("thread {bad} is bad")), "{message}");
+                assert!(message.contains(&format!("item {bad} is bad")), "{message}");
+                pool.run(10, |_, _| ()).expect("no panic");
             }
-            let outcome = pool.run(10, |_, i| assert!(i != 7, "item 7"));
-            assert!(outcome.expect_err("a panic").to_string().contains("item 7"));
-            pool.run(10, |_, _| ()).expect("no panic");
         }
     }
 
@@ -452,15 +383,27 @@ mod tests {
     fn jobs_after_a_pause_wake_parked_threads() {
         let pool = Pool::new(3).expect("threads");
         for pause_ms in [0, 1, 5, 20] {
-            std::thread::sleep(std::time::Duration::from_millis(pause_ms));
-            let count = AtomicUsize::new(0);
-            pool.run_job(|w| {
-                count.fetch_add(1, Ordering::Relaxed);
-                w.barrier();
-                w.scratch(100, |s| s.fill(1.0));
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            // Each item waits for the others: they end only if every thread takes one.
+            let begun = AtomicUsize::new(0);
+            pool.run(3, |worker, _| {
+                add(&begun);
+                while begun.load(Ordering::Relaxed) < 3 {
+                    std::thread::yield_now();
+                }
+                worker.scratch(100, |s| s.fill(1.0));
             })
             .expect("no panic");
-            assert_eq!(count.load(Ordering::Relaxed), 3);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_does_not_come_is_not_waited_for() {
+        let pool = Pool::without_workers(3);
+        for n_items in [1, 2, 100] {
+            let count = AtomicUsize::new(0);
+            pool.run(n_items, |_, _| add(&count)).expect("no panic");
+            assert_eq!(count.load(Ordering::Relaxed), n_items);
         }
     }
 

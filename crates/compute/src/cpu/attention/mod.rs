@@ -101,14 +101,9 @@ impl Planner {
         let mut partials = memory.buffer(plan.n_partial * partial);
         let (partials, results) = (Shared::new(&mut partials), Shared::new(&mut out.data));
         let job = Job { kernels, call: &call, plan, partial, partials, out: &results };
-        if plan.n_partial == 0 {
-            pool.run(plan.pieces.len(), |worker, i| job.piece(worker, &plan.pieces[i]))?;
-        } else {
-            pool.run_job(|worker| {
-                worker.items(plan.pieces.len(), |i| job.piece(worker, &plan.pieces[i]));
-                worker.barrier();
-                worker.items(plan.items.len(), |i| job.merge(worker, &plan.items[i]));
-            })?;
+        pool.run(plan.pieces.len(), |worker, i| job.piece(worker, &plan.pieces[i]))?;
+        if plan.n_partial > 0 {
+            pool.run(plan.items.len(), |worker, i| job.merge(worker, &plan.items[i]))?;
         }
         Ok(out)
     }
@@ -159,7 +154,7 @@ impl Job<'_> {
 
     /// The partial of a piece.
     fn partial(&self, at: usize) -> Partial<'_> {
-        // SAFETY: a partial belongs to one piece, which one thread computes; it is merged after a barrier, by one thread.
+        // SAFETY: a partial belongs to one piece, which one thread computes; it is merged by another job, by one thread.
         Partial::of(unsafe { self.partials.part(at * self.partial, self.partial) })
     }
 }
