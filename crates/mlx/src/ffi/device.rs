@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytemuck::Pod;
 use libloading::Library;
@@ -93,6 +93,18 @@ unsafe extern "C" fn complain(message: *const c_char, _: *mut c_void) {
     COMPLAINT.with_borrow_mut(|complaint| *complaint = Some(text));
 }
 
+/// MLX looks up a stream's encoder in a map of the whole process when it evaluates, without a lock, and adds to that map
+/// when a stream is made: written by whoever makes or frees a stream, read by whoever evaluates.
+static STREAMS: RwLock<()> = RwLock::new(());
+
+fn evaluating() -> RwLockReadGuard<'static, ()> {
+    STREAMS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn changing_streams() -> RwLockWriteGuard<'static, ()> {
+    STREAMS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A device of MLX with a stream of its own.
 pub struct Device {
     pub(super) api: Arc<Api>,
@@ -125,6 +137,7 @@ impl Device {
             return Err(OpenError::Version { path: owned(), found });
         }
         let api = Arc::new(api);
+        let _alone = changing_streams();
         // SAFETY: the signatures are those of mlx-c 0.7.0, and the pointers are valid for the calls.
         unsafe {
             (api.mlx_set_error_handler)(Some(complain), ptr::null_mut(), None);
@@ -279,6 +292,7 @@ impl Device {
     /// # Errors
     /// The first error of the graph, or the device's.
     pub fn eval(&self, arrays: &[&Array]) -> Result<(), Error> {
+        let _streams = evaluating();
         // SAFETY: a vector of arrays.
         self.note(self.vector(arrays, |vector| unsafe { (self.api.mlx_eval)(vector) }));
         self.check()
@@ -286,6 +300,7 @@ impl Device {
 
     /// Computes an array and waits for it; an error is that of the next evaluation.
     pub(crate) fn settle(&self, array: &Array) {
+        let _streams = evaluating();
         // SAFETY: a vector of arrays.
         self.note(self.vector(&[array], |vector| unsafe { (self.api.mlx_eval)(vector) }));
     }
@@ -295,6 +310,7 @@ impl Device {
     /// # Errors
     /// The first error of the graph.
     pub fn start(&self, arrays: &[&Array]) -> Result<(), Error> {
+        let _streams = evaluating();
         // SAFETY: a vector of arrays.
         self.note(self.vector(arrays, |vector| unsafe { (self.api.mlx_async_eval)(vector) }));
         self.check()
@@ -345,6 +361,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        let _alone = changing_streams();
         // SAFETY: made by this library, and freed once. Nothing of the stream runs on into the process's end.
         unsafe {
             (self.api.mlx_synchronize)(self.stream);
