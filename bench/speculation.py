@@ -17,7 +17,6 @@ import atexit
 import json
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,16 +26,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-CODE = '''def load_settings(path):
-    with open(path) as file:
-        settings = json.load(file)
-    settings.setdefault("host", "localhost")
-    settings.setdefault("port", 8080)
-    settings.setdefault("debug", False)
-    settings.setdefault("timeout", 30)
-    return settings
-'''
+from serving import CODE, ROOT, free_port
+
 RESTAURANT = {"type": "function", "function": {
     "name": "find_restaurants", "description": "Find restaurants by cuisine and city", "parameters": {
         "type": "object", "properties": {"city": {"type": "string", "description": "City of the restaurant"},
@@ -73,9 +64,7 @@ PROMPTS = [
 
 class Server:
     def __init__(self, program, folder, flags):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         command = [program, "serve", "mlxr-small", "--host", f"127.0.0.1:{self.port}", "--no-disk", "--models", folder, *flags]
         self.process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         atexit.register(self.process.kill)

@@ -143,14 +143,14 @@ pub fn parts(
     bar.finish_and_clear();
     let names = [used.text(), args.kv_type.unwrap_or(KvTypeName::F16).text()].join(" ");
     let mut maker = vec![names.into_bytes(), identity(model)];
+    // Keys and values of what drafts lie in as many pages.
+    let beside = LoadOptions { arena: Arena::Tokens(runner.info().n_page * PAGE_TOKENS), ..options };
     let draft = match args.draft.as_deref() {
         Some(OWN_LAYERS) => {
             maker.push(OWN_LAYERS.as_bytes().to_vec());
-            Some(own_layers((model, checkpoint), (&choice, used), &options, runner.as_ref())?)
+            Some(own_layers((model, checkpoint), (&choice, used), &beside)?)
         }
-        Some(name) => {
-            Some(small_model(folder.find(name)?, (&tokenizer, &mut maker), &choice, &options, runner.as_ref())?)
-        }
+        Some(name) => Some(small_model(&folder.find(name)?, (&tokenizer, &mut maker), &choice, &beside)?),
         None => None,
     };
     let maker = Maker::new(&maker.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -162,10 +162,8 @@ fn own_layers(
     (model, checkpoint): (&Model, &Checkpoint),
     (choice, used): (&BackendChoice<'_>, BackendName),
     options: &LoadOptions,
-    runner: &dyn Runner,
 ) -> Result<Draft, CliError> {
-    let options = LoadOptions { arena: Arena::Tokens(runner.info().n_page * PAGE_TOKENS), ..*options };
-    let next = backend::load_next(checkpoint, choice, used, &options)?;
+    let next = backend::load_next(checkpoint, choice, used, options)?;
     let name = &model.name;
     let missing =
         || CliError::Usage(format!("{name} has no layers that predict further tokens: name a draft model, or none"));
@@ -174,21 +172,19 @@ fn own_layers(
 
 /// A small model that drafts for another.
 fn small_model(
-    small: Model,
+    small: &Model,
     (tokenizer, maker): (&Arc<Tokenizer>, &mut Vec<Vec<u8>>),
     choice: &BackendChoice<'_>,
     options: &LoadOptions,
-    runner: &dyn Runner,
 ) -> Result<Draft, CliError> {
-    let checkpoint = checkpoint(&small)?;
+    let checkpoint = checkpoint(small)?;
     let own = vocab::tokenizer(&checkpoint)?;
-    let arena = Arena::Tokens(runner.info().n_page * PAGE_TOKENS);
-    let options = LoadOptions { n_ctx: None, arena, ..*options };
+    let options = LoadOptions { n_ctx: None, ..*options };
     let runner = backend::load(&checkpoint, choice, &options, &mut |_| ())?.0;
     let reads = match vocab::is_same(tokenizer, &own) {
         // Its keys and values lie in the same pages.
         true => {
-            maker.push(identity(&small));
+            maker.push(identity(small));
             Reads::Tokens
         }
         false => Reads::Translated(Box::new(Translator::new(tokenizer.clone(), own))),

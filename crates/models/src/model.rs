@@ -160,9 +160,6 @@ impl<B: Backend> Model<B> {
     fn run(&mut self, batch: &Batch) -> Result<(), RunError> {
         (self.logits, self.n_best) = (None, batch.n_best);
         let Scratch { rows, pages, positions, parents, wanted, output, maxima, hidden: read } = &mut self.scratch;
-        output.clear();
-        maxima.clear();
-        read.clear();
         let seqs = Seqs { rows, pages, positions, parents };
         let mut pass = Pass {
             backend: &mut self.backend,
@@ -279,10 +276,10 @@ where
     fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
         self.check(batch)?;
         self.plan(batch);
-        let Some(mut logits) = self.resume(batch) else { return self.run(batch) };
         self.scratch.output.clear();
         self.scratch.maxima.clear();
         self.scratch.hidden.clear();
+        let Some(mut logits) = self.resume(batch) else { return self.run(batch) };
         let begun = self.backend.prefetch(&mut logits, batch.n_best);
         (self.logits, self.n_best) = (Some(logits), batch.n_best);
         begun.map_err(|e| RunError::Backend(e.to_string()))

@@ -5,8 +5,8 @@
 //! | prompt | `n_prompt` tokens after `n_depth` stored ones                                                      |
 //! | decode | `n_gen` steps of one token each, for `n_seq` sequences at once, after `n_depth` stored tokens each  |
 //!
-//! One run before the samples is not counted, and all experts are prepared before it, as llama-bench does. Tokens are random; nothing is sampled from the logits, of which the largest of
-//! each row is asked for, as greedy decoding does.
+//! One run before the samples is not counted, and all experts are prepared before it, as llama-bench does. Tokens are
+//! random; nothing is sampled from the logits, of which the largest of each row is asked for, as greedy decoding does.
 
 use std::time::{Duration, Instant};
 

@@ -14,11 +14,7 @@ use crate::own;
 pub fn on_gpu(device: &Device, platform: Platform, seed: u64) -> Result<Vec<String>, Error> {
     let mut failures = Vec::new();
     for case in cases::all(seed) {
-        match run(device, platform, &case) {
-            Ok(outputs) => failures.extend(case.judge(&outputs)),
-            Err(error @ Error::Device { .. }) => failures.push(format!("{}: {error}", case.title)),
-            Err(error) => return Err(error),
-        }
+        failures.extend(judged(device, platform, &case)?);
     }
     Ok(failures)
 }
@@ -37,13 +33,18 @@ pub fn quick(device: &Device, platform: Platform) -> Result<Vec<String>, Error> 
             continue;
         }
         seen.push(name);
-        match run(device, platform, &case) {
-            Ok(outputs) => failures.extend(case.judge(&outputs)),
-            Err(error @ Error::Device { .. }) => failures.push(format!("{}: {error}", case.title)),
-            Err(error) => return Err(error),
-        }
+        failures.extend(judged(device, platform, &case)?);
     }
     Ok(failures)
+}
+
+/// What is wrong of a launch: what it computes, or what the device says of it.
+fn judged(device: &Device, platform: Platform, case: &Case) -> Result<Option<String>, Error> {
+    match run(device, platform, case) {
+        Ok(outputs) => Ok(case.judge(&outputs)),
+        Err(error @ Error::Device { .. }) => Ok(Some(format!("{}: {error}", case.title))),
+        Err(error) => Err(error),
+    }
 }
 
 fn run(device: &Device, platform: Platform, case: &Case) -> Result<Vec<Vec<f32>>, Error> {

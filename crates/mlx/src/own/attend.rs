@@ -4,10 +4,11 @@
 //! tiles on CUDA; on Metal, where its matrix products are no gain, MLX's attention over gathered keys and values does.
 
 use mlxr_compute::check::KvHeads;
-use mlxr_compute::op::{Attention, KvType, Rope, RopePairs, Seqs, Window};
+use mlxr_compute::op::{Attention, KvType, Rope, RopePairs, Seqs};
 
 use super::Own;
 use super::product::{self, Form, Rows, Three};
+use super::table;
 use crate::attention;
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
@@ -165,15 +166,6 @@ struct Run {
     longest: usize,
 }
 
-/// A window as kernels take it: its kind and its tokens.
-fn window_sizes(window: Window) -> [usize; 2] {
-    match window {
-        Window::Full => [0, 0],
-        Window::Sliding(n) => [1, n as usize],
-        Window::Chunked(n) => [2, n as usize],
-    }
-}
-
 /// Scale and cap, and the sinks of heads, as kernels take them.
 fn parameters(own: &Own, d: &Device, how: &Attention<'_, Mlx>) -> [Array; 2] {
     let sinks = match how.sinks {
@@ -194,7 +186,7 @@ fn paged(
     let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
     let (n_head, d_head) = (how.n_head, q.shape[1] / how.n_head);
     let n_kv_head = keys.heads[0];
-    let window = window_sizes(how.window);
+    let window = table::window_sizes(how.window);
     let n_seen = if window[0] == 0 { run.longest } else { run.longest.min(window[1]) };
     let n_share = (BUSY_GROUPS / (n_kv_head * run.n_tok)).min(n_seen / SHARE_SLOTS).clamp(1, MAX_SHARES);
     let [factors, sinks] = parameters(own, d, how);
@@ -228,7 +220,7 @@ fn prompts(
     let (n_head, n_kv_head) = (how.n_head, keys.heads[0]);
     let constants = [q.shape[1] / n_head, n_head / n_kv_head, kv.spec.page_tokens].map(|n| n as u32);
     let instance = Instance::new("prompt_attention", &constants, "half");
-    let [kind, n_window] = window_sizes(how.window);
+    let [kind, n_window] = table::window_sizes(how.window);
     let sizes = own.sizes(d, &[n_kv_head, kind, n_window, run.first]);
     let [factors, sinks] = parameters(own, d, how);
     let inputs = [&q.array, &keys.data, &values.data, table, tiles, &sizes, &factors, &sinks];

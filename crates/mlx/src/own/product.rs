@@ -108,9 +108,7 @@ impl Rows {
         forms.push(form.clone());
         form
     }
-}
 
-impl Rows {
     /// An instance of one of two kernels that multiply these rows, of which the second normalizes them itself, and what they read
     /// of the rows. It does for one row, which lies in the memory of a threadgroup.
     fn tiled(
@@ -253,9 +251,8 @@ impl<'a> Three<'a> {
         if rows.n_tok > tile_tokens(own) || !tiles.iter().all(|t| t.like(&tiles[0])) {
             return None;
         }
-        let n = rows.n_tok.div_ceil(8) as u32;
-        let [bits, group] = tiles[0].packing;
-        Some(Three { tiles, constants: [n, if n > 1 { 2 } else { 1 }, bits, group] })
+        let ([n, r], [bits, group]) = (tiling(rows.n_tok), tiles[0].packing);
+        Some(Three { tiles, constants: [n, r, bits, group] })
     }
 
     /// Shapes of the products.
@@ -276,9 +273,8 @@ impl<'a> Three<'a> {
 
     /// The rows times each.
     pub(crate) fn products(&self, own: &Own, d: &Device, rows: &Rows) -> [Array; 3] {
-        own.bits.set(self.constants[2]);
         let instance = Instance::new("affine_tiles_three", &self.constants, self.tiles[0].parameter);
-        let (form, sizes) = (rows.form(own, d, self.constants[2]), self.sizes(own, d, rows));
+        let (form, sizes) = (begin(own, d, rows, &self.tiles[0]), self.sizes(own, d, rows));
         let arrays = self.tiles.iter().flat_map(Tiles::arrays);
         let inputs: Vec<&Array> = [&form.x, &form.scales].into_iter().chain(arrays).chain([&sizes]).collect();
         let shapes = self.shapes(rows);
@@ -352,16 +348,20 @@ pub(crate) fn gated(
     Some((y, Form::new(own, d, layout, (pairs, n_tok), GATED_SCALE)))
 }
 
-/// The rows as `affine_tiles` reads them, and its constants N and R.
-fn begin(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>) -> (Form, [u32; 2]) {
+/// The constants N and R of `affine_tiles` for so many rows.
+fn tiling(n_tok: usize) -> [u32; 2] {
+    let n = n_tok.div_ceil(8) as u32;
+    [n, if n > 1 { 2 } else { 1 }]
+}
+
+/// The rows as `affine_tiles` reads them.
+fn begin(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>) -> Form {
     own.bits.set(tiles.packing[0]);
-    let n = rows.n_tok.div_ceil(8) as u32;
-    (rows.form(own, d, tiles.packing[0]), [n, if n > 1 { 2 } else { 1 }])
+    rows.form(own, d, tiles.packing[0])
 }
 
 fn few(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&Array>) -> Array {
-    let (form, [n, r]) = begin(own, d, rows, tiles);
-    let [bits, group] = tiles.packing;
+    let (form, [n, r], [bits, group]) = (begin(own, d, rows, tiles), tiling(rows.n_tok), tiles.packing);
     let add = u32::from(residual.is_some());
     let instance = Instance::new("affine_tiles", &[n, r, bits, group, add], tiles.parameter);
     let sizes = own.sizes(d, &[rows.n_in, rows.n_tok, tiles.n_out]);

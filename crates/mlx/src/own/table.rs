@@ -6,7 +6,7 @@
 //! page..                         of each row
 //! ```
 
-use mlxr_compute::op::{SeqRow, Seqs};
+use mlxr_compute::op::{SeqRow, Seqs, Window};
 
 /// Numbers of a token.
 pub const STRIDE: usize = 4;
@@ -39,4 +39,13 @@ pub fn tiles(rows: &[SeqRow], n: usize) -> Vec<i32> {
         (row.first..end).step_by(n).flat_map(move |first| [first as i32, n.min(end - first) as i32])
     };
     rows.iter().flat_map(row).collect()
+}
+
+/// A window as kernels take it: its kind and its tokens.
+pub fn window_sizes(window: Window) -> [usize; 2] {
+    match window {
+        Window::Full => [0, 0],
+        Window::Sliding(n) => [1, n as usize],
+        Window::Chunked(n) => [2, n as usize],
+    }
 }

@@ -442,7 +442,7 @@ impl Writer<'_> {
             let experts = width(&[Role::ExpDown, Role::FfnDown]);
             self.fields.insert("intermediate_size".into(), experts.into());
             self.fields.insert("use_qk_norm".into(), self.hyper.qk_norm_plain.into());
-            let layers = hybrid::layers(self.hyper.n_layer, targets, |t| t.role == Role::Router);
+            let layers = hybrid::experts(self.hyper.n_layer, targets);
             let layers: Vec<usize> = (0..layers.len()).filter(|i| layers[*i]).collect();
             self.fields.insert("moe_layers".into(), layers.into());
         }

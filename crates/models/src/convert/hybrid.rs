@@ -24,6 +24,11 @@ pub(super) fn layers(n_layer: usize, targets: &[Target], wanted: impl Fn(&Target
     layers
 }
 
+/// Which layers have experts.
+pub(super) fn experts(n_layer: usize, targets: &[Target]) -> Vec<bool> {
+    layers(n_layer, targets, |t| t.role == Role::Router)
+}
+
 /// Which layers attend: those with an output of attention that is none of a delta net.
 pub(super) fn attending(n_layer: usize, targets: &[Target]) -> Vec<bool> {
     let outputs = layers(n_layer, targets, |t| t.role == Role::AttnOut);
@@ -177,7 +182,7 @@ pub(super) fn json(fields: &mut Map<String, Json>, hyper: &Hyper, targets: &[Tar
 fn layers_json(fields: &mut Map<String, Json>, hyper: &Hyper, targets: &[Target]) {
     let n_layer = hyper.n_layer;
     let (attends, recurrent) = (attending(n_layer, targets), recurrent(n_layer, targets));
-    let experts = layers(n_layer, targets, |t| t.role == Role::Router);
+    let experts = experts(n_layer, targets);
     if experts.contains(&true) {
         let leading = experts.iter().position(|e| *e).unwrap_or(0);
         set(fields, &["first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"], leading);

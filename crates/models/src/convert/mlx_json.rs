@@ -32,7 +32,7 @@ const CLASSES: &[Class] = &[
     Class {
         of: "exaone_moe",
         fields: |f| {
-            let experts = hybrid::layers(f.hyper.n_layer, f.targets, |t| t.role == Role::Router);
+            let experts = hybrid::experts(f.hyper.n_layer, f.targets);
             f.add("is_moe_layer", experts);
         },
         ..CLASS
@@ -65,7 +65,7 @@ const CLASSES: &[Class] = &[
         part_of: Some("Llama4ForConditionalGeneration"),
         fields: |f| {
             f.add("attn_temperature_tuning", f.hyper.temperature.is_some());
-            let experts = hybrid::layers(f.hyper.n_layer, f.targets, |t| t.role == Role::Router);
+            let experts = hybrid::experts(f.hyper.n_layer, f.targets);
             f.add("interleave_moe_layer_step", hybrid::steps(&experts).map_or(1, |(step, _)| step));
         },
     },
@@ -250,7 +250,7 @@ impl Fields<'_> {
     }
 
     fn qwen_experts(&mut self) {
-        let experts = hybrid::layers(self.hyper.n_layer, self.targets, |t| t.role == Role::Router);
+        let experts = hybrid::experts(self.hyper.n_layer, self.targets);
         let dense: Vec<usize> = (0..experts.len()).filter(|i| !experts[*i]).collect();
         self.add("num_experts", self.hyper.moe.n_expert);
         self.add("decoder_sparse_step", 1);
@@ -294,7 +294,7 @@ impl Fields<'_> {
         self.add("rope_theta", short(hyper.rope.base));
         self.add("head_dim", hyper.mla.map(|mla| mla.d_nope));
         self.add("model_max_length", hyper.n_ctx);
-        let experts = hybrid::layers(n_layer, self.targets, |t| t.role == Role::Router);
+        let experts = hybrid::experts(n_layer, self.targets);
         self.add("first_k_dense_replace", experts.iter().position(|e| *e).unwrap_or(n_layer));
         self.add("num_expert_group", hyper.moe.groups.map_or(1, |(n, _)| n));
         let gating = if hyper.moe.gating == Gating::Sigmoid { "sigmoid" } else { "softmax" };

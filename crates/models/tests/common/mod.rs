@@ -49,6 +49,10 @@ fn nmse(got: &[f32], want: &[f32]) -> f64 {
     error / want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>()
 }
 
+fn options(kv_type: KvType) -> LoadOptions {
+    LoadOptions { n_ctx: Some(48), kv_type, arena: Arena::Tokens(1024), ..LoadOptions::default() }
+}
+
 /// The loaded model as a runner, or what went wrong.
 fn load<B: Backend + Send + 'static>(path: &Path, backend: B, kv_type: KvType) -> Result<Box<dyn Runner>, String>
 where
@@ -56,9 +60,8 @@ where
     B::Matrix: Send,
     B::Kv: Send,
 {
-    let options = LoadOptions { n_ctx: Some(48), kv_type, arena: Arena::Tokens(1024), ..LoadOptions::default() };
     let checkpoint = mlxr_weights::open(path).map_err(|e| e.to_string())?;
-    let model = mlxr_models::load(&checkpoint, backend, &options, &mut |_| ()).map_err(|e| e.to_string())?;
+    let model = mlxr_models::load(&checkpoint, backend, &options(kv_type), &mut |_| ()).map_err(|e| e.to_string())?;
     Ok(Box::new(model))
 }
 
@@ -164,25 +167,13 @@ pub fn compare_next(path: &Path, limit: f64) -> Vec<String> {
     let want: Vec<f32> = words[3 + n..].iter().map(|word| f32::from_le_bytes(*word)).collect();
     let (want, want_states) = want.split_at((n - 1) * v);
     assert_eq!(want_states.len(), (n - 1) * d);
-    let options =
-        LoadOptions { n_ctx: Some(48), kv_type: KvType::F32, arena: Arena::Tokens(1024), ..LoadOptions::default() };
-    let checkpoint = mlxr_weights::open(path).expect("a checkpoint");
+    let (checkpoint, options) = (mlxr_weights::open(path).expect("a checkpoint"), options(KvType::F32));
     let mut large = load(path, Scalar, KvType::F32).expect("the model loads");
     let pool = Arc::new(Pool::new(2).expect("threads"));
     let cpu = Cpu::new(pool, Isa::detect_f32()).expect("the machine has these instructions");
-    let small = |result: Result<Option<Box<dyn Runner>>, mlxr_models::LoadError>| {
-        result.expect("it loads").expect("it is there")
-    };
-    let boxed = |model| Box::new(model) as Box<dyn Runner>;
-    let models = [
-        ("scalar", small(mlxr_models::load_next(&checkpoint, Scalar, &options).map(|m| m.map(boxed)))),
-        (
-            "cpu",
-            small(
-                mlxr_models::load_next(&checkpoint, cpu, &options).map(|m| m.map(|m| Box::new(m) as Box<dyn Runner>)),
-            ),
-        ),
-    ];
+    let scalar = mlxr_models::load_next(&checkpoint, Scalar, &options).expect("it loads").expect("it is there");
+    let cpu = mlxr_models::load_next(&checkpoint, cpu, &options).expect("it loads").expect("it is there");
+    let models: [(&str, Box<dyn Runner>); 2] = [("scalar", Box::new(scalar)), ("cpu", Box::new(cpu))];
     let mut batch = Batch { wants_hidden: true, ..Batch::default() };
     push(&mut batch, 0, 0, &ids, 0);
     run(&mut *large, &batch);

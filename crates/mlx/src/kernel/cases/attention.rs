@@ -34,15 +34,6 @@ pub(super) fn merge(parts: &[f32], sums: &[f32], sinks: &[f32], [n_share, d]: [u
     out
 }
 
-/// A window as the kernel takes it.
-fn window_sizes(window: Window) -> [usize; 2] {
-    match window {
-        Window::Full => [0, 0],
-        Window::Sliding(n) => [1, n as usize],
-        Window::Chunked(n) => [2, n as usize],
-    }
-}
-
 /// Sequences whose keys and values are stored.
 struct Sequences {
     store: Store,
@@ -142,7 +133,7 @@ pub(super) fn paged(
     let sequences = sequences(random, [d, n_kv_head], lengths);
     let Asked { table, q, factors, sinks, want } =
         asked(random, &sequences, [d, n_head], [lengths, &vec![1; n_tok]], how);
-    let [kind, n_seen] = window_sizes(how.window);
+    let [kind, n_seen] = table::window_sizes(how.window);
     let instance = Instance::new("paged_attention", &[d as u32, group as u32], "half");
     let title = format!("{}, {lengths:?} tokens, {n_share} shares, {how:?}", instance.name());
     let inputs = vec![
@@ -175,7 +166,7 @@ pub(super) fn prompts(
     let Asked { table, q, factors, sinks, want } = asked(random, &sequences, [d, n_head], [&lengths, &n_toks], how);
     let (rows, positions) = sequences.rows(&lengths, &n_toks);
     let tiles = table::tiles(&rows[1..], 64 / group);
-    let [kind, n_seen] = window_sizes(how.window);
+    let [kind, n_seen] = table::window_sizes(how.window);
     let instance = Instance::new("prompt_attention", &[d as u32, group as u32, PAGE_TOKENS as u32], "half");
     let title = format!("{}, {n_toks:?} tokens of {lengths:?}, {how:?}", instance.name());
     let inputs = vec![
