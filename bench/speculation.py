@@ -8,7 +8,8 @@ One server drafts (`--draft mlxr-draft`, prompt lookup), the other does not (`--
 turns, under a cache salt of its own, so that its reading counts too. Processor time of the server's threads is read from
 /proc (Linux): what other programs do to the machine matters little. Texts must be the same, for the same seed: it is an
 error if they are not. Rows are prompts that the pair of models was trained on, others that repeat themselves, and free text on
-which the two disagree; each at temperature 0 and 0.8. `gain` is plain over drafted: 1.5 is half more tokens a second.
+which the two disagree; each at temperature 0 and 0.8. `gain` is plain over drafted: 1.5 is half more tokens a second. Requests
+for a single token tell what reading a prompt takes without drafts: `decoding` is the gain of what is left without that.
 With `--base` the second server is another program's with the same flags: before and after a change.
 """
 
@@ -97,9 +98,9 @@ class Server:
         self.process.wait(60)
 
 
-def reply(server, prompt, temperature, args, salt):
+def reply(server, prompt, temperature, max_tokens, salt):
     """Text, tokens and microseconds of processor time."""
-    body = {"model": "mlxr-small", "temperature": temperature, "seed": 7, "max_tokens": args.max_tokens, "cache_salt": salt}
+    body = {"model": "mlxr-small", "temperature": temperature, "seed": 7, "max_tokens": max_tokens, "cache_salt": salt}
     before = server.cpu_ns()
     if isinstance(prompt, str):
         answer = server.post("/v1/completions", {**body, "prompt": prompt})
@@ -128,27 +129,34 @@ def main():
     drafts = [*flags, "--draft", args.draft]
     drafted = Server(args.mlx_run, folder, drafts)
     plain = Server(args.base, folder, drafts) if args.base else Server(args.mlx_run, folder, [*flags, "--draft-max", 0])
-    print("| prompt | temperature | tokens | plain, us a token | drafted | gain | accepted of drafted |\n|---|---:|---:|---:|---:|---:|---:|")
+    print("| prompt | temperature | tokens | plain, us a token | drafted | gain | decoding | accepted of drafted |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     gains = {}
     for temperature in [0, 0.8]:
         for kind, name, prompt in chosen:
-            spent, counts = ([], []), drafted.counts()
+            spent, first, counts = ([], []), [], drafted.counts()
             for run in range(args.runs):
                 salt = f"{name} {temperature} {run}"
-                (text, n, ours), (text_plain, n_plain, theirs) = (reply(server, prompt, temperature, args, salt) for server in [drafted, plain])
-                if (text, n) != (text_plain, n_plain):
-                    sys.exit(f"{name}: {text} with drafts, {text_plain} without")
-                spent[0].append(ours / n)
-                spent[1].append(theirs / n)
+                found = [reply(server, prompt, temperature, args.max_tokens, salt) for server in [drafted, plain]]
+                if found[0][:2] != found[1][:2]:
+                    sys.exit(f"{name}: {found[0][0]} with drafts, {found[1][0]} without")
+                n = found[0][1]
+                for i, (_, _, took) in enumerate(found):
+                    spent[i].append(took)
+                first.append(reply(plain, prompt, temperature, 1, f"{salt}, one token")[2])
             ours, theirs = map(statistics.median, spent)
+            read = statistics.median(first)
+            gain, decoding = theirs / ours, (theirs - read) / max(ours - read, 1)
             n_draft, n_accepted = (after - before for after, before in zip(drafted.counts(), counts))
-            gains.setdefault(f"{kind} at {temperature}", []).append((theirs / ours, n))
+            gains.setdefault(f"{kind} at {temperature}", []).append((theirs, ours, read))
             accepted = f"{n_accepted / args.runs:.0f} of {n_draft / args.runs:.0f}"
-            print(f"| {kind}: {name} | {temperature} | {n} | {theirs:.0f} | {ours:.0f} | {theirs / ours:.2f} | {accepted} |", flush=True)
+            print(f"| {kind}: {name} | {temperature} | {n} | {theirs / n:.0f} | {ours / n:.0f} | {gain:.2f} | {decoding:.2f} | {accepted} |", flush=True)
+    print("\n| group | all tokens | decoding | least to most | median |\n|---|---:|---:|---:|---:|")
     for kind, found in gains.items():
-        only = [gain for gain, _ in found]
-        whole = sum(n for _, n in found) / sum(n / gain for gain, n in found)
-        print(f"{kind}: gain {whole:.2f} of all tokens, {min(only):.2f} to {max(only):.2f}, median {statistics.median(only):.2f}")
+        only = [theirs / ours for theirs, ours, _ in found]
+        theirs, ours, read = map(sum, zip(*found))
+        whole, decoding = theirs / ours, (theirs - read) / (ours - read)
+        print(f"| {kind} | {whole:.2f} | {decoding:.2f} | {min(only):.2f} to {max(only):.2f} | {statistics.median(only):.2f} |")
     drafted.stop()
     plain.stop()
 

@@ -231,6 +231,9 @@ pub trait Backend {
     /// Copies page `from` over page `to`, all layers.
     fn copy_page(&mut self, kv: &mut Self::Kv, from: u32, to: u32);
 
+    /// Copies keys and values of the token at `from` over those of the token at `to`, all layers: page and place in it.
+    fn copy_token(&mut self, kv: &mut Self::Kv, from: (u32, usize), to: (u32, usize));
+
     /// Appends the bytes of a page, all layers, to `out`. The layout is the backend's own.
     fn export_page(&self, kv: &Self::Kv, page: u32, out: &mut Vec<u8>);
 

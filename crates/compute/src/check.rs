@@ -154,6 +154,17 @@ pub fn check_slot(found: usize, expected: usize) -> Result<(), Error> {
     Err(Error::Size { tensor: "recurrent states".to_owned(), part: "slot", found, expected })
 }
 
+/// Whether two tokens, by page and place in it, lie in a store.
+pub fn check_places(spec: &KvSpec, from: (u32, usize), to: (u32, usize)) {
+    for (page, place) in [from, to] {
+        let (n_page, n_place) = (spec.n_page, spec.page_tokens);
+        assert!(
+            (page as usize) < n_page && place < n_place,
+            "place {place} of page {page}: {n_page} pages of {n_place}"
+        );
+    }
+}
+
 /// Whether the bytes of an exported page have this store's size.
 ///
 /// # Errors

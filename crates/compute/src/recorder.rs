@@ -433,6 +433,10 @@ impl<B: Backend> Backend for Recorder<B> {
         self.inner.copy_page(kv, from, to);
     }
 
+    fn copy_token(&mut self, kv: &mut B::Kv, from: (u32, usize), to: (u32, usize)) {
+        self.inner.copy_token(kv, from, to);
+    }
+
     fn export_page(&self, kv: &B::Kv, page: u32, out: &mut Vec<u8>) {
         self.inner.export_page(kv, page, out);
     }

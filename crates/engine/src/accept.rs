@@ -12,8 +12,15 @@ const PRIOR: f64 = 4.0;
 const ACCEPT: f64 = 0.7;
 /// How many tokens agree before a drafted one, at least, by class, and the acceptance that is supposed at first.
 pub(crate) const AGREE: [(usize, f64); 5] = [(0, 0.4), (GRAM, 0.6), (6, 0.75), (12, 0.85), (24, 0.9)];
-/// How sure a model is of a token, at least, by class, and the acceptance that is supposed at first.
-const SURE: [(f32, f64); 6] = [(0.0, 0.4), (0.5, 0.6), (0.7, 0.75), (0.85, 0.88), (0.95, 0.95), (0.99, 0.99)];
+/// How sure a model is of a token, at least, by class, and the acceptance that is supposed at first: as a probability, or
+/// where the token was drawn as the distance to where another would have been.
+const SURE: [(f32, f64); N_SURE] = [(0.0, 0.4), (0.5, 0.6), (0.7, 0.75), (0.85, 0.88), (0.95, 0.95), (0.99, 0.99)];
+const SURE_DRAWN: [(f32, f64); N_SURE] = [(0.0, 0.4), (0.02, 0.6), (0.05, 0.75), (0.1, 0.85), (0.2, 0.92), (0.3, 0.97)];
+const N_SURE: usize = 6;
+/// What a sequence's drafts may cost before they have saved anything, in steps: where they saved others something or none is
+/// known, and where they did not.
+const START: f64 = 2.0;
+const LESS: f64 = 0.5;
 
 /// The probability that a token of a sequence's drafts is accepted.
 #[derive(Debug, Clone, Copy)]
@@ -42,29 +49,69 @@ impl Default for Accept {
     }
 }
 
-/// How often tokens that were looked up are accepted, of all sequences: what a new one begins with.
-#[derive(Debug)]
-pub(crate) struct Lookups {
-    /// By [`AGREE`].
-    accept: [f64; AGREE.len()],
+/// How a sequence's tokens come about, and what drafts take for likely: what is known of drafts for one kind says little
+/// of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The likeliest token comes, and is drafted.
+    Greedy,
+    /// Tokens are drawn, the likeliest is drafted.
+    Likeliest,
+    /// Tokens are drawn, and drafted with the same random numbers.
+    Drawn,
 }
 
-impl Lookups {
+impl Kind {
+    /// Where the same random numbers draw nothing that is alike, as in another vocabulary.
+    pub fn without_draws(self) -> Kind {
+        if self == Kind::Drawn { Kind::Likeliest } else { self }
+    }
+}
+
+/// Kinds.
+pub(crate) const N_KIND: usize = 3;
+
+/// What drafts for other sequences showed: what a new one begins with.
+#[derive(Debug)]
+pub(crate) struct Others([Other; N_KIND]);
+
+/// Of one kind.
+#[derive(Debug, Clone, Copy)]
+struct Other {
+    /// How often tokens that were looked up are accepted, by [`AGREE`].
+    lookups: [f64; AGREE.len()],
+    /// Steps that drafts save a sequence, less what they cost.
+    saved: f64,
+    n_seq: u32,
+}
+
+impl Others {
     /// Nothing measured.
-    pub fn new() -> Lookups {
-        Lookups { accept: AGREE.map(|(_, accept)| accept) }
+    pub fn new() -> Others {
+        Others([Other { lookups: AGREE.map(|(_, accept)| accept), saved: 0.0, n_seq: 0 }; N_KIND])
     }
 
-    /// What is supposed of a new sequence.
-    pub fn supposed(&self) -> [Accept; AGREE.len()] {
-        self.accept.map(Accept::supposed)
+    /// How often tokens of a new sequence that are looked up are accepted, as is supposed.
+    pub fn lookups(&self, kind: Kind) -> [Accept; AGREE.len()] {
+        self.0[kind as usize].lookups.map(Accept::supposed)
     }
 
-    /// Learns from a sequence that ended.
-    pub fn learn(&mut self, by_agreement: &[Accept; AGREE.len()]) {
-        for (all, one) in self.accept.iter_mut().zip(by_agreement) {
+    /// Steps that a new sequence's drafts may cost before they have saved any.
+    pub fn start(&self, kind: Kind) -> f64 {
+        let other = &self.0[kind as usize];
+        if other.n_seq == 0 || other.saved > 0.0 { START } else { LESS }
+    }
+
+    /// Learns from a sequence that ended, for which drafts saved so many steps.
+    pub fn learn(&mut self, kind: Kind, lookups: &[Accept; AGREE.len()], saved: Option<f64>) {
+        let other = &mut self.0[kind as usize];
+        for (all, one) in other.lookups.iter_mut().zip(lookups) {
             let weight = 1.0 - (1.0 - WEIGHT_ALL).powi(one.n_learned.min(1 << 16) as i32);
             *all += weight * (one.mean - *all);
+        }
+        if let Some(saved) = saved {
+            other.n_seq = other.n_seq.saturating_add(1);
+            other.saved += WEIGHT.max(1.0 / f64::from(other.n_seq)) * (saved - other.saved);
         }
     }
 }
@@ -72,44 +119,57 @@ impl Lookups {
 /// How often tokens of which a model is so sure are accepted: a pair of models has one, since it says how they differ.
 #[derive(Debug)]
 pub(crate) struct Calibration {
-    /// By [`SURE`].
-    accept: [f64; SURE.len()],
+    kinds: [Calibrated; N_KIND],
+}
+
+/// Of one kind.
+#[derive(Debug)]
+struct Calibrated {
+    /// Classes of certainty.
+    classes: &'static [(f32, f64); N_SURE],
+    /// By class.
+    accept: [f64; N_SURE],
     mean: f64,
 }
 
 impl Calibration {
     /// Nothing measured.
     pub fn new() -> Calibration {
-        Calibration { accept: SURE.map(|(_, accept)| accept), mean: ACCEPT }
+        let classes = [&SURE, &SURE, &SURE_DRAWN];
+        let kinds = classes.map(|classes| Calibrated { classes, accept: classes.map(|(_, a)| a), mean: ACCEPT });
+        Calibration { kinds }
     }
 
     /// The probability that a token is accepted.
-    pub fn accept(&self, sure: f32) -> f64 {
-        self.accept[certainty(sure)]
+    pub fn accept(&self, kind: Kind, sure: f32) -> f64 {
+        let kind = &self.kinds[kind as usize];
+        kind.accept[kind.class(sure)]
     }
 
     /// The same of all tokens together.
-    pub fn mean(&self) -> f64 {
-        self.mean
+    pub fn mean(&self, kind: Kind) -> f64 {
+        self.kinds[kind as usize].mean
     }
 
     /// Learns whether a token was accepted.
-    pub fn learn(&mut self, sure: f32, is_accepted: bool) {
+    pub fn learn(&mut self, kind: Kind, sure: f32, is_accepted: bool) {
         let hit = f64::from(u8::from(is_accepted));
-        let accept = &mut self.accept[certainty(sure)];
+        let kind = &mut self.kinds[kind as usize];
+        let accept = &mut kind.accept[kind.class(sure)];
         *accept += WEIGHT * (hit - *accept);
-        self.mean += WEIGHT_ALL * (hit - self.mean);
+        kind.mean += WEIGHT_ALL * (hit - kind.mean);
+    }
+}
+
+impl Calibrated {
+    fn class(&self, sure: f32) -> usize {
+        self.classes.iter().rposition(|(least, _)| *least <= sure).unwrap_or(0)
     }
 }
 
 /// The class of [`AGREE`].
 pub(crate) fn agreement(agree: usize) -> usize {
     AGREE.iter().rposition(|(least, _)| *least <= agree).unwrap_or(0)
-}
-
-/// The class of [`SURE`].
-fn certainty(sure: f32) -> usize {
-    SURE.iter().rposition(|(least, _)| *least <= sure).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -120,10 +180,27 @@ mod tests {
     fn a_model_that_is_sure_is_right_more_often() {
         let mut calibration = Calibration::new();
         for i in 0..400 {
-            calibration.learn(0.3, i % 4 == 0);
-            calibration.learn(1.0, i % 50 != 0);
+            calibration.learn(Kind::Greedy, 0.3, i % 4 == 0);
+            calibration.learn(Kind::Greedy, 1.0, i % 50 != 0);
+            calibration.learn(Kind::Drawn, 1.0, false);
         }
-        let [unsure, sure] = [0.3, 1.0].map(|sure| calibration.accept(sure));
+        let [unsure, sure] = [0.3, 1.0].map(|sure| calibration.accept(Kind::Greedy, sure));
         assert!((0.1..0.5).contains(&unsure) && sure > 0.9, "{unsure} {sure}");
+        assert!(calibration.accept(Kind::Drawn, 1.0) < 0.1 && calibration.mean(Kind::Drawn) < 0.1);
+    }
+
+    #[test]
+    fn where_drafts_cost_others_more_than_they_saved_a_sequence_begins_with_less() {
+        let mut others = Others::new();
+        let unknown = others.start(Kind::Greedy);
+        let lookups = others.lookups(Kind::Greedy);
+        others.learn(Kind::Greedy, &lookups, None);
+        others.learn(Kind::Drawn, &lookups, Some(-1.0));
+        assert_eq!(
+            [Kind::Greedy, Kind::Likeliest, Kind::Drawn].map(|kind| others.start(kind)),
+            [unknown, unknown, LESS]
+        );
+        (0..20).for_each(|_| others.learn(Kind::Drawn, &lookups, Some(5.0)));
+        assert_eq!(others.start(Kind::Drawn), START);
     }
 }

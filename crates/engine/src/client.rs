@@ -3,11 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::accept::Lookups;
+use crate::accept::{Kind, Others};
 use crate::constraint::{Bound, ConstraintError, Progress};
 use crate::metrics::Metrics;
 use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
-use crate::sampler::{Logits, SampleError, Sampler, Scratch, likeliest, logprobs};
+use crate::sampler::{Logits, Rng, SampleError, Sampler, Scratch, likeliest, logprobs};
 use crate::share::ClientId;
 use crate::speculate::{Source, Speculator};
 use crate::{Logprob, PromptLogprob, SeqId, TokenId};
@@ -36,6 +36,8 @@ pub(crate) struct Client {
     /// The token that was looked up and not drafted, and how many tokens before it agreed.
     pub shadow: Option<(TokenId, usize)>,
     speculator: Option<Speculator>,
+    /// The sampler's random numbers, for the tokens of a draft.
+    ahead: Rng,
 }
 
 struct Times {
@@ -69,6 +71,7 @@ impl Client {
     pub fn new(request: &Request, sampler: Sampler, (sink, arrived): (Sink, Duration), n_vocab: usize) -> Client {
         Client {
             bound: request.grammar.as_ref().map(|grammar| Bound::new(grammar, n_vocab)),
+            ahead: sampler.ahead(),
             sampler,
             sink: Some(sink),
             max_tokens: request.max_tokens,
@@ -122,11 +125,20 @@ impl Client {
     }
 
     /// Its drafting, begun for a sequence of `n_token` tokens after what others showed.
-    pub fn speculate(&mut self, n_token: usize, others: &Lookups) -> &mut Speculator {
+    pub fn speculate(&mut self, n_token: usize, others: &Others) -> &mut Speculator {
         // Few answers are longer, and those may make it grow.
         const ANSWER: usize = 2048;
-        let max_tokens = self.max_tokens;
-        self.speculator.get_or_insert_with(|| Speculator::new(n_token + max_tokens.min(ANSWER), others))
+        let (kind, max_tokens) = (self.kind(), self.max_tokens);
+        self.speculator.get_or_insert_with(|| Speculator::new(n_token + max_tokens.min(ANSWER), kind, others))
+    }
+
+    /// How its tokens come about.
+    pub fn kind(&self) -> Kind {
+        match (self.sampler.is_greedy(), &self.bound) {
+            (true, _) => Kind::Greedy,
+            (false, Some(_)) => Kind::Likeliest,
+            (false, None) => Kind::Drawn,
+        }
     }
 
     /// Its drafting, if it was begun.
@@ -135,8 +147,8 @@ impl Client {
     }
 
     /// Seconds that a model's drafts saved, less what they cost.
-    pub fn saved(&self) -> f64 {
-        self.speculator.as_ref().map_or(0.0, Speculator::saved)
+    pub fn saved_by_model(&self) -> f64 {
+        self.speculator.as_ref().map_or(0.0, |speculator| speculator.account.saved_by_model())
     }
 
     /// Tells the sink how likely the token after the one at `at` was, if it is the prompt's and it has not heard of it.
@@ -179,11 +191,17 @@ impl Client {
         sampled.is_last || is_full || self.stop_tokens.contains(&sampled.token)
     }
 
-    /// The next token of a draft by a model with these logits, and how sure it is of that, as a probability.
+    /// A draft begins.
+    pub fn begin_draft(&mut self) {
+        self.ahead = self.sampler.ahead();
+    }
+
+    /// The next token of a draft by a model with these logits, and how sure it is of that, by [`Client::kind`].
     pub fn draft(&mut self, scratch: &mut Scratch, logits: &[f32]) -> (TokenId, f32) {
-        match &mut self.bound {
-            Some(bound) => bound.draft(logits),
-            None => likeliest(scratch, logits.into()),
+        match (&mut self.bound, self.sampler.is_greedy()) {
+            (Some(bound), _) => bound.draft(logits),
+            (None, true) => likeliest(scratch, logits.into()),
+            (None, false) => self.sampler.guess(&mut self.ahead, scratch, logits),
         }
     }
 
@@ -191,7 +209,7 @@ impl Client {
     pub fn take(&mut self, sampled: Sampled, now: Duration, metrics: &Metrics) -> Option<FinishReason> {
         let Sampled { token, logprob, top, is_last } = sampled;
         if let (Some((shadow, agree)), Some(speculator)) = (self.shadow.take(), &mut self.speculator) {
-            speculator.learn(Source::Lookup(agree), 1, usize::from(shadow == token));
+            speculator.compared(Source::Lookup(agree), 0, shadow == token);
         }
         match self.times.last_token.replace(now) {
             None => metrics.time_to_first_token_seconds.observe_time(now.saturating_sub(self.times.arrived)),

@@ -10,30 +10,29 @@
 //! How many tokens a row gets was planned; it drafts as long as another one is worth its time, and the rest is taken out
 //! of the batch again.
 
+mod follow;
+mod passes;
+
 use std::collections::HashMap;
 
-use crate::accept::Calibration;
+use self::passes::Pass;
+use crate::accept::{Calibration, Kind};
+use crate::account::By;
 use crate::client::Client;
 use crate::engine::{Clock, Draft, Reads};
-use crate::features::{Features, MANY};
+use crate::features::Features;
 use crate::reading::Reading;
 use crate::runner::PAGE_TOKENS;
 use crate::sampler::{Scratch, likeliest};
 use crate::schedule::Schedule;
 use crate::speculate::{Pair, Source};
-use crate::times::Least;
 use crate::translate::Translated;
 use crate::{Batch, PageId, Row, RunError, Runner, SeqId, TokenId, Want};
 
 /// See the module.
 pub(crate) struct DraftModel {
     pub runner: Box<dyn Runner>,
-    /// Where its vocabulary is another one.
-    translated: Option<Translated>,
-    /// Where it reads hidden states.
-    features: Option<Features>,
-    /// By row that is drafted for, the states that it gave in the last pass.
-    states: Vec<f32>,
+    reader: Reader,
     batch: Batch,
     reading: Reading,
     /// Rows of the large model's batch that are drafted for.
@@ -49,8 +48,24 @@ pub(crate) struct DraftModel {
     n_vocab_large: usize,
     /// A draft in the large model's tokens.
     back: Vec<TokenId>,
-    /// Of a pass.
-    pass: Least,
+}
+
+/// What it reads.
+enum Reader {
+    /// The large model's tokens, into pages of the same numbers.
+    Tokens,
+    /// Tokens of another vocabulary, into pages of its own.
+    Translated(Translated),
+    /// The large model's tokens and hidden states.
+    Hidden(Hidden),
+}
+
+/// Hidden states.
+struct Hidden {
+    /// The large model's.
+    features: Features,
+    /// By row that is drafted for, those that the draft model gave in the last pass.
+    states: Vec<f32>,
 }
 
 /// A row that is drafted for.
@@ -71,59 +86,62 @@ impl DraftModel {
     pub fn new(draft: Draft, n_vocab: usize) -> DraftModel {
         let Draft { runner, reads } = draft;
         let info = runner.info();
-        let (translated, features) = match reads {
-            Reads::Tokens => (None, None),
-            Reads::Translated(translate) => (Some(Translated::new(translate, info.n_page)), None),
-            Reads::Hidden => (None, Some(Features::new(info.d_model))),
+        let reader = match reads {
+            Reads::Tokens => Reader::Tokens,
+            Reads::Translated(translate) => Reader::Translated(Translated::new(translate, info.n_page)),
+            Reads::Hidden => Reader::Hidden(Hidden { features: Features::new(info.d_model), states: Vec::new() }),
         };
+        let is_translated = matches!(reader, Reader::Translated(_));
         DraftModel {
             runner,
             batch: Batch::default(),
-            reading: Reading::new(if translated.is_some() { 0 } else { info.n_page }),
+            reading: Reading::new(if is_translated { 0 } else { info.n_page }),
             rows: Vec::new(),
             sure: Vec::new(),
             calibration: Calibration::new(),
             scratch: Scratch::default(),
             n_ctx: info.n_ctx,
-            n_vocab: if translated.is_some() { info.n_vocab } else { n_vocab.min(info.n_vocab) },
+            n_vocab: if is_translated { info.n_vocab } else { n_vocab.min(info.n_vocab) },
             n_vocab_large: n_vocab,
             back: Vec::new(),
-            translated,
-            features,
-            states: Vec::new(),
-            pass: Least::default(),
+            reader,
         }
     }
 
     /// Whether its keys and values lie in pages of the large model's numbers.
     pub fn shares_pages(&self) -> bool {
-        self.translated.is_none()
+        !matches!(self.reader, Reader::Translated(_))
     }
 
     /// Whether it wants [`Runner::hidden`] of the large model.
     pub fn reads_hidden(&self) -> bool {
-        self.features.is_some()
+        matches!(self.reader, Reader::Hidden(_))
     }
 
     /// Seconds that a drafted token takes, by measure; 0 before there is one.
     pub fn pass_seconds(&self) -> f64 {
-        self.pass.seconds
+        self.reading.pass_seconds()
     }
 
     /// What is known of drafts for a sequence of `n_token` tokens.
-    pub fn pair(&self, id: SeqId, n_token: usize) -> Pair {
+    pub fn pair(&self, id: SeqId, n_token: usize, kind: Kind) -> Pair {
         let own = self.reading.known(id);
-        let n_unread = match (&self.translated, &self.features) {
-            (Some(translated), _) => translated.n_unread(id, n_token),
-            (_, Some(features)) => features.tokens(id).len(),
-            _ => n_token - own.map_or(0, |own| own.n_stored.min(n_token)),
+        let n_unread = match &self.reader {
+            Reader::Translated(translated) => translated.n_unread(id, n_token),
+            Reader::Hidden(hidden) => hidden.features.tokens(id).len(),
+            Reader::Tokens => n_token - own.map_or(0, |own| own.n_stored.min(n_token)),
         };
         Pair {
-            accept: self.calibration.mean(),
+            accept: self.calibration.mean(self.kind(kind)),
             is_tried: own.is_none_or(|own| own.follows),
             // The pass that drafts the first token reads the last one, or two, in any case.
             unread_seconds: if n_unread > 2 { self.reading.seconds(n_unread) } else { 0.0 },
         }
+    }
+
+    /// How it drafts for a sequence of a kind: in another vocabulary nothing is drawn with the same random numbers.
+    fn kind(&self, kind: Kind) -> Kind {
+        if self.shares_pages() { kind } else { kind.without_draws() }
     }
 
     /// Copies page `from` over page `to`, if it has the large model's.
@@ -161,35 +179,31 @@ impl DraftModel {
         self.rows.clear();
         self.rows.extend(rows.map(|(row, _)| Drafted { row, n_tok: 0, power: 1.0, goes_on: true, at: 0 }));
         self.sure.clear();
-        let used_before = self.translated.as_ref().map_or(0, Translated::now);
-        for pass in 0.. {
+        for at in 0.. {
             let since = clock();
-            match (&self.translated, &self.features) {
-                (Some(_), _) => self.begin_translated(pass, batch, schedule, used_before),
-                (_, Some(_)) => self.begin_hidden(pass, batch, schedule),
-                _ => self.begin_pass(pass, batch, schedule),
-            }
+            let DraftModel { reader, rows, batch: plan, reading, n_ctx, .. } = self;
+            let mut pass = Pass { at, batch, schedule, clients, plan, reading };
+            reader.begin(&mut pass, rows, *n_ctx);
             if self.batch.rows.is_empty() {
                 break;
             }
             self.runner.submit(&self.batch)?;
-            self.end_pass(pass, batch, clients)?;
+            self.end_pass(at, batch, clients)?;
             let took = clock().saturating_sub(since);
-            // A pass that catches up with a sequence says nothing of others, and is paid for as it was.
+            // A pass that catches up with a sequence says nothing of others, and is paid for by what it read: how long it took
+            // may be another program's doing.
             if self.batch.tokens.len() <= 2 * self.batch.rows.len() {
-                self.pass.learn(took);
+                self.reading.passed(took);
             } else {
-                let each = (took.as_secs_f64() - self.pass.seconds).max(0.0) / self.batch.rows.len() as f64;
                 for row in &self.batch.rows {
+                    let each = self.reading.seconds(row.tokens.1 - row.tokens.0 - 1);
                     if let Some(speculator) = clients.get_mut(&row.seq).and_then(Client::speculator) {
-                        speculator.spend(each);
+                        speculator.account.spend(By::Model, each);
                     }
                 }
             }
         }
-        if self.translated.is_some() {
-            self.translate_back(batch, clients);
-        }
+        self.translate_back(batch, clients);
         self.cut(batch);
         for row in batch.rows.iter().filter(|row| row.want == Want::All) {
             if let Some(bound) = clients.get_mut(&row.seq).and_then(|client| client.bound.as_mut()) {
@@ -200,92 +214,14 @@ impl DraftModel {
         Ok(())
     }
 
-    /// Makes the batch of a pass: what is not stored of each sequence, in the first one, else the token drafted last.
-    fn begin_pass(&mut self, pass: usize, batch: &Batch, schedule: &Schedule) {
-        self.batch.clear();
-        for drafted in &mut self.rows {
-            let row = &batch.rows[drafted.row];
-            drafted.goes_on &= pass + 1 < row.tokens.1 - row.tokens.0;
-            if !drafted.goes_on {
-                continue;
-            }
-            let all = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
-            let pages = &batch.pages[row.pages.0..row.pages.1];
-            let own = self.reading.own(row.seq, (row.start, all.len()), pages);
-            let from = own.n_stored.min(row.start + pass);
-            let tokens = match pass {
-                0 => &all[from..=row.start],
-                _ => &batch.tokens[row.tokens.0 + pass..][..1],
-            };
-            push(&mut self.batch, row, from, (tokens, pages), Want::Last);
-            own.n_stored = row.start + pass + 1;
-            self.reading.wrote((from, row.start + pass + 1), row.start + pass + 1, pages);
-        }
-    }
-
-    /// As `begin_pass`, in the draft model's tokens, which stand in the places of the batch until they are translated.
-    fn begin_translated(&mut self, pass: usize, batch: &Batch, schedule: &Schedule, used_before: u64) {
-        self.batch.clear();
-        let translated = self.translated.as_mut().expect("the caller has looked");
-        for drafted in &mut self.rows {
-            let row = &batch.rows[drafted.row];
-            let n_draft = row.tokens.1 - row.tokens.0 - 1;
-            drafted.goes_on &= pass < n_draft;
-            if !drafted.goes_on {
-                continue;
-            }
-            let tokens = &schedule.running(row.seq).expect("a planned sequence runs").tokens[..=row.start];
-            let part = match pass {
-                0 => translated.part(row.seq, tokens, (n_draft, self.n_ctx), used_before),
-                _ => Some(translated.next(row.seq, batch.tokens[row.tokens.0 + pass])),
-            };
-            drafted.goes_on = part.is_some();
-            if let Some(part) = part {
-                push(&mut self.batch, row, part.start, (part.tokens, part.pages), Want::Last);
-            }
-        }
-    }
-
-    /// As `begin_pass`, with the large model's states; in later passes with those that this one gave in the one before.
-    fn begin_hidden(&mut self, pass: usize, batch: &Batch, schedule: &Schedule) {
-        self.batch.clear();
-        self.batch.wants_hidden = true;
-        let features = self.features.as_mut().expect("the caller has looked");
-        let d_model = features.d_model();
-        self.states.resize(self.rows.len() * d_model, 0.0);
-        for (i, drafted) in self.rows.iter_mut().enumerate() {
-            let row = &batch.rows[drafted.row];
-            drafted.goes_on &= pass + 1 < row.tokens.1 - row.tokens.0;
-            let all = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
-            let pages = &batch.pages[row.pages.0..row.pages.1];
-            let kept = features.tokens(row.seq);
-            let own = self.reading.own(row.seq, (row.start, all.len()), pages);
-            let place = if pass == 0 { own.n_stored.max(kept.start) } else { row.start + pass - 1 };
-            // Without the state of the token before there is nothing to begin with.
-            drafted.goes_on &= pass > 0 || kept.end == row.start && place < row.start;
-            if !drafted.goes_on {
-                continue;
-            }
-            let (tokens, states) = match pass {
-                0 => (&all[place + 1..=row.start], features.of(row.seq, place..row.start)),
-                _ => (&batch.tokens[row.tokens.0 + pass..][..1], &self.states[i * d_model..][..d_model]),
-            };
-            drafted.at = self.batch.rows.len();
-            self.batch.features.extend_from_slice(states);
-            push(&mut self.batch, row, place, (tokens, pages), Want::Last);
-            own.n_stored = row.start;
-            features.forget_before(row.seq, row.start);
-            self.reading.wrote((place, place + tokens.len()), row.start, pages);
-        }
-    }
-
-    /// Translates what was drafted.
+    /// Translates what was drafted in another vocabulary.
     fn translate_back(&mut self, batch: &mut Batch, clients: &mut HashMap<SeqId, Client>) {
-        let DraftModel { translated, rows, back, n_vocab_large, .. } = self;
+        let DraftModel { reader, rows, back, n_vocab_large, .. } = self;
+        let Reader::Translated(translated) = reader else { return };
         for drafted in rows {
             let row = &batch.rows[drafted.row];
             let places = &mut batch.tokens[row.tokens.0 + 1..row.tokens.1];
-            translated.as_ref().expect("the caller has looked").to_model(&places[..drafted.n_tok], back);
+            translated.to_model(&places[..drafted.n_tok], back);
             let n_known = back.iter().take_while(|token| (**token as usize) < *n_vocab_large).count();
             back.truncate(n_known.min(places.len()));
             if let Some(bound) = clients.get_mut(&row.seq).and_then(|client| client.bound.as_mut()) {
@@ -303,35 +239,37 @@ impl DraftModel {
         batch: &mut Batch,
         clients: &mut HashMap<SeqId, Client>,
     ) -> Result<(), RunError> {
-        let DraftModel { runner, rows, sure, calibration, scratch, n_vocab, translated, features, states, .. } = self;
+        let is_translated = !self.shares_pages();
+        let DraftModel { runner, rows, sure, calibration, scratch, n_vocab, reader, .. } = self;
         let outputs = runner.wait()?;
         let logits = outputs.data.chunks_exact(outputs.n_vocab.max(1));
         for (drafted, logits) in rows.iter_mut().filter(|drafted| drafted.goes_on).zip(logits) {
             let row = &batch.rows[drafted.row];
             let client = clients.get_mut(&row.seq).expect("each sequence has a client");
             let logits = &logits[..*n_vocab];
-            let (token, probability) = match translated {
-                None => client.draft(scratch, logits),
-                Some(_) => likeliest(scratch, logits.into()),
+            let (token, sureness) = match is_translated {
+                false => client.draft(scratch, logits),
+                true => likeliest(scratch, logits.into()),
             };
             batch.tokens[row.tokens.0 + 1 + pass] = token;
+            let kind = if is_translated { client.kind().without_draws() } else { client.kind() };
             let speculator = client.speculator().expect("a draft was proposed");
             speculator.drafted();
             let worth = speculator.worth;
             // In a sequence in which it is wrong more often than in others, it is so however sure it is.
-            let trust = (speculator.accept() / calibration.mean().max(f64::MIN_POSITIVE)).min(1.0);
-            let power = drafted.power * trust * calibration.accept(probability);
+            let trust = (speculator.accept() / calibration.mean(kind).max(f64::MIN_POSITIVE)).min(1.0);
+            let power = drafted.power * trust * calibration.accept(kind, sureness);
             // The first one is verified in any case: how often a model that is not sure is right is learned by that.
             if pass == 0 || power >= worth.verify {
-                sure.push((row.seq, probability));
+                sure.push((row.seq, sureness));
                 (drafted.n_tok, drafted.power) = (pass + 1, power);
                 drafted.goes_on = power * speculator.accept() >= worth.draft;
             } else {
                 drafted.goes_on = false;
             }
         }
-        if let Some(d_model) = features.as_ref().map(Features::d_model) {
-            let hidden = runner.hidden();
+        if let Reader::Hidden(Hidden { features, states }) = reader {
+            let (d_model, hidden) = (features.d_model(), runner.hidden());
             for (drafted, state) in rows.iter().zip(states.chunks_exact_mut(d_model)).filter(|(row, _)| row.goes_on) {
                 let last = self.batch.rows[drafted.at].tokens.1 - 1;
                 state.copy_from_slice(&hidden[last * d_model..][..d_model]);
@@ -361,85 +299,20 @@ impl DraftModel {
     }
 
     /// Learns that the first `n_accepted` drafted tokens of a row were accepted, and that the next, if there is one, was not.
-    pub fn learn(&mut self, id: SeqId, n_accepted: usize) {
+    pub fn learn(&mut self, id: SeqId, kind: Kind, n_accepted: usize) {
+        let kind = self.kind(kind);
         let sure = self.sure.iter().filter(|(of, _)| *of == id).map(|(_, sure)| *sure);
         for (i, sure) in sure.take(n_accepted + 1).enumerate() {
-            self.calibration.learn(sure, i < n_accepted);
+            self.calibration.learn(kind, sure, i < n_accepted);
         }
     }
 
     /// Keeps the large model's states of a batch's tokens, as many of each row as count.
     pub fn keep(&mut self, batch: &Batch, n_kept: &[usize], hidden: &[f32]) {
-        let Some(features) = &mut self.features else { return };
+        let Reader::Hidden(Hidden { features, .. }) = &mut self.reader else { return };
         let d_model = features.d_model();
         for (row, n_kept) in batch.rows.iter().zip(n_kept) {
             features.take(row.seq, row.start, &hidden[row.tokens.0 * d_model..][..n_kept * d_model]);
-        }
-    }
-
-    /// Reads the prompt chunks of a batch.
-    pub fn follow(&mut self, batch: &Batch, schedule: &Schedule, clock: &Clock) -> Result<(), RunError> {
-        self.batch.clear();
-        if self.features.is_some() {
-            self.follow_hidden(batch, schedule);
-        } else {
-            self.follow_tokens(batch, schedule);
-        }
-        if !self.batch.rows.is_empty() {
-            let since = clock();
-            self.runner.submit(&self.batch)?;
-            self.runner.wait()?;
-            self.reading.took(self.batch.tokens.len(), clock().saturating_sub(since));
-        }
-        Ok(())
-    }
-
-    /// Plans to read prompt chunks with the states that are kept. Replies are read when a draft is made.
-    fn follow_hidden(&mut self, batch: &Batch, schedule: &Schedule) {
-        let DraftModel { batch: plan, reading, features, n_ctx, .. } = self;
-        let features = features.as_mut().expect("the caller has looked");
-        for row in &batch.rows {
-            let all = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
-            let pages = &batch.pages[row.pages.0..row.pages.1];
-            let own = reading.own(row.seq, (row.start, all.len()), pages);
-            let kept = features.tokens(row.seq);
-            let (from, to) = (own.n_stored.max(kept.start), kept.end.min(all.len() - 1));
-            let is_prompt = schedule.n_draft(row) == 0 && row.tokens.1 - row.tokens.0 > 1;
-            if from < to && to <= *n_ctx && own.follows && is_prompt {
-                plan.features.extend_from_slice(features.of(row.seq, from..to));
-                push(plan, row, from, (&all[from + 1..=to], pages), Want::Nothing);
-                own.n_stored = to;
-            }
-            // The last one belongs to a token that is not known yet.
-            let n_stored = own.n_stored;
-            features.forget_before(row.seq, n_stored.max(kept.end.saturating_sub(MANY)));
-            reading.wrote((from.min(row.start), row.start + row.tokens.1 - row.tokens.0), n_stored, pages);
-        }
-    }
-
-    /// Plans to read prompt chunks.
-    fn follow_tokens(&mut self, batch: &Batch, schedule: &Schedule) {
-        let used_before = self.translated.as_ref().map_or(0, Translated::now);
-        for row in &batch.rows {
-            let end = row.start + row.tokens.1 - row.tokens.0;
-            let all = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
-            let pages = &batch.pages[row.pages.0..row.pages.1];
-            let own = self.reading.own(row.seq, (row.start, all.len()), pages);
-            let is_read = own.follows && schedule.n_draft(row) == 0 && end - row.start > 1 && end <= self.n_ctx;
-            if let Some(translated) = &mut self.translated {
-                let part = is_read.then(|| translated.settled(row.seq, &all[..end], self.n_ctx, used_before));
-                if let Some(part) = part.flatten() {
-                    push(&mut self.batch, row, part.start, (part.tokens, part.pages), Want::Nothing);
-                }
-                continue;
-            }
-            let from = own.n_stored.min(row.start);
-            if is_read {
-                push(&mut self.batch, row, from, (&all[from..end], pages), Want::Nothing);
-                own.n_stored = end;
-            }
-            let n_stored = own.n_stored;
-            self.reading.wrote((if is_read { from } else { row.start }, end), n_stored, pages);
         }
     }
 
@@ -449,17 +322,17 @@ impl DraftModel {
     }
 
     /// Forgets a sequence, for which drafts saved so many seconds.
-    pub fn forget(&mut self, id: SeqId, saved: f64) {
-        self.reading.forget(id, saved);
-        if let Some(features) = &mut self.features {
-            features.forget(id);
-        }
-        if let Some(translated) = &mut self.translated {
-            translated.forget(id);
+    pub fn forget(&mut self, (id, kind): (SeqId, Kind), saved: f64) {
+        self.reading.forget((id, kind), saved);
+        match &mut self.reader {
+            Reader::Tokens => {}
+            Reader::Translated(translated) => translated.forget(id),
+            Reader::Hidden(hidden) => hidden.features.forget(id),
         }
     }
 }
 
+/// Appends a row to a draft model's batch.
 fn push(batch: &mut Batch, row: &Row, start: usize, (tokens, pages): (&[TokenId], &[PageId]), want: Want) {
     let (first_token, first_page) = (batch.tokens.len(), batch.pages.len());
     batch.tokens.extend_from_slice(tokens);

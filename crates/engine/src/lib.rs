@@ -13,12 +13,14 @@
 //! metrics   what is counted                          sampling  tokens of a step
 //! constraint what a sequence may say                 propose   the draft of a sequence
 //! translate a draft model's own tokens              reading   what a draft model has read
-//! accept    how often drafts are right                features  hidden states that a draft model reads
+//! accept    how often drafts are right                account   what drafts may cost
+//! features  hidden states that a draft model reads
 //! ```
 //! GLOSSARY: a *sequence* is a request's tokens; a *step* computes a *batch* of *rows*, one a sequence; a *page* holds the
 //! keys and values of 16 tokens; a *prefix* is whole pages of tokens from a sequence's start.
 
 mod accept;
+mod account;
 mod client;
 pub mod constraint;
 pub mod disk;

@@ -1,7 +1,7 @@
 //! The draft of a sequence: what its grammar forces, else what followed the last time or what a model will say, whichever
 //! promises more.
 
-use crate::accept::Lookups;
+use crate::accept::Others;
 use crate::client::Client;
 use crate::draft::DraftModel;
 use crate::speculate::{Costs, Length, MAX_LOOKUP, MAX_MODEL, Source};
@@ -14,8 +14,8 @@ pub(crate) struct Means<'a> {
     pub id: SeqId,
     /// A model that drafts.
     pub model: Option<&'a DraftModel>,
-    /// What lookups of other sequences showed.
-    pub lookups: &'a Lookups,
+    /// What drafts for other sequences showed.
+    pub others: &'a Others,
     /// Steps that only generate.
     pub times: &'a StepTimes,
     /// Whether after a rejected token a step goes to computing those before it again.
@@ -45,25 +45,30 @@ pub(crate) fn propose(client: &mut Client, tokens: &[TokenId], means: &Means<'_>
         }
     }
     let costs = |each| Costs { times, n_decode, n_tok, each, rewinds };
-    let agree = client.speculate(tokens.len(), means.lookups).lookup.find(tokens, MAX_LOOKUP.min(room), out);
+    let agree = client.speculate(tokens.len(), means.others).lookup.find(tokens, MAX_LOOKUP.min(room), out);
     if let Some(bound) = &mut client.bound {
         bound.trim(out);
     }
+    let kind = client.kind();
     let speculator = client.speculator().expect("it was just begun");
-    let looked_up = speculator.looked_up(agree, &costs(0.0), out.len());
+    let own = costs(0.0);
+    speculator.step(&own);
+    let looked_up = speculator.looked_up(agree, &own, out.len());
     let modelled = means.model.map(|model| {
         let room = room.min(MAX_MODEL).min(model.room(tokens.len()));
-        let pair = model.pair(means.id, tokens.len());
+        let pair = model.pair(means.id, tokens.len(), kind);
         (speculator.modelled(&pair, &costs(model.pass_seconds()), room), room)
     });
     let is_better = |length: &Length| length.n_tok > 0 && (looked_up.n_tok == 0 || length.rate > looked_up.rate);
     if let Some((length, room)) = modelled.filter(|(length, ..)| is_better(length)) {
-        let n = speculator.begin(length, room);
+        let n = speculator.begin_model(&length, room);
+        client.begin_draft();
         client.shadow = out.first().map(|token| (*token, agree));
         out.clear();
         out.resize(n, 0);
         client.source = Some(Source::Model);
     } else {
+        speculator.begin_lookup(&looked_up);
         client.shadow = out.first().filter(|_| looked_up.n_tok == 0).map(|token| (*token, agree));
         out.truncate(looked_up.n_tok);
         client.source = (looked_up.n_tok > 0).then_some(Source::Lookup(agree));

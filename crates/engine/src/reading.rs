@@ -1,12 +1,13 @@
 //! What a draft model has read of each sequence, and of which it reads the prompt.
 //!
 //! Reading a prompt takes a part of the time that the large model takes for it, and is lost where no draft pays. A sequence
-//! is read along if it is short, or where the last ones have saved more than it costs to read it; where they have not, one of ever more is,
-//! to see whether that has changed. What was not read is read before something is drafted, if an account covers that.
+//! is read along where the last ones of its kind have saved more than it costs to read it; where they have not, one of ever
+//! more is, to see whether that has changed. What was not read is read before something is drafted, if an account covers that.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::accept::{Kind, N_KIND};
 use crate::runner::PAGE_TOKENS;
 use crate::times::Least;
 use crate::{PageId, SeqId};
@@ -16,8 +17,6 @@ const FIRST: u32 = 2;
 /// Sequences that are not read before one is, at first and at most.
 const LEAST_PAUSE: u32 = 2;
 const MAX_PAUSE: u32 = 8;
-/// Prompts of no more tokens are read in any case: that takes a step or two, and a reply may be worth many.
-const SHORT: usize = 64;
 /// Weight of what a sequence saved.
 const WEIGHT: f64 = 0.1;
 /// Tokens of a pass that tells how long reading takes.
@@ -29,9 +28,13 @@ pub(crate) struct Reading {
     own: HashMap<SeqId, Own>,
     /// By page of the large model: whether keys and values of all its tokens are stored.
     whole: Vec<bool>,
-    record: Record,
-    /// Of a token that is read.
+    /// By kind.
+    records: [Record; N_KIND],
+    /// Of a token that is read with others, and of one alone.
     token: Least,
+    pass: Least,
+    /// Whether the model was used before.
+    is_warm: bool,
 }
 
 /// What was read of a sequence.
@@ -60,13 +63,14 @@ impl Reading {
     }
 
     /// A sequence of `n_token` tokens of which those before `start` lie in `pages`. Decides about one that is new.
-    pub fn own(&mut self, id: SeqId, (start, n_token): (usize, usize), pages: &[PageId]) -> &mut Own {
-        let Reading { own, whole, record, token } = self;
+    pub fn own(&mut self, (id, kind): (SeqId, Kind), (start, n_token): (usize, usize), pages: &[PageId]) -> &mut Own {
+        let each = self.token_seconds();
+        let Reading { own, whole, records, .. } = self;
         own.entry(id).or_insert_with(|| {
             let is_whole = |page: &&PageId| whole.get(page.0 as usize).copied().unwrap_or(false);
             let n_stored = (pages.iter().take_while(is_whole).count() * PAGE_TOKENS).min(start);
             let n_unread = n_token - n_stored.min(n_token);
-            let follows = n_unread <= SHORT || record.follows(n_unread as f64 * token.seconds);
+            let follows = records[kind as usize].follows(n_unread as f64 * each);
             Own { n_stored, follows }
         })
     }
@@ -76,14 +80,32 @@ impl Reading {
         self.own.get(&id).copied()
     }
 
-    /// Seconds to read `n` tokens.
+    /// Seconds to read `n` tokens, of which each takes no more than a pass of one.
     pub fn seconds(&self, n: usize) -> f64 {
-        n as f64 * self.token.seconds
+        n as f64 * self.token_seconds()
     }
 
-    /// Learns how long reading `n_tok` tokens took.
+    fn token_seconds(&self) -> f64 {
+        match (self.token.seconds, self.pass.seconds) {
+            (token, pass) if token > 0.0 && pass > 0.0 => token.min(pass),
+            (token, pass) => token.max(pass),
+        }
+    }
+
+    /// Seconds of a pass of a token; 0 before there is one.
+    pub fn pass_seconds(&self) -> f64 {
+        self.pass.seconds
+    }
+
+    /// Learns how long a pass of a token took.
+    pub fn passed(&mut self, took: Duration) {
+        self.pass.learn(took);
+    }
+
+    /// Learns how long reading `n_tok` tokens took. The first time says nothing: weights are read from the disk, and memory is
+    /// taken. It took fifty times as long as others, so that prompts seemed too dear to be read ever again.
     pub fn took(&mut self, n_tok: usize, took: Duration) {
-        if n_tok >= ENOUGH {
+        if std::mem::replace(&mut self.is_warm, true) && n_tok >= ENOUGH {
             self.token.learn(took / n_tok as u32);
         }
     }
@@ -117,9 +139,9 @@ impl Reading {
     }
 
     /// Forgets a sequence, for which drafts saved so many seconds.
-    pub fn forget(&mut self, id: SeqId, saved: f64) {
+    pub fn forget(&mut self, (id, kind): (SeqId, Kind), saved: f64) {
         if self.own.remove(&id).is_some_and(|own| own.follows) {
-            self.record.learn(saved);
+            self.records[kind as usize].learn(saved);
         }
     }
 }
@@ -155,20 +177,23 @@ impl Record {
 mod tests {
     use super::*;
 
+    const KIND: Kind = Kind::Greedy;
+
     #[test]
     fn sequences_are_read_while_that_pays_and_tried_ever_more_rarely_where_it_does_not() {
         let read = |n_token: usize, saved: f64, n: u64| {
             let mut reading = Reading::new(8);
+            reading.took(100, Duration::from_secs(10));
             reading.took(100, Duration::from_millis(100));
             let follows = |i| {
-                let follows = reading.own(SeqId(i), (0, n_token), &[]).follows;
-                reading.forget(SeqId(i), saved);
+                let follows = reading.own((SeqId(i), KIND), (0, n_token), &[]).follows;
+                reading.forget((SeqId(i), KIND), saved);
                 usize::from(follows)
             };
             (0..n).map(follows).sum::<usize>()
         };
         // Reading takes 200 ms each.
-        assert_eq!((read(200, 0.3, 200), read(SHORT, -0.01, 200)), (200, 200));
+        assert_eq!((read(200, 0.3, 200), read(20, 0.03, 200)), (200, 200));
         let tried = read(200, -0.01, 200);
         assert!((15..30).contains(&tried), "{tried} of 200");
     }
@@ -178,15 +203,15 @@ mod tests {
         let mut reading = Reading::new(8);
         let pages: Vec<PageId> = (0..4).map(PageId).collect();
         reading.wrote((0, 40), 40, &pages);
-        assert_eq!(reading.own(SeqId(1), (40, 41), &pages).n_stored, 32);
+        assert_eq!(reading.own((SeqId(1), KIND), (40, 41), &pages).n_stored, 32);
         // The large model went on alone, and came to the end of the third page.
         reading.wrote((40, 50), 40, &pages);
         reading.copied(PageId(1), PageId(6));
-        assert_eq!(reading.own(SeqId(2), (48, 60), &pages).n_stored, 32);
-        assert_eq!(reading.own(SeqId(3), (48, 60), &[PageId(0), PageId(6), PageId(2)]).n_stored, 32);
+        assert_eq!(reading.own((SeqId(2), KIND), (48, 60), &pages).n_stored, 32);
+        assert_eq!(reading.own((SeqId(3), KIND), (48, 60), &[PageId(0), PageId(6), PageId(2)]).n_stored, 32);
         // Another sequence took the first page.
         reading.wrote((0, 5), 0, &pages);
-        assert_eq!(reading.own(SeqId(4), (48, 60), &pages).n_stored, 0);
+        assert_eq!(reading.own((SeqId(4), KIND), (48, 60), &pages).n_stored, 0);
         reading.verified(SeqId(1), 7);
         assert_eq!(reading.known(SeqId(1)).map(|own| own.n_stored), Some(7));
     }

@@ -7,10 +7,8 @@
 //! What a lookup finds is compared with what comes also when it is not drafted. What a grammar forces is drafted as far as
 //! there is room: its tokens must be computed in any case.
 //!
-//! What a model drafts for a sequence is paid from an account: accepted tokens earn the time of the steps that they save,
-//! drafts cost theirs, and no draft is made that the account does not cover. It begins with the time of a few steps and
-//! grows by a hundredth of each, which bounds what drafts can cost a sequence, whatever acceptance was measured. Where
-//! drafts stopped to pay, two tokens are drafted from time to time, to see whether that has changed.
+//! Drafts are paid from an account ([`Account`]), which bounds what they can cost a sequence. Where a model's drafts stopped
+//! to pay, two tokens are drafted from time to time, to see whether that has changed.
 //!
 //! A model knows how sure it is of each token: it drafts as long as one more is worth its time ([`Worth`]), which is what
 //! all tokens so far gain a second.
@@ -19,7 +17,8 @@
 //! as it agrees with that. This accepts a drafted token with the probability that the model gives it, which for drafts
 //! that are not themselves random is the optimum of speculative sampling (Leviathan et al., arXiv:2211.17192).
 
-use crate::accept::{AGREE, Accept, Lookups, agreement};
+use crate::accept::{AGREE, Accept, Kind, Others, agreement};
+use crate::account::{Account, By};
 use crate::lookup::Lookup;
 use crate::times::StepTimes;
 
@@ -34,10 +33,6 @@ const PROBE_PERIOD: u32 = 64;
 const MAX_DOUBLINGS: u32 = 5;
 /// Tokens of such a draft: the second one tells what drafting takes.
 const AGAIN: usize = 2;
-/// What a sequence's account begins with, may hold at most, and grows by with each step: in steps without drafts.
-const START: f64 = 2.0;
-const CAP: f64 = 8.0;
-const INCOME: f64 = 0.01;
 /// Drafting must promise this much more tokens a second.
 const WORTH: f64 = 1.03;
 
@@ -61,19 +56,15 @@ pub(crate) struct Speculator {
     by_agreement: [Accept; AGREE.len()],
     /// `None`: nothing was measured of this sequence.
     by_model: Option<Accept>,
-    /// Seconds that a model's drafts may cost; `None` before the first.
-    account: Option<f64>,
-    /// Seconds that they have saved, less what they cost.
-    saved: f64,
+    pub account: Account,
+    /// Of the draft that is being made.
     prices: Prices,
-    /// Tokens of a draft that the account covers.
-    n_covered: usize,
     n_without: u32,
     n_doubling: u32,
 }
 
 /// What a draft costs and brings a sequence, in seconds.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Prices {
     /// To draft a token.
     draft: f64,
@@ -113,7 +104,19 @@ impl Costs<'_> {
     fn prices(&self, n_tok: usize) -> Prices {
         let seconds = |n_tok| self.times.tried(n_tok).unwrap_or(0.0);
         let verify = (seconds(self.n_tok + n_tok) - seconds(self.n_tok)).max(0.0) / n_tok as f64;
-        Prices { draft: self.each, verify, step: seconds(self.n_decode) / self.n_decode.max(1) as f64 }
+        Prices { draft: self.each, verify, step: self.step() }
+    }
+
+    /// Seconds of a step without drafts, for one sequence.
+    fn step(&self) -> f64 {
+        self.times.tried(self.n_decode).unwrap_or(0.0) / self.n_decode.max(1) as f64
+    }
+}
+
+impl Prices {
+    /// Tokens of a draft that so many seconds pay for.
+    fn covered(&self, seconds: f64) -> usize {
+        (seconds / (self.draft + self.verify)).max(0.0) as usize
     }
 }
 
@@ -130,68 +133,82 @@ pub(crate) struct Worth {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Length {
     pub n_tok: usize,
-    /// Tokens a second that it promises, of all sequences.
+    /// Tokens a second that it promises, of all sequences; 0 where it is made to measure what steps take.
     pub rate: f64,
+    prices: Prices,
+    /// Tokens that the account covers.
+    n_covered: usize,
 }
 
 /// No draft.
-const NONE: Length = Length { n_tok: 0, rate: 0.0 };
+const NONE: Length =
+    Length { n_tok: 0, rate: 0.0, prices: Prices { draft: 0.0, verify: 0.0, step: 0.0 }, n_covered: 0 };
 
 impl Speculator {
-    /// For a sequence of about `n_token` tokens, after what lookups of others showed.
-    pub fn new(n_token: usize, others: &Lookups) -> Speculator {
+    /// For a sequence of about `n_token` tokens, after what others showed.
+    pub fn new(n_token: usize, kind: Kind, others: &Others) -> Speculator {
         Speculator {
             lookup: Lookup::new(n_token),
             worth: Worth::default(),
-            by_agreement: others.supposed(),
+            by_agreement: others.lookups(kind),
             by_model: None,
-            account: None,
-            saved: 0.0,
+            account: Account::new(others.start(kind)),
             prices: Prices::default(),
-            n_covered: 0,
             n_without: 0,
             n_doubling: 0,
         }
     }
 
+    /// A step goes by.
+    pub fn step(&mut self, costs: &Costs<'_>) {
+        self.account.step(costs.step());
+    }
+
     /// How many tokens of what was looked up to draft, at most `max`, where so many before them agree.
     pub fn looked_up(&self, agree: usize, costs: &Costs<'_>, max: usize) -> Length {
-        best(|i| self.by_agreement[agreement(agree + i)].mean, costs, max)
+        let best = best(|i| self.by_agreement[agreement(agree + i)].mean, costs, max);
+        self.covered(best, self.account.covers())
     }
 
     /// How many tokens a model is to draft, at most `max`: fewer if it is not sure of them. Called once a step.
     pub fn modelled(&mut self, pair: &Pair, costs: &Costs<'_>, max: usize) -> Length {
         let accept = self.by_model.get_or_insert(Accept::supposed(pair.accept)).mean;
         let best = best(|_| accept, costs, max);
-        if best.n_tok > 0 && best.rate == 0.0 {
-            // What steps take is measured in any case.
-            (self.prices, self.n_covered) = (Prices::default(), best.n_tok);
-            return best;
-        }
-        self.prices = costs.prices(best.n_tok.max(1));
-        let Prices { draft, verify, step } = self.prices;
-        if step == 0.0 {
-            return NONE;
-        }
-        let account = self.account.get_or_insert(if pair.is_tried { START * step } else { 0.0 });
-        *account = (*account + INCOME * step).min(CAP * step);
-        let covered = (*account - pair.unread_seconds) / (draft + verify);
-        self.n_covered = covered.max(0.0) as usize;
-        let n_tok = best.n_tok.min(self.n_covered);
-        if n_tok > 0 {
-            return Length { n_tok, ..best };
+        let gift = if pair.is_tried { 0.0 } else { self.account.gift() };
+        let covered = self.account.covers() - gift - pair.unread_seconds;
+        let length = self.covered(best, covered);
+        if length.n_tok > 0 {
+            return length;
         }
         self.n_without += 1;
-        if best.n_tok > 0 || covered < AGAIN as f64 || max == 0 || self.n_without < PROBE_PERIOD << self.n_doubling {
+        let prices = costs.prices(AGAIN);
+        let n_covered = prices.covered(covered);
+        let waits = self.n_without < PROBE_PERIOD << self.n_doubling;
+        if best.n_tok > 0 || n_covered < AGAIN || max == 0 || waits || prices.step == 0.0 {
             return NONE;
         }
         (self.n_without, self.n_doubling) = (0, (self.n_doubling + 1).min(MAX_DOUBLINGS));
-        Length { n_tok: AGAIN.min(max), ..best }
+        Length { n_tok: AGAIN.min(max), rate: 0.0, prices, n_covered }
+    }
+
+    /// As much of a draft as so many seconds pay for. What steps take is measured in any case.
+    fn covered(&self, best: Length, seconds: f64) -> Length {
+        if best.n_tok == 0 || best.rate == 0.0 {
+            return best;
+        }
+        let n_covered = best.prices.covered(seconds);
+        Length { n_tok: best.n_tok.min(n_covered), n_covered, ..best }
+    }
+
+    /// Notes that a draft is looked up.
+    pub fn begin_lookup(&mut self, length: &Length) {
+        self.prices = length.prices;
     }
 
     /// Notes that a model drafts as much as [`Speculator::modelled`] said, and returns how many tokens it may draft if it is
     /// sure of them, at most `max`.
-    pub fn begin(&mut self, length: Length, max: usize) -> usize {
+    pub fn begin_model(&mut self, length: &Length, max: usize) -> usize {
+        self.prices = length.prices;
         if length.rate == 0.0 {
             self.worth = Worth::default();
             return length.n_tok;
@@ -199,7 +216,7 @@ impl Speculator {
         (self.n_without, self.n_doubling) = (0, 0);
         let Prices { draft, verify, .. } = self.prices;
         self.worth = Worth { draft: length.rate * (draft + verify), verify: length.rate * verify };
-        (2 * length.n_tok).min(self.n_covered).min(max)
+        (2 * length.n_tok).min(length.n_covered).min(max)
     }
 
     /// How often lookups were accepted, by [`AGREE`].
@@ -209,20 +226,7 @@ impl Speculator {
 
     /// Notes that a model drafted a token.
     pub fn drafted(&mut self) {
-        self.spend(self.prices.draft);
-    }
-
-    /// Pays for something.
-    pub fn spend(&mut self, seconds: f64) {
-        self.saved -= seconds;
-        if let Some(account) = &mut self.account {
-            *account -= seconds;
-        }
-    }
-
-    /// Seconds that a model's drafts have saved, less what they cost.
-    pub fn saved(&self) -> f64 {
-        self.saved
+        self.account.spend(By::Model, self.prices.draft);
     }
 
     /// The probability that a token which a model drafts is accepted.
@@ -232,17 +236,24 @@ impl Speculator {
 
     /// Learns that of `n_draft` drafted tokens `n_accepted` were accepted.
     pub fn learn(&mut self, source: Source, n_draft: usize, n_accepted: usize) {
-        if source == Source::Model {
-            let Prices { verify, step, .. } = self.prices;
-            self.spend(n_draft as f64 * verify - n_accepted as f64 * step);
+        let Prices { verify, step, .. } = self.prices;
+        let cost = n_draft as f64 * verify - n_accepted as f64 * step;
+        match source {
+            Source::Lookup(_) => self.account.spend(By::Lookup, cost),
+            Source::Model => self.account.spend(By::Model, cost),
+            Source::Forced => return,
         }
         for i in 0..n_draft.min(n_accepted + 1) {
-            let accept = match source {
-                Source::Lookup(agree) => &mut self.by_agreement[agreement(agree + i)],
-                Source::Model => self.by_model.get_or_insert_default(),
-                Source::Forced => return,
-            };
-            accept.learn(i < n_accepted);
+            self.compared(source, i, i < n_accepted);
+        }
+    }
+
+    /// Learns whether the `i`-th token that was found agreed with what came.
+    pub fn compared(&mut self, source: Source, i: usize, agrees: bool) {
+        match source {
+            Source::Lookup(agree) => self.by_agreement[agreement(agree + i)].learn(agrees),
+            Source::Model => self.by_model.get_or_insert_default().learn(agrees),
+            Source::Forced => {}
         }
     }
 }
@@ -252,7 +263,7 @@ fn best(accept: impl Fn(usize) -> f64, costs: &Costs<'_>, max: usize) -> Length 
     let Some(plain) = costs.times.tried(costs.n_tok) else { return NONE };
     let n_decode = costs.n_decode as f64;
     if !costs.times.knows_beyond(costs.n_tok) {
-        return Length { n_tok: PROBE.min(max), rate: 0.0 };
+        return Length { n_tok: PROBE.min(max), ..NONE };
     }
     let (mut best, mut most) = (NONE, WORTH * n_decode / plain);
     let (mut power, mut tokens) = (1.0, n_decode);
@@ -269,10 +280,10 @@ fn best(accept: impl Fn(usize) -> f64, costs: &Costs<'_>, max: usize) -> Length 
         let rate = got / (seconds + costs.each * k as f64);
         if rate > most {
             most = rate;
-            best = Length { n_tok: k, rate };
+            best = Length { n_tok: k, rate, ..NONE };
         }
     }
-    best
+    if best.n_tok > 0 { Length { prices: costs.prices(best.n_tok), ..best } } else { best }
 }
 
 #[cfg(test)]
@@ -280,7 +291,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::times::MEAN;
+    use crate::account::INCOME;
+    use crate::times::{Least, MEAN, UNDISTURBED};
 
     /// Times of these numbers of tokens and of all between.
     fn times(rows: &[(usize, u64)]) -> StepTimes {
@@ -329,14 +341,15 @@ mod tests {
 
     /// A step in which all drafted tokens are accepted, or none. Returns how many were drafted.
     fn step(speculator: &mut Speculator, pair: &Pair, costs: &Costs<'_>, is_right: bool) -> usize {
+        speculator.step(costs);
         let length = speculator.modelled(pair, costs, 16);
         let n = match length.n_tok {
             0 => 0,
-            _ => speculator.begin(length, 16),
+            _ => speculator.begin_model(&length, 16),
         };
         (0..n).for_each(|_| speculator.drafted());
         if n > 0 {
-            speculator.spend(pair.unread_seconds);
+            speculator.account.spend(By::Model, pair.unread_seconds);
             speculator.learn(Source::Model, n, if is_right { n } else { 0 });
         }
         n
@@ -346,7 +359,7 @@ mod tests {
     fn drafts_that_fail_stop_and_are_tried_again() {
         let times = times(&[(1, 100), (17, 400)]);
         let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.02, rewinds: false };
-        let mut speculator = Speculator::new(0, &Lookups::new());
+        let mut speculator = Speculator::new(0, Kind::Greedy, &Others::new());
         let lengths: Vec<usize> = (0..200).map(|_| step(&mut speculator, &PAIR, &costs, false)).collect();
         let tried = lengths.iter().filter(|n| **n > 0).count();
         assert!((3..25).contains(&tried), "{lengths:?}");
@@ -370,27 +383,42 @@ mod tests {
             let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each, rewinds: false };
             // However hopeful others make it.
             let pair = Pair { accept: 0.95, is_tried, unread_seconds: 0.0 };
-            let mut speculator = Speculator::new(0, &Lookups::new());
+            let mut speculator = Speculator::new(0, Kind::Greedy, &Others::new());
             let mut least = 0f64;
             for n in 1..2000 {
                 step(&mut speculator, &pair, &costs, rng.next_unit() < part);
-                least = least.min(speculator.saved() / 0.1 + INCOME * f64::from(n));
+                least = least.min(speculator.account.saved_by_model() / 0.1 + INCOME * f64::from(n));
             }
             assert!(least >= -start - 1.0, "{each} {part}: {least} steps beside the income");
         }
         // What must be read first is paid, too.
         let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.02, rewinds: false };
         let far = Pair { unread_seconds: 0.6, ..PAIR };
-        let mut speculator = Speculator::new(0, &Lookups::new());
+        let mut speculator = Speculator::new(0, Kind::Greedy, &Others::new());
         assert_eq!((0..300).map(|_| step(&mut speculator, &far, &costs, true)).sum::<usize>(), 0);
         assert!((0..1000).map(|_| step(&mut speculator, &far, &costs, true)).sum::<usize>() > 0);
+    }
+
+    #[test]
+    fn steps_that_another_program_disturbs_end_no_drafts() {
+        let us = Duration::from_micros;
+        let (mut times, mut pass) = (StepTimes::new(UNDISTURBED), Least::default());
+        for _ in 0..20 {
+            (1..=4).for_each(|n| times.learn(n, us(850 + 150 * n as u64)));
+            pass.learn(us(120));
+        }
+        (2..=4).for_each(|n| times.learn(n, us(11_000)));
+        (0..2).for_each(|_| pass.learn(us(10_000)));
+        let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: pass.seconds, rewinds: false };
+        let length = best(|_| 0.8, &costs, 8);
+        assert!(length.n_tok > 0, "{times:?} {pass:?}");
     }
 
     #[test]
     fn unknown_costs_are_measured() {
         for (times, want) in [(times(&[]), 0), (times(&[(1, 9)]), PROBE)] {
             let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
-            assert_eq!(Speculator::new(0, &Lookups::new()).looked_up(8, &costs, 16).n_tok, want);
+            assert_eq!(Speculator::new(0, Kind::Greedy, &Others::new()).looked_up(8, &costs, 16).n_tok, want);
         }
     }
 
@@ -398,12 +426,14 @@ mod tests {
     fn the_longer_a_copy_the_longer_its_draft() {
         let times = times(&[(1, 100), (17, 400)]);
         let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
-        let mut speculator = Speculator::new(0, &Lookups::new());
+        let mut speculator = Speculator::new(0, Kind::Greedy, &Others::new());
         for _ in 0..100 {
             // Copies go on for as long as they are long already.
             speculator.learn(Source::Lookup(3), 16, 0);
             speculator.learn(Source::Lookup(40), 16, 16);
         }
+        // As many steps as fill the account.
+        (0..1000).for_each(|_| speculator.step(&costs));
         let lengths = [3, 40].map(|agree| speculator.looked_up(agree, &costs, 16).n_tok);
         assert_eq!(lengths, [0, 16]);
     }
@@ -412,16 +442,20 @@ mod tests {
     fn what_sequences_showed_is_supposed_of_new_ones() {
         let times = times(&[(1, 100), (17, 400)]);
         let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
-        let mut lookups = Lookups::new();
-        let length = |lookups: &Lookups| Speculator::new(0, lookups).looked_up(3, &costs, 16).n_tok;
-        let first = length(&lookups);
+        let mut others = Others::new();
+        let length = |others: &Others| {
+            let mut speculator = Speculator::new(0, Kind::Greedy, others);
+            speculator.step(&costs);
+            speculator.looked_up(3, &costs, 16).n_tok
+        };
+        let first = length(&others);
         for (right, want) in [(16, first + 1..17), (0, 0..1)] {
             for _ in 0..20 {
-                let mut speculator = Speculator::new(0, &lookups);
+                let mut speculator = Speculator::new(0, Kind::Greedy, &others);
                 (0..20).for_each(|_| speculator.learn(Source::Lookup(3), 16, right));
-                lookups.learn(speculator.by_agreement());
+                others.learn(Kind::Greedy, speculator.by_agreement(), None);
             }
-            assert!(want.contains(&length(&lookups)), "{} and not {want:?}", length(&lookups));
+            assert!(want.contains(&length(&others)), "{} and not {want:?}", length(&others));
         }
     }
 
@@ -429,9 +463,10 @@ mod tests {
     fn a_token_must_bring_what_the_draft_brings_in_its_time() {
         let times = times(&[(1, 100), (5, 140), (17, 260)]);
         let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.02, rewinds: false };
-        let mut speculator = Speculator::new(0, &Lookups::new());
+        let mut speculator = Speculator::new(0, Kind::Greedy, &Others::new());
+        speculator.step(&costs);
         let length = speculator.modelled(&PAIR, &costs, 16);
-        assert!(speculator.begin(length, 16) >= length.n_tok);
+        assert!(speculator.begin_model(&length, 16) >= length.n_tok);
         let Worth { draft, verify } = speculator.worth;
         assert!(
             (draft - length.rate * 0.03).abs() < 1e-3 && (verify - length.rate * 0.01).abs() < 1e-3,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
 
-use crate::accept::Lookups;
+use crate::accept::Others;
 use crate::client::Client;
 use crate::disk::RETRY;
 use crate::draft::DraftModel;
@@ -50,7 +50,7 @@ pub(crate) struct Steps {
     /// Of all steps, and of those that only generate.
     times: StepTimes,
     decode_times: StepTimes,
-    lookups: Lookups,
+    others: Others,
     batch: Batch,
     sampling: Sampling,
     /// The ids of running sequences.
@@ -110,7 +110,7 @@ impl Steps {
             pace: Pace::new(Targets { token: config.token_time, step: config.step_time }, config.step_tokens),
             times: StepTimes::new(MEAN),
             decode_times: StepTimes::new(UNDISTURBED),
-            lookups: Lookups::new(),
+            others: Others::new(),
             batch: Batch::with_room(config.max_running, config.step_tokens, info.n_page.min(MAX_ROOM)),
             sampling: Sampling::with_room(config.max_running, config.step_tokens, n_ctx.min(MAX_ROOM)),
             ids: Vec::new(),
@@ -239,7 +239,7 @@ impl Steps {
         if let Some(draft) = &mut self.models.draft {
             let since = (self.clock)();
             draft.keep(&self.batch, &self.sampling.n_kept, self.models.runner.hidden());
-            draft.follow(&self.batch, &self.schedule, &self.clock)?;
+            draft.follow(&self.batch, (&self.schedule, &self.clients), &self.clock)?;
             self.stats.computing += (self.clock)().saturating_sub(since);
         }
         self.learn_drafts();
@@ -283,7 +283,7 @@ impl Steps {
             let means = Means {
                 id,
                 model: self.models.draft.as_ref(),
-                lookups: &self.lookups,
+                others: &self.others,
                 times: &self.decode_times,
                 rewinds: self.rewinds,
                 n_decode,
@@ -317,7 +317,7 @@ impl Steps {
             }
             self.shared.metrics.drafted(n_draft, n_accepted);
             if let Some(draft) = &mut self.models.draft {
-                draft.learn(row.seq, n_accepted);
+                draft.learn(row.seq, client.kind(), n_accepted);
                 draft.verified(row.seq, row.start + n_kept);
             }
         }
@@ -422,12 +422,13 @@ impl Steps {
                 offload.ended(sequence.names());
             }
         }
-        if let Some(draft) = &mut self.models.draft {
-            draft.forget(id, self.clients.get(&id).map_or(0.0, Client::saved));
+        if let (Some(draft), Some(client)) = (&mut self.models.draft, self.clients.get(&id)) {
+            draft.forget((id, client.kind()), client.saved_by_model());
         }
         if let Some(mut client) = self.clients.remove(&id) {
+            let kind = client.kind();
             if let Some(speculator) = client.speculator() {
-                self.lookups.learn(speculator.by_agreement());
+                self.others.learn(kind, speculator.by_agreement(), speculator.account.saved_steps());
             }
             self.shared.left(client.asked_by, client.has_started());
             // Whoever hears of the end finds it in the statistics.

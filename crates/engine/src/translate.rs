@@ -41,6 +41,8 @@ pub(crate) struct Translated {
     own: HashMap<SeqId, Own>,
     free: Vec<PageId>,
     n_use: u64,
+    /// Sequences used before it may lose their pages to others.
+    since: u64,
 }
 
 /// A sequence in the draft model's tokens.
@@ -65,31 +67,30 @@ pub(crate) struct Part<'a> {
 impl Translated {
     pub fn new(translate: Box<dyn Translate>, n_page: usize) -> Translated {
         let free = (0..n_page as u32).rev().map(PageId).collect();
-        Translated { translate, own: HashMap::new(), free, n_use: 0 }
+        Translated { translate, own: HashMap::new(), free, n_use: 0, since: 0 }
+    }
+
+    /// What is used from now on keeps its pages until this is called again.
+    pub fn begins(&mut self) {
+        self.since = self.n_use;
     }
 
     /// Translates the sequence `id` of the model's `tokens`, which continue those of the last call. Returns what is to be
     /// read of it, the last token in any case, with pages for `n_more` tokens after it; `None` if it is empty or has no room
-    /// among `n_ctx` tokens or the pages of sequences that were not used since `since`.
-    pub fn part(
-        &mut self,
-        id: SeqId,
-        tokens: &[TokenId],
-        (n_more, n_ctx): (usize, usize),
-        since: u64,
-    ) -> Option<Part<'_>> {
+    /// among `n_ctx` tokens or the pages of sequences that are not in use.
+    pub fn part(&mut self, id: SeqId, tokens: &[TokenId], (n_more, n_ctx): (usize, usize)) -> Option<Part<'_>> {
         let own = self.read(id, tokens);
         let end = own.tokens.len();
         let start = own.n_stored().min(end.checked_sub(1)?);
-        self.store(id, (start, end), (end + n_more, n_ctx), since)
+        self.store(id, (start, end), (end + n_more, n_ctx))
     }
 
     /// As [`Translated::part`], of a prompt that is being read: only what is settled, all of it unread; `None` if that is
     /// nothing.
-    pub fn settled(&mut self, id: SeqId, tokens: &[TokenId], n_ctx: usize, since: u64) -> Option<Part<'_>> {
+    pub fn settled(&mut self, id: SeqId, tokens: &[TokenId], n_ctx: usize) -> Option<Part<'_>> {
         let own = self.read(id, tokens);
         let (start, end) = (own.n_stored().min(own.settled.1), own.settled.1);
-        (start < end).then(|| self.store(id, (start, end), (end, n_ctx), since)).flatten()
+        (start < end).then(|| self.store(id, (start, end), (end, n_ctx))).flatten()
     }
 
     /// Translates what the sequence has become.
@@ -102,14 +103,8 @@ impl Translated {
     }
 
     /// Notes that the tokens from `start` to `end` are stored, on pages for `n_token`; `None` if these have no room.
-    fn store(
-        &mut self,
-        id: SeqId,
-        (start, end): (usize, usize),
-        (n_token, n_ctx): (usize, usize),
-        since: u64,
-    ) -> Option<Part<'_>> {
-        if n_token > n_ctx || !self.place(id, n_token.div_ceil(PAGE_TOKENS), since) {
+    fn store(&mut self, id: SeqId, (start, end): (usize, usize), (n_token, n_ctx): (usize, usize)) -> Option<Part<'_>> {
+        if n_token > n_ctx || !self.place(id, n_token.div_ceil(PAGE_TOKENS)) {
             return None;
         }
         let own = self.own.get_mut(&id).expect("it was just used");
@@ -132,11 +127,6 @@ impl Translated {
         n_token.saturating_sub(own.map_or(0, |own| own.settled.0 + MAX_UNSETTLED))
     }
 
-    /// A moment: sequences used before it may lose their pages to those used after.
-    pub fn now(&self) -> u64 {
-        self.n_use
-    }
-
     /// Overwrites `out` with what the draft model's `tokens` are to the model.
     pub fn to_model(&self, tokens: &[TokenId], out: &mut Vec<TokenId>) {
         out.clear();
@@ -144,9 +134,10 @@ impl Translated {
     }
 
     /// Gives a sequence `n_page` pages.
-    fn place(&mut self, id: SeqId, n_page: usize, since: u64) -> bool {
+    fn place(&mut self, id: SeqId, n_page: usize) -> bool {
         let n_need = n_page.saturating_sub(self.own[&id].pages.len());
         while self.free.len() < n_need {
+            let since = self.since;
             let idle = self.own.iter_mut().filter(|(_, own)| own.used <= since && !own.pages.is_empty());
             let Some((_, last)) = idle.min_by_key(|(_, own)| own.used) else { return false };
             last.stored.clear();
@@ -218,16 +209,16 @@ mod tests {
     fn only_what_changed_is_read_again() {
         let mut all = Translated::new(Box::new(Pairs), 8);
         let mut text: Vec<TokenId> = [0, 1, 2, 3, 4, 5].repeat(4);
-        let part = all.part(SeqId(1), &text, (0, 100), 0).expect("room");
+        let part = all.part(SeqId(1), &text, (0, 100)).expect("room");
         assert_eq!((part.start, part.tokens.len(), part.pages.len()), (0, 13, 1));
         assert_eq!(part.tokens[..4], [1000, 1, 23, 45]);
         // A drafted token that comes true is not read again, but that the last one is always read.
         assert_eq!(all.next(SeqId(1), 1).start, 13);
         text.extend([0, 1, 2]);
-        let part = all.part(SeqId(1), &text, (3, 100), 0).expect("room");
+        let part = all.part(SeqId(1), &text, (3, 100)).expect("room");
         assert_eq!((part.start, part.tokens), (14, &[2][..]));
         text.push(3);
-        let part = all.part(SeqId(1), &text, (0, 100), 0).expect("room");
+        let part = all.part(SeqId(1), &text, (0, 100)).expect("room");
         assert_eq!((part.start, part.tokens), (14, &[23][..]));
         let mut back = Vec::new();
         all.to_model(&[45, 1], &mut back);
@@ -238,10 +229,10 @@ mod tests {
     fn a_prompt_is_read_as_far_as_it_is_settled() {
         let mut all = Translated::new(Box::new(Pairs), 8);
         let text: Vec<TokenId> = [0, 1, 2, 3, 4, 5].repeat(6);
-        let part = all.settled(SeqId(1), &text[..24], 100, 0).expect("room");
+        let part = all.settled(SeqId(1), &text[..24], 100).expect("room");
         assert_eq!((part.start, part.tokens.len()), (0, 7), "the begin token and two words of three");
-        assert!(all.settled(SeqId(1), &text[..26], 100, 0).is_none());
-        let part = all.part(SeqId(1), &text, (0, 100), 0).expect("room");
+        assert!(all.settled(SeqId(1), &text[..26], 100).is_none());
+        let part = all.part(SeqId(1), &text, (0, 100)).expect("room");
         assert_eq!((part.start, part.tokens.len()), (7, 12));
     }
 
@@ -249,13 +240,14 @@ mod tests {
     fn pages_go_to_those_that_draft() {
         let mut all = Translated::new(Box::new(Pairs), 4);
         let text: Vec<TokenId> = [0, 1, 2, 3, 4, 5].repeat(10);
-        assert_eq!(all.part(SeqId(1), &text, (0, 100), 0).expect("room").pages.len(), 2);
-        let since = all.now();
-        assert_eq!(all.part(SeqId(2), &text, (4, 100), since).expect("room").pages.len(), 3, "at the first one's cost");
-        assert!(all.part(SeqId(3), &text, (0, 100), since).is_none(), "the second one drafts");
-        assert!(all.part(SeqId(2), &text, (80, 100), all.now()).is_none(), "the context is full");
-        let since = all.now();
-        assert_eq!(all.part(SeqId(1), &text, (0, 100), since).expect("room").start, 0, "it is read anew");
+        assert_eq!(all.part(SeqId(1), &text, (0, 100)).expect("room").pages.len(), 2);
+        all.begins();
+        assert_eq!(all.part(SeqId(2), &text, (4, 100)).expect("room").pages.len(), 3, "at the first one's cost");
+        assert!(all.part(SeqId(3), &text, (0, 100)).is_none(), "the second one drafts");
+        all.begins();
+        assert!(all.part(SeqId(2), &text, (80, 100)).is_none(), "the context is full");
+        all.begins();
+        assert_eq!(all.part(SeqId(1), &text, (0, 100)).expect("room").start, 0, "it is read anew");
         [1, 2, 3].into_iter().for_each(|id| all.forget(SeqId(id)));
         assert_eq!(all.free.len(), 4);
     }

@@ -407,6 +407,11 @@ impl Backend for Mlx {
         kv.copy_page(&self.device, from, to);
     }
 
+    fn copy_token(&mut self, kv: &mut Kv, from: (u32, usize), to: (u32, usize)) {
+        self.settle();
+        kv.copy_token(&self.device, from, to);
+    }
+
     fn export_page(&self, kv: &Kv, page: u32, out: &mut Vec<u8>) {
         if let Some(appended) = &self.appended {
             self.device.settle(appended);

@@ -10,7 +10,7 @@
 //! handle, so a step that repeats takes no new memory for it.
 
 use mlxr_compute::Error;
-use mlxr_compute::check::{KvHeads, check_page, check_slot};
+use mlxr_compute::check::{KvHeads, check_page, check_places, check_slot};
 use mlxr_compute::op::{KvSpec, KvType, LayerState, Seqs};
 
 use crate::ffi::{Array, Device, Dtype};
@@ -152,6 +152,16 @@ impl Kv {
         let n = self.spec.page_tokens;
         for array in self.paged() {
             copy_rows(device, array, [from as usize * n, to as usize * n, n]);
+        }
+    }
+
+    /// Copies what is stored of the token at `from`, page and place in it, over that of the token at `to`.
+    pub(crate) fn copy_token(&mut self, device: &Device, from: (u32, usize), to: (u32, usize)) {
+        check_places(&self.spec, from, to);
+        let n = self.spec.page_tokens;
+        let [from, to] = [from, to].map(|(page, place)| page as usize * n + place);
+        for array in self.paged() {
+            copy_rows(device, array, [from, to, 1]);
         }
     }
 

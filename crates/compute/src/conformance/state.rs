@@ -1,11 +1,11 @@
-//! Pages that are copied, exported and imported.
+//! Pages and tokens that are copied, pages that are exported and imported.
 
 use super::{Bench, STORED};
 use crate::op::{Attention, KvSpec, KvType, LayerState, SeqRow, Seqs, Window};
 use crate::scalar::{Scalar, Store};
 use crate::{Backend, Error};
 
-/// After a page was copied and another one left the store and came back elsewhere, attention sees the same.
+/// After a page and a token were copied and another page left the store and came back elsewhere, attention sees the same.
 pub(super) fn pages<B: Backend>(bench: &mut Bench<'_, B>) {
     for dtype in [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8, KvType::Q4] {
         let kv = |n_kv_head, d_k, d_v, d_latent| LayerState::Kv { n_kv_head, d_k, d_v, d_latent };
@@ -41,6 +41,9 @@ fn moved<B: Backend>(bench: &mut Bench<'_, B>, dtype: KvType, mut store: Store, 
             bench.fail(format!("{dtype:?}: a page of {} bytes was taken for one of {}", wrong.len(), bytes.len()));
         }
     }
+    // The token at slot 5 in place of the one at slot 3.
+    Scalar.copy_token(&mut store, (1, 1), (4, 3));
+    bench.backend.copy_token(&mut other, (5, 1), (2, 3));
     (row.start, row.n_tok) = (6, 1);
     for (layer, d_k) in [(0, 32), (2, 24)] {
         let q = bench.tensor([1, 4 * d_k]);

@@ -407,6 +407,10 @@ impl Backend for Cpu {
         kv.copy_page(from, to);
     }
 
+    fn copy_token(&mut self, kv: &mut Kv, from: (u32, usize), to: (u32, usize)) {
+        kv.copy_token(from, to);
+    }
+
     fn export_page(&self, kv: &Kv, page: u32, out: &mut Vec<u8>) {
         kv.export_page(page, out);
     }

@@ -232,6 +232,10 @@ impl Backend for Scalar {
         kv.copy_page(from, to);
     }
 
+    fn copy_token(&mut self, kv: &mut Store, from: (u32, usize), to: (u32, usize)) {
+        kv.copy_token(from, to);
+    }
+
     fn export_page(&self, kv: &Store, page: u32, out: &mut Vec<u8>) {
         kv.export_page(page, out);
     }

@@ -2,7 +2,7 @@
 
 use super::Tensor;
 use crate::Error;
-use crate::check::{KvHeads, check_page, check_slot};
+use crate::check::{KvHeads, check_page, check_places, check_slot};
 use crate::op::{KvSpec, KvType, LayerState, Q4_GROUP, SeqRow, Seqs, q4_round, q4_scale};
 
 /// Pages of keys and values, and recurrent slots, of every layer.
@@ -102,6 +102,16 @@ impl Store {
         for layer in &mut self.layers {
             copy_part(&mut layer.k, n_page, from as usize, to as usize);
             copy_part(&mut layer.v, n_page, from as usize, to as usize);
+        }
+    }
+
+    pub(super) fn copy_token(&mut self, from: (u32, usize), to: (u32, usize)) {
+        check_places(&self.spec, from, to);
+        let n = self.spec.n_page * self.spec.page_tokens;
+        let [from, to] = [from, to].map(|(page, place)| page as usize * self.spec.page_tokens + place);
+        for layer in &mut self.layers {
+            copy_part(&mut layer.k, n, from, to);
+            copy_part(&mut layer.v, n, from, to);
         }
     }
 

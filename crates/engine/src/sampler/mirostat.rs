@@ -22,9 +22,9 @@ pub fn draw(pool: &mut Pool, params: Mirostat, n_vocab: usize, mu: &mut f64, rng
             pool.keep_at_least((floor as f32).min(max));
         }
     }
-    let (token, p) = pool.draw(rng.next_unit())?;
-    *mu -= f64::from(params.eta) * (-p.log2() - f64::from(params.tau));
-    Some(token)
+    let drawn = pool.draw(rng.next_unit())?;
+    *mu -= f64::from(params.eta) * (-drawn.probability.log2() - f64::from(params.tau));
+    Some(drawn.id)
 }
 
 /// The `k` of a top-k whose expected surprise is `mu`, if probabilities follow Zipf's law with the exponent `s` that the

@@ -118,7 +118,7 @@ impl Sampler {
 
     fn choose(&mut self, pool: &mut Pool, n_vocab: usize, history: &[TokenId]) -> Option<TokenId> {
         let params = &self.params;
-        let is_greedy = params.temperature <= 0.0 && params.temperature_range <= 0.0;
+        let is_greedy = self.is_greedy();
         let is_mirostat = params.mirostat.version != MirostatVersion::Off;
         self.window.advance(history, params.repeat_last_n);
         for stage in &params.order {
@@ -137,8 +137,38 @@ impl Sampler {
         } else if is_mirostat {
             mirostat::draw(pool, params.mirostat, n_vocab, &mut self.mu, &mut self.rng)
         } else {
-            pool.draw(self.rng.next_unit()).map(|(token, _)| token)
+            pool.draw(self.rng.next_unit()).map(|drawn| drawn.id)
         }
+    }
+
+    /// Whether the likeliest token is always chosen.
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.params.temperature <= 0.0 && self.params.temperature_range <= 0.0
+    }
+
+    /// The random numbers of the tokens to come, to guess those.
+    pub(crate) fn ahead(&self) -> Rng {
+        self.rng.clone()
+    }
+
+    /// The token that would be drawn if the model's logits were these, with the numbers that `ahead` gives next, and how far
+    /// those are from another token: a model that is nearly the same draws the same. Penalties are left out. For samplers
+    /// that are not greedy.
+    ///
+    /// Source: Daliri, Musco, Suresh, "Coupling without communication and drafter-invariant speculative decoding",
+    /// arXiv:2408.07978; here with the inverse of the distribution function in the order of ids.
+    pub(crate) fn guess(&self, ahead: &mut Rng, scratch: &mut Scratch, logits: &[f32]) -> (TokenId, f32) {
+        let mut pool = Pool::new(logits, scratch);
+        let is_mirostat = self.params.mirostat.version != MirostatVersion::Off;
+        for stage in &self.params.order {
+            match stage {
+                Stage::Penalties | Stage::Dry => {}
+                Stage::Temperature => stages::apply(*stage, &mut pool, &self.params, ahead),
+                _ if is_mirostat => {}
+                _ => stages::apply(*stage, &mut pool, &self.params, ahead),
+            }
+        }
+        pool.draw(ahead.next_unit()).map_or((0, 0.0), |drawn| (drawn.id, drawn.margin as f32))
     }
 }
 

@@ -37,6 +37,24 @@ pub struct Key {
     pub weight: f64,
 }
 
+/// A token that was drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// Token.
+    pub id: TokenId,
+    /// Its probability.
+    pub probability: f64,
+    /// How far the random number is from where another token would have been drawn.
+    pub margin: f64,
+}
+
+impl Drawn {
+    /// The random number is so far within the token's weight.
+    fn new(id: TokenId, (within, weight): (f64, f64), sum: f64) -> Drawn {
+        Drawn { id, probability: weight / sum, margin: within.min(weight - within).max(0.0) / sum }
+    }
+}
+
 /// The order of keys.
 pub fn key_order(a: &Key, b: &Key) -> Ordering {
     a.rank.total_cmp(&b.rank).then(a.id.cmp(&b.id))
@@ -342,7 +360,7 @@ impl<'a> Pool<'a> {
 
     /// Chooses a token with probability in proportion to `exp(logit)`; `unit` is a random number in `0.0..1.0`. Returns
     /// the token and its probability. `None` if there is nothing to choose from.
-    pub fn draw(&mut self, unit: f64) -> Option<(TokenId, f64)> {
+    pub fn draw(&mut self, unit: f64) -> Option<Drawn> {
         let max = self.best()?.logit;
         let sum = self.weight_sum(max);
         let mut left = unit * sum;
@@ -351,7 +369,7 @@ impl<'a> Pool<'a> {
             for pick in &self.scratch.picks {
                 let weight = f64::from(pick.logit - max).exp();
                 if weight > 0.0 {
-                    last = Some((pick.id, weight / sum));
+                    last = Some(Drawn::new(pick.id, (left, weight), sum));
                     if left < weight {
                         break;
                     }
@@ -375,7 +393,7 @@ impl<'a> Pool<'a> {
         for (id, logit) in ids.zip(self.whole()[first..].iter().take(BLOCK)) {
             let weight = f64::from(scan::weight(*logit, max / self.scale, self.scale));
             if weight > 0.0 {
-                last = Some((id, weight / sum));
+                last = Some(Drawn::new(id, (left, weight), sum));
                 if left < weight {
                     break;
                 }

@@ -2,9 +2,9 @@
 
 use super::mask::Mask;
 use super::params::{Dry, Mirostat, MirostatVersion, Params, Stage};
-use super::pool::{Pool, Scratch};
+use super::pool::{Drawn, Pool, Scratch};
 use super::rng::Rng;
-use super::{SampleError, Sampler, logprobs, stages};
+use super::{SampleError, Sampler, likeliest, logprobs, stages};
 use crate::TokenId;
 
 /// Candidates of a definition: `(token, logit)`, the likeliest first.
@@ -191,7 +191,7 @@ fn a_draw_is_the_inverse_of_the_cumulative_distribution() {
                 if picked {
                     pool.picks();
                 }
-                let (token, probability) = pool.draw(unit).expect("a token");
+                let Drawn { id: token, probability, .. } = pool.draw(unit).expect("a token");
                 let at = p.iter().position(|(id, _)| *id == token).expect("a candidate");
                 let below: f64 = p[..at].iter().map(|(_, p)| p).sum();
                 let context = format!("seed {seed}, n {n}, unit {unit}, token {token}");
@@ -443,4 +443,34 @@ fn a_few_of_the_largest_logits_are_enough_where_they_are_said_to_be() {
             assert_eq!(all, few, "row {i}, seed {seed}");
         }
     }
+}
+
+#[test]
+fn what_is_guessed_of_nearly_the_same_logits_comes_more_often_than_the_likeliest() {
+    let (mut n_guessed, mut n_likeliest, mut n) = (0, 0, 0);
+    for (seed, params) in [Params::default(), Params::neutral(), Params { top_p: 0.9, ..Params::neutral() }]
+        .into_iter()
+        .enumerate()
+        .cycle()
+        .take(60)
+    {
+        let (mut rng, mut scratch) = (Rng::new(seed as u64), Scratch::default());
+        let mut sampler = Sampler::new(Params { seed: Some(n), ..params }, 1);
+        let logits: Vec<f32> = (0..200).map(|_| 6.0 * rng.next_unit() as f32).collect();
+        let other: Vec<f32> = logits.iter().map(|x| x + 0.5 * rng.next_unit() as f32).collect();
+        // Of the same logits, what comes: as many tokens ahead as are asked for.
+        let mut ahead = sampler.ahead();
+        let guessed: Vec<TokenId> = (0..20).map(|_| sampler.guess(&mut ahead, &mut scratch, &logits).0).collect();
+        let mut ahead = sampler.ahead();
+        for same in guessed {
+            let guess = sampler.guess(&mut ahead, &mut scratch, &other);
+            let came = sampler.sample(&mut scratch, &logits, &[0], None).expect("a token");
+            assert_eq!(came, same);
+            assert!((0.0..=0.5).contains(&guess.1), "{guess:?}");
+            n_guessed += usize::from(guess.0 == came);
+            n_likeliest += usize::from(likeliest(&mut scratch, other.as_slice().into()).0 == came);
+            n += 1;
+        }
+    }
+    assert!(n_guessed > 3 * n_likeliest && n_guessed > n as usize / 3, "{n_guessed}, {n_likeliest} of {n}");
 }

@@ -18,7 +18,7 @@ use super::tensor::Tensor;
 use super::vector::{Kernels, LANES};
 use super::{Pool, pool::Worker};
 use crate::Error;
-use crate::check::{KvHeads, check_page, check_slot};
+use crate::check::{KvHeads, check_page, check_places, check_slot};
 use crate::op::{KvSpec, LayerState, SeqRow, Seqs};
 
 /// What memory is asked for.
@@ -147,6 +147,19 @@ impl Kv {
         for part in self.pages() {
             let size = part.len() / n_page;
             part.copy_within(from as usize * size..(from as usize + 1) * size, to as usize * size);
+        }
+    }
+
+    /// Copies keys and values of the token at `from`, page and place in it, over those of the token at `to`.
+    pub(super) fn copy_token(&mut self, from: (u32, usize), to: (u32, usize)) {
+        check_places(&self.spec, from, to);
+        for layer in &mut self.layers {
+            let Layer::Kv { heads, keys, values } = layer else { continue };
+            for head in 0..heads.n_kv_head {
+                let strip = |(page, place): (u32, usize)| (page as usize * heads.n_kv_head + head, place);
+                keys.copy_column(strip(from), strip(to));
+                values.copy_row(strip(from), strip(to));
+            }
         }
     }
 

@@ -64,6 +64,43 @@ impl Strips {
         self.data.bytes_mut()
     }
 
+    /// Copies column `from.1` (a token's key) of strip `from.0` to column `to.1` of strip `to.0`.
+    pub(super) fn copy_column(&mut self, from: (usize, usize), to: (usize, usize)) {
+        let place = |(_, col)| Place { first: col, step: self.n_col, scale: col };
+        self.copy((from.0, place(from)), (to.0, place(to)), self.n_row);
+    }
+
+    /// The same of rows (a token's values).
+    pub(super) fn copy_row(&mut self, from: (usize, usize), to: (usize, usize)) {
+        let place = |(_, row)| Place { first: row * self.n_col, step: 1, scale: row };
+        self.copy((from.0, place(from)), (to.0, place(to)), self.n_col);
+    }
+
+    /// Copies `n` numbers of a token, and their scales, from a place in a strip to one in another.
+    fn copy(&mut self, from: (usize, Place), to: (usize, Place), n: usize) {
+        let bits = size(self.dtype, LANES).expect("a few numbers") * 8 / LANES;
+        let n_number = size(self.dtype, self.n_row * self.n_col).expect("it was computed when the store was made");
+        let first_scale = n_number.next_multiple_of(size_of::<f32>());
+        let (dtype, n_token, strip) = (self.dtype, self.n_token, self.strip);
+        let bytes = self.bytes_mut();
+        for i in 0..n {
+            let [from, to] = [from, to].map(|(at, place)| (at * strip, place.first + i * place.step));
+            if dtype == KvType::Q4 {
+                let nibble = Nibbles::get(&bytes[from.0..], from.1);
+                Nibbles::set(&mut bytes[to.0..], to.1, nibble);
+            } else {
+                let [from, to] = [from, to].map(|(strip, at)| strip + at * bits / 8);
+                bytes.copy_within(from..from + bits / 8, to);
+            }
+        }
+        let n_scale = if n_number == 0 { 0 } else { n_group(dtype, n) };
+        for group in 0..n_scale {
+            let [from, to] = [from, to]
+                .map(|(at, place)| at * strip + first_scale + (group * n_token + place.scale) * size_of::<f32>());
+            bytes.copy_within(from..from + size_of::<f32>(), to);
+        }
+    }
+
     pub(super) fn writer(&mut self) -> Writer<'_> {
         let Strips { dtype, n_row, n_col, n_token, strip, .. } = *self;
         Writer { dtype, n_row, n_col, n_token, strip, bytes: Shared::new(self.bytes_mut()) }
@@ -238,12 +275,22 @@ struct Nibbles([u8; LANES / 2]);
 impl Nibbles {
     /// Overwrites the number at `at`, counted in numbers; `x` is -8 to 7.
     fn put(numbers: &mut [u8], at: usize, x: f32) {
-        const HALF: usize = LANES / 2;
+        Nibbles::set(numbers, at, (x + 8.0) as u8);
+    }
+
+    fn get(numbers: &[u8], at: usize) -> u8 {
+        let byte = numbers[at / LANES * HALF + at % HALF];
+        if at % LANES < HALF { byte & 0x0f } else { byte >> 4 }
+    }
+
+    fn set(numbers: &mut [u8], at: usize, nibble: u8) {
         let byte = &mut numbers[at / LANES * HALF + at % HALF];
-        let nibble = (x + 8.0) as u8;
         *byte = if at % LANES < HALF { (*byte & 0xf0) | nibble } else { (*byte & 0x0f) | (nibble << 4) };
     }
 }
+
+/// Bytes of [`Nibbles`].
+const HALF: usize = LANES / 2;
 
 /// A type that numbers are stored in.
 pub(super) trait Stored {

@@ -1,0 +1,78 @@
+//! What drafts may cost a sequence.
+//!
+//! Accepted tokens earn the time of the steps that they save, drafts cost theirs, and no draft is made that the account does
+//! not cover. It begins with the time of a step or two, and grows by a hundredth of each, which bounds what drafts can
+//! cost a sequence, whatever acceptance was measured.
+
+/// What it may hold at most, and grows by with each step: in steps without drafts.
+const CAP: f64 = 8.0;
+pub(crate) const INCOME: f64 = 0.01;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// Steps that it begins with.
+    start: f64,
+    /// Seconds; `None` before it is known how long a step takes.
+    seconds: Option<f64>,
+    /// Seconds that drafts saved, less what they cost.
+    saved: f64,
+    /// The same of a model's drafts alone.
+    saved_by_model: f64,
+    /// Seconds of a step of the sequence alone.
+    step: f64,
+}
+
+/// Whose a draft is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Lookup,
+    Model,
+}
+
+impl Account {
+    /// Begins with the time of so many steps.
+    pub fn new(start: f64) -> Account {
+        Account { start, seconds: None, saved: 0.0, saved_by_model: 0.0, step: 0.0 }
+    }
+
+    /// A step goes by that takes so many seconds for the sequence without a draft; 0: that is not known.
+    pub fn step(&mut self, step: f64) {
+        self.step = step;
+        if step > 0.0 {
+            let seconds = self.seconds.get_or_insert(self.start * step);
+            *seconds = (*seconds + INCOME * step).min(CAP * step);
+        }
+    }
+
+    /// Seconds that may be spent.
+    pub fn covers(&self) -> f64 {
+        self.seconds.unwrap_or(0.0)
+    }
+
+    /// What was given at the beginning, in seconds.
+    pub fn gift(&self) -> f64 {
+        self.start * self.step
+    }
+
+    /// Pays for something; what is less than nothing is earned.
+    pub fn spend(&mut self, by: By, seconds: f64) {
+        self.saved -= seconds;
+        if by == By::Model {
+            self.saved_by_model -= seconds;
+        }
+        if let Some(account) = &mut self.seconds {
+            *account -= seconds;
+        }
+    }
+
+    /// Seconds that a model's drafts have saved, less what they cost.
+    pub fn saved_by_model(&self) -> f64 {
+        self.saved_by_model
+    }
+
+    /// Steps that drafts have saved, less what they cost; `None` where nothing was measured.
+    pub fn saved_steps(&self) -> Option<f64> {
+        (self.step > 0.0).then(|| self.saved / self.step)
+    }
+}
