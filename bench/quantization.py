@@ -34,11 +34,13 @@ CTX, CALIBRATION_ROWS = 512, 64
 RECIPES = [
     ("BF16", False), ("F16", False), ("Q8_0", False), ("Q6_K", False), ("Q5_K_M", False), ("Q5_K_S", False), ("Q5_1", False),
     ("Q5_0", False), ("Q4_K_M", False), ("Q4_K_M", True), ("Q4_K_S", False), ("IQ4_NL", False), ("IQ4_XS", False),
-    ("Q4_1", False), ("Q4_0", False), ("Q4_0", True), ("Q3_K_L", False), ("Q3_K_M", False), ("Q3_K_M", True),
-    ("Q3_K_S", False), ("IQ3_M", True), ("IQ3_S", True), ("IQ3_XS", True), ("IQ3_XXS", True), ("Q2_K", False),
+    ("NVFP4", False), ("NVFP4", True), ("Q4_1", False), ("Q4_0", False), ("Q4_0", True), ("MXFP4", False), ("MXFP4", True),
+    ("Q3_K_L", False), ("Q3_K_M", False), ("Q3_K_M", True), ("Q3_K_S", False), ("IQ3_M", True), ("IQ3_S", True), ("IQ3_XS", True), ("IQ3_XXS", True), ("Q2_K", False),
     ("Q2_K", True), ("Q2_K_S", True), ("IQ2_M", True), ("IQ2_S", True), ("IQ2_XS", True), ("IQ2_XXS", True),
     ("IQ1_M", True), ("IQ1_S", True), ("TQ2_0", False), ("TQ1_0", False), ("Q2_0", False), ("Q1_0", False),
 ]  # fmt: skip
+# Types without a recipe: all matrices get them.
+BARE = {"MXFP4", "NVFP4"}
 # Type, its bits a weight, and the recipe whose main type it is; without one, tensors are named.
 TYPES = [
     ("bf16", 16, "BF16"), ("f16", 16, "F16"), ("q8_0", 8.5, "Q8_0"), ("q6_K", 6.5625, "Q6_K"), ("q5_K", 5.5, "Q5_K_S"),
@@ -156,6 +158,8 @@ class Bench:
     def recipe(self, recipe, important):
         """Loss of both programs' files."""
         options = ["--imatrix", self.imatrix] if important else []
+        if recipe in BARE:
+            options, recipe = [*options, "--tensor-type", f".={recipe.lower()}"], "Q4_0"
         files = [self.folder / name for name in ("ours.gguf", "peer.gguf")]
         for ours, file in zip((True, False), files):
             self.quantize(ours, options, recipe, file)
@@ -230,7 +234,7 @@ within a row.
 
 KL: mean divergence from the unquantized model in nats, over {chunks} windows of {ctx} tokens of held-out text. PPL: perplexity.
 `+i`: with an importance matrix (`mlx-run imatrix`, the same file for both programs). Bits and size of the whole file; both
-programs choose the same types, so it is that of either.
+programs choose the same types, so it is that of either. MXFP4 and NVFP4 are types without a recipe, here of every matrix.
 
 {losses}
 KL of one file is partly chance: of equal blocks' errors some happen to matter. The same model can be written in other words

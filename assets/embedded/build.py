@@ -19,6 +19,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import chat
+import names
 import sgd
 import sources
 import tools
@@ -137,8 +138,11 @@ TALKS = {
     "sgd": (lambda root: list(sgd.conversations(root, ["train"], [0, 0, 1, 2, 3, 4], 2, SEED)),
             lambda root: {"sgd-dev": list(sgd.conversations(root, ["dev"], [0], 1, SEED + 1, 200)),
                           "sgd-dev-x": list(sgd.conversations(root, ["dev"], [5], 1, SEED + 1, 200))}),
+    "names": (lambda root: list(names.conversations(root, ["train"], 1, SEED + 2)),
+              lambda root: {"names-dev": list(names.conversations(root, ["dev"], 1, SEED + 1, 100))}),
     "tools": (lambda root: list(tools.conversations(15000, SEED)),
               lambda root: {"tools": list(tools.conversations(300, SEED + 1))}),
+    "common": (lambda root: list(chat.common(root, 16000, SEED)), lambda root: {}),
     "chat": (lambda root: list(chat.conversations(root, 100000, SEED)),
              lambda root: {"chat": list(chat.conversations(root, 600, SEED + 1, held_out=True))})}
 POOLS = {"text": text_pool, **{name: talk_pool(name) for name in TALKS}}

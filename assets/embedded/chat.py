@@ -21,10 +21,10 @@ COLORS = "red blue green yellow black white brown gray orange purple".split()
 PLACES = "kitchen garden school park office library station market museum bathroom bedroom hallway".split()
 
 
-def seeds(rng):
-    """Blocks of seed.txt as functions of rng that give one conversation unit."""
+def seeds(rng, name="seed.txt"):
+    """Blocks of a text file as functions of rng that give one conversation unit."""
     blocks = []
-    text = open(os.path.join(HERE, "seed.txt"), encoding="utf-8").read().split("\n\n", 1)[1]
+    text = open(os.path.join(HERE, name), encoding="utf-8").read().split("\n\n", 1)[1]
     for block in re.split(r"\n\s*\n(?=Q:)", text):
         turns = []
         for part in re.findall(r"(?ms)^([QA]): (.*?)(?=^[QA]: |\Z)", block):
@@ -62,11 +62,11 @@ def article(word):
     return ("an " if word[0] in "aeiou" else "a ") + word
 
 
-def words(root):
-    """Definitions, synonyms, opposites, kinds and example sentences of common WordNet words."""
+def words(root, n_word=14000):
+    """Definitions, synonyms, opposites, kinds and example sentences of the most common WordNet words."""
     synsets, index = sources.wordnet(root)
     ranked = sorted(((max(s[0] for s in senses), w) for w, senses in index.items()), reverse=True)
-    common = [w for n, w in ranked if n >= 1 and re.fullmatch(r"[a-z]{3,}( [a-z]+)?", w)][:14000]
+    common = [w for n, w in ranked if n >= 1 and re.fullmatch(r"[a-z]{3,}( [a-z]+)?", w)][:n_word]
     units = []
     for w in common:
         for tagged, pos, offsets in sorted(index[w], key=lambda s: -s[0])[:1]:
@@ -315,9 +315,20 @@ def conversations(root, count, seed, held_out=False):
     rng = random.Random(hashlib.sha256(f"chat/{seed}".encode()).digest())
     bank = [w for w in open(os.path.join(HERE, "seed.txt")).read().lower().split() if w.isalpha() and len(w) > 3]
     bank = sorted(set(bank))
-    pools = [(0.30, seeds(rng)), (0.16, words(root)), (0.09, commands(root)), (0.08, countries(root)), (0.03, functions(root)),
+    return drawn(rng, count, [(0.30, seeds(rng)), (0.16, words(root)), (0.09, commands(root)), (0.08, countries(root)), (0.03, functions(root)),
              (0.05, trivia(root)), (0.025, tales(root)), (0.025, school_math(root, "test" if held_out else "train")), (0.07, [sums]),
-             (0.02, [counting]), (0.02, capitals(root)), (0.03, [unknown]), (0.06, [memory]), (0.05, [reading]), (0.05, [lambda r: text_tasks(r, bank)])]
+             (0.02, [counting]), (0.02, capitals(root)), (0.03, [unknown]), (0.06, [memory]), (0.05, [reading]), (0.05, [lambda r: text_tasks(r, bank)])])
+
+
+def common(root, count, seed):
+    """As `conversations`, of what people ask first: hand-written text and the most common words."""
+    rng = random.Random(hashlib.sha256(f"common/{seed}".encode()).digest())
+    return drawn(rng, count, [(0.5, seeds(rng, "common.txt")), (0.2, seeds(rng)), (0.12, words(root, 1500)), (0.06, countries(root)),
+                              (0.04, capitals(root)), (0.04, [memory]), (0.04, [reading])])
+
+
+def drawn(rng, count, pools):
+    """Conversations of units drawn from [(weight, units)]."""
     weights = [p[0] for p in pools]
     for _ in range(count):
         pairs = []

@@ -32,6 +32,9 @@ CHATS = [
     ["What is the opposite of hot?"],
     ["Explain quantum physics to me."],
     ["Tom is in the kitchen. Mary is in the garden. Where is Mary?"],
+    ["What does stubborn mean?"],
+    ["Name three kinds of drink."],
+    ["How do I rename a branch in Git?"],
     ["Thanks, bye!"],
 ]
 WEATHER = {"type": "function", "function": {

@@ -38,10 +38,13 @@ class Functions:
     def __init__(self, schemas, variant, snake_case):
         self.schemas, self.variant, self.snake_case = schemas, variant, snake_case
 
+    def shown(self, service, kind):
+        """Original name -> row of the variant; `kind` is "intents" or "slots"."""
+        return dict(zip([row["name"] for row in self.schemas[service][0][kind]], self.schemas[service][self.variant][kind]))
+
     def names(self, service):
-        """Original slot name -> (shown name, slot of the variant)."""
-        pairs = zip(self.schemas[service][0]["slots"], self.schemas[service][self.variant]["slots"])
-        return {a["name"]: b["name"] for a, b in pairs}
+        """Original slot name -> shown name."""
+        return {name: row["name"] for name, row in self.shown(service, "slots").items()}
 
     def value(self, service, slot, value):
         row = next((s for s in self.schemas[service][0]["slots"] if s["name"] == slot), None)
@@ -53,19 +56,17 @@ class Functions:
         return value
 
     def function_name(self, service, intent):
-        pairs = zip(self.schemas[service][0]["intents"], self.schemas[service][self.variant]["intents"])
-        name = next(b["name"] for a, b in pairs if a["name"] == intent)
+        name = self.shown(service, "intents")[intent]["name"]
         return snake(name) if self.snake_case else name
 
     def describe(self, service, intent):
         """The OpenAI-style function description of one intent."""
         names = self.names(service)
         base = next(i for i in self.schemas[service][0]["intents"] if i["name"] == intent)
-        shown = dict(zip([i["name"] for i in self.schemas[service][0]["intents"]], self.schemas[service][self.variant]["intents"]))
-        slots = {a["name"]: (a, b) for a, b in zip(self.schemas[service][0]["slots"], self.schemas[service][self.variant]["slots"])}
+        rows, slots = {row["name"]: row for row in self.schemas[service][0]["slots"]}, self.shown(service, "slots")
         properties = {}
         for slot in list(base["required_slots"]) + list(base["optional_slots"]):
-            a, b = slots[slot]
+            a, b = rows[slot], slots[slot]
             kinds = [self.value(service, slot, k) for k in a["possible_values"]] if a["is_categorical"] else []
             kind = "string"
             if kinds and all(isinstance(k, bool) for k in kinds):
@@ -74,7 +75,7 @@ class Functions:
                 kind, kinds = "integer", []
             properties[names[slot]] = {"type": kind, "description": b["description"]} | ({"enum": kinds} if kinds else {})
         return {"type": "function", "function": {
-            "name": self.function_name(service, intent), "description": shown[intent]["description"],
+            "name": self.function_name(service, intent), "description": self.shown(service, "intents")[intent]["description"],
             "parameters": {"type": "object", "properties": properties,
                            "required": [names[s] for s in base["required_slots"]]}}}
 
@@ -144,6 +145,14 @@ def finish(messages, tools, functions, rng, services, used):
 
 def conversations(root, splits, variants, copies, seed, limit=None):
     """All dialogues of the splits, `copies` times with different schema variants and distractors."""
+    def functions(schemas, rng, key):
+        return Functions(schemas, rng.choice(variants), rng.random() < 0.5)
+
+    return told(root, splits, functions, copies, seed, limit)
+
+
+def told(root, splits, functions, copies, seed, limit=None):
+    """All dialogues of the splits, `copies` times with functions and distractors of their own."""
     tree = sources.git(root, "sgd")
     for split in splits:
         schemas = load_schemas(tree, split)
@@ -153,8 +162,7 @@ def conversations(root, splits, variants, copies, seed, limit=None):
                 for copy in range(copies):
                     key = f"{seed}/{split}/{dialogue['dialogue_id']}/{copy}"
                     rng = random.Random(hashlib.sha256(key.encode()).digest())
-                    functions = Functions(schemas, rng.choice(variants), rng.random() < 0.5)
-                    talk = conversation(dialogue, functions, rng, dialogue["services"])
+                    talk = conversation(dialogue, functions(schemas, rng, key), rng, dialogue["services"])
                     if any(m["role"] == "tool" for m in talk["messages"]):
                         yield talk
                         count += 1

@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 import build
 import chat
 import evaluate
+import names
+import sgd
 import tools
 from gguf_state import interleave, separate
 from model import END, MODELS, START, Llama, dense_mask, document_mask, rotate, weights
@@ -109,6 +111,30 @@ def test_optimizer_learns_and_schedule_ends_at_zero():
         muon.step(0.05)
     assert losses[-1] < 0.9 * losses[0]
     assert schedule(0, 1000) < 0.02 and schedule(400, 1000) == 1 and schedule(1000, 1000) == 0
+
+
+def test_made_up_names_are_of_one_conversation_and_unique():
+    def slot(variant, i):
+        return {"name": f"field_{i}" if variant % 2 else "city", "description": f"Where it is, {variant}", "is_categorical": False, "possible_values": []}
+
+    def service(variant):
+        intent = {"description": f"Find the place number {variant}", "required_slots": ["city", "field_1"], "optional_slots": {"field_2": ""}}
+        rows = [{**slot(variant, i), "name": slot(variant, i)["name"] if variant else ("city", "field_1", "field_2")[i]} for i in range(3)]
+        return {"slots": rows, "intents": [{**intent, "name": name} for name in ("FindAPlace", "SeePlace")]}
+
+    schemas, seen = {"s": [service(v) for v in range(6)]}, set()
+    for seed in range(40):
+        made = names.Renamed(schemas, ["tern", "gannet", "fulmar"], seed)
+        a, b = (made.describe("s", intent)["function"] for intent in ("FindAPlace", "SeePlace"))
+        assert a["name"] != b["name"] and len(a["parameters"]["properties"]) == 3
+        assert a["parameters"]["required"] == [made.names("s")[k] for k in ("city", "field_1")]
+        assert made.function_name("s", "SeePlace") == b["name"] and a["parameters"] == b["parameters"]
+        seen |= {a["name"], b["name"]}
+    assert len(seen) >= 50
+    assert names.split("MakeATableOn2Days") == ["make", "a", "table", "on2", "days"] and names.split("a_bC-d") == ["a", "b", "c", "d"]
+    assert [names.written(["see", "new", "days"], s) for s in ("pascal", "camel", "snake", "kebab", "flat")] == \
+        ["SeeNewDays", "seeNewDays", "see_new_days", "see-new-days", "seenewdays"]
+    assert sgd.Functions(schemas, 0, True).function_name("s", "SeePlace") == "see_place"
 
 
 def test_seed_conversations_are_well_formed():

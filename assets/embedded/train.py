@@ -3,13 +3,14 @@
     python3 train.py --model main  --data DATA --seconds 480 --out main.safetensors
     python3 train.py --model draft --data DATA --seconds 230 --out draft.safetensors --plan draft --teacher mlxr-small.gguf
     python3 train.py --model main  --data DATA --seconds 225 --out main2.safetensors --plan copy --init main.safetensors --lr-matrix 4e-3
+    python3 train.py --model main  --data DATA --seconds 270 --out main3.safetensors --plan names --init mlxr-small.gguf --lr-matrix 3e-3
     python3 train.py --plan cpu --model draft --data DATA --seconds 3000 --out small.safetensors --attention dense --eager
 
 The number of steps follows from the measured speed and --seconds; --steps fixes it. Learning rate:
 warm-up, constant, then linear to zero; the last 30% of the steps draw more conversations. The plan
 `copy` goes on from --init and adds rows of made-up repetitions, which teach to copy any token that
-stands before (a function's name, a rare word), where text alone teaches it for common ones. The plan
-`draft` is for a draft model: what the teacher is asked most, and repetitions. A teacher may be a GGUF
+stands before (a function's name, a rare word), where text alone teaches it for common ones. `names` goes
+on with functions that have another name in every dialogue, and more text. The plan `draft` is for a draft model: what the teacher is asked most, and repetitions. A teacher may be a GGUF
 file, the one that ships: what is to be predicted is what it says rounded.
 """
 
@@ -34,7 +35,10 @@ COPIES = "copies"
 PLANS = {
     "gpu": (2048, {"text": 36, "sgd": 14, "tools": 4, "chat": 10}, {"text": 12, "sgd": 20, "tools": 8, "chat": 24}),
     "copy": (2048, {"text": 12, "sgd": 14, "tools": 4, "chat": 26, COPIES: 8}, {"text": 6, "sgd": 18, "tools": 6, "chat": 28, COPIES: 6}),
-    "draft": (2048, {"text": 10, "sgd": 18, "tools": 6, "chat": 24, COPIES: 6}, {"text": 6, "sgd": 18, "tools": 8, "chat": 26, COPIES: 6}),
+    "names": (2048, {"text": 24, "sgd": 4, "names": 12, "tools": 4, "chat": 12, "common": 3, COPIES: 5},
+              {"text": 10, "sgd": 6, "names": 13, "tools": 6, "chat": 20, "common": 5, COPIES: 4}),
+    "draft": (2048, {"text": 8, "sgd": 8, "names": 10, "tools": 6, "chat": 24, "common": 3, COPIES: 5},
+              {"text": 4, "sgd": 6, "names": 10, "tools": 8, "chat": 28, "common": 4, COPIES: 4}),
     "cpu": (512, {"chat": 12, "tools": 4}, {"chat": 12, "tools": 4}),
     "test": (512, {"text": 1, "sgd": 1, "tools": 1, "chat": 1}, {"tools": 1, "chat": 2})}
 MIX_CHANGE, DECAY_START, WARMUP_STEPS = 0.7, 0.55, 100

@@ -31,8 +31,8 @@ DELTA = dict(
 )
 DSA = dict(
     num_experts_per_tok=2, moe_intermediate_size=16, kv_lora_rank=16, q_lora_rank=24, qk_nope_head_dim=8,
-    qk_rope_head_dim=8, v_head_dim=16, mlp_layer_types=["dense", "sparse"], routed_scaling_factor=1.8, index_topk=64,
-    index_head_dim=16, index_n_heads=4,
+    qk_rope_head_dim=8, v_head_dim=16, mlp_layer_types=["dense", "sparse"], first_k_dense_replace=1, routed_scaling_factor=1.8,
+    index_topk=64, index_head_dim=64, index_n_heads=4,  # llama.cpp mixes 64 dimensions of a key
 )
 SSM1 = dict(intermediate_size=None, num_attention_heads=None, max_position_embeddings=None)
 SSM2 = dict(mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=2, mamba_d_state=16, mamba_d_conv=4, mamba_chunk_size=8)

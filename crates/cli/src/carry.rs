@@ -1,4 +1,4 @@
-//! What goes with a model's tensors: tokenizer, chat template, generation defaults, name.
+//! What goes with a model's tensors: tokenizer, chat template, generation defaults, name, what its card says.
 
 use mlxr_text::token::{GgufVocab, Source, to_gguf, to_hf};
 use mlxr_weights::gguf::{Array, Strings, Value};
@@ -8,7 +8,7 @@ use serde_json::Map;
 use crate::CliError;
 use crate::defaults::KEYS;
 use crate::vocab::PREFIX;
-use crate::{template, vocab};
+use crate::{card, template, vocab};
 
 /// GGUF metadata beside the model's own, and notes on what changes.
 pub struct Extras {
@@ -24,6 +24,7 @@ pub struct Extras {
 /// If a file is damaged, or GGUF has no tokenizer of this kind.
 pub fn for_gguf(checkpoint: &Checkpoint, n_vocab: usize, tokenizer: bool) -> Result<Extras, CliError> {
     let mut extras = Extras { pairs: vec![("general.name".into(), Value::Str(name(checkpoint)))], notes: Vec::new() };
+    extras.pairs.extend(card::metadata(checkpoint)?);
     match vocabulary(checkpoint, n_vocab) {
         Ok((vocab, exact)) => {
             if !exact {
@@ -108,6 +109,7 @@ pub fn for_folder(checkpoint: &Checkpoint, tokenizer: bool) -> Result<SideFiles,
             defaults.insert((*name).to_owned(), if whole { (short as i64).into() } else { short.into() });
         }
     }
+    side.files.extend(card::write(checkpoint.meta()).map(|text| (card::NAME.into(), text.into_bytes())));
     if !defaults.is_empty() {
         side.files.push(("generation_config.json".into(), json(&defaults.into())));
     }

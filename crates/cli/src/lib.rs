@@ -22,6 +22,7 @@
 
 pub mod args;
 mod backend;
+mod card;
 mod carry;
 mod catalog;
 mod chat;

@@ -103,7 +103,8 @@ fn checked_matrices_decode_take_rows_and_repack() {
         let expected: Vec<f32> =
             rows.iter().flat_map(|row| &whole[row * matrix.n_in..][..matrix.n_in]).copied().collect();
         assert_same(&out, &expected, &what);
-        if let Some(blocks) = matrix.to_gguf_blocks() {
+        if let Some(dtype) = matrix.gguf_type() {
+            let blocks = matrix.to_gguf_blocks(dtype).unwrap_or_else(|| panic!("{what}: not as {}", dtype.name()));
             blocks.check().unwrap_or_else(|e| panic!("{what}: {e}"));
             let mut out = vec![0.0; whole.len()];
             blocks.decode_rows(0, blocks.n_out, &mut out);

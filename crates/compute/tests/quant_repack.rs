@@ -38,11 +38,16 @@ fn blocks_have_the_values_of_the_vectors() {
     for name in FILES {
         for case in cases(name) {
             let matrix = matrix(name, &case);
-            let blocks = matrix.to_gguf_blocks();
-            let dtype = blocks.as_ref().map(|blocks| blocks.encoding);
-            assert_eq!(dtype, expected(&case, matrix.encoding).map(Encoding::Blocks), "{}", matrix.encoding);
-            let Some(blocks) = blocks else { continue };
-            blocks.check().expect("a valid matrix");
+            let dtype = matrix.gguf_type();
+            assert_eq!(dtype, expected(&case, matrix.encoding), "{}", matrix.encoding);
+            let others = [DType::Q4_0, DType::Q5_0, DType::Q8_0, DType::Q4_1, DType::Q5_1, DType::MXFP4, DType::NVFP4];
+            for blocks in others.into_iter().filter_map(|other| matrix.to_gguf_blocks(other)) {
+                blocks.check().expect("a valid matrix");
+                assert_eq!(decoded(&blocks), case.weights, "{} -> {}", matrix.encoding, blocks.encoding);
+                assert!(dtype.is_some(), "{} has no type but fits {}", matrix.encoding, blocks.encoding);
+            }
+            let Some(dtype) = dtype else { continue };
+            let blocks = matrix.to_gguf_blocks(dtype).expect("its own type");
             assert_eq!(decoded(&blocks), case.weights, "{} -> {}", matrix.encoding, blocks.encoding);
             found += 1;
         }
@@ -77,9 +82,9 @@ fn biases_that_are_whole_scales_become_symmetric_blocks() {
     ] {
         let matrix = centred(bits, zero);
         matrix.check().expect("a valid matrix");
-        let blocks = matrix.to_gguf_blocks();
-        assert_eq!(blocks.as_ref().map(|b| b.encoding), dtype.map(Encoding::Blocks), "{bits} bits, zero {zero}");
-        if let Some(blocks) = blocks {
+        assert_eq!(matrix.gguf_type(), dtype, "{bits} bits, zero {zero}");
+        if let Some(dtype) = dtype {
+            let blocks = matrix.to_gguf_blocks(dtype).expect("its own type");
             assert_eq!(decoded(&blocks), decoded(&matrix), "{bits} bits, zero {zero}");
         }
     }

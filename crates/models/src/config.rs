@@ -155,6 +155,9 @@ keys! {
     SSM_RANK = "ssm.time_step_rank" ["time_step_rank", "mamba_dt_rank"];
     INDEX_BLOCK = "attention.indexer.block_size" [];
     INDEX_TOP_K = "attention.indexer.top_k" ["index_topk"];
+    INDEX_HEADS = "attention.indexer.head_count" ["index_n_heads"];
+    INDEX_D_HEAD = "attention.indexer.key_length" ["index_head_dim"];
+    INDEX_LAYERS = "attention.indexer.types" ["indexer_types"];
 }
 
 impl Key {

@@ -10,6 +10,17 @@ use crate::names::Role;
 use crate::style;
 use crate::table::{HALVES, INTERLEAVED};
 
+/// Sparse attention, full up to as many tokens as its indexer keeps.
+const INDEXED: Arch = Arch {
+    gguf: &[],
+    hf: &[],
+    style: &style::SHARED_EXPERTS,
+    pairs: INTERLEAVED,
+    gating: Gating::Sigmoid,
+    harmless: &[".indexer."],
+    ..LLAMA
+};
+
 pub(crate) const EXPERTS: &[Arch] = &[
     Arch { gguf: &["qwen2moe"], hf: &["Qwen2MoeForCausalLM"], normalize: false, ..HALVES },
     Arch {
@@ -40,6 +51,8 @@ pub(crate) const EXPERTS: &[Arch] = &[
         harmless: &[".indexer."],
         ..LLAMA
     },
+    Arch { hf: &["DeepseekV32ForCausalLM"], written_as: "deepseek32", ..INDEXED },
+    Arch { hf: &["GlmMoeDsaForCausalLM"], written_as: "glm-dsa", ..INDEXED },
     Arch {
         gguf: &["deepseek2"],
         hf: &["DeepseekV2ForCausalLM"],
@@ -317,14 +330,6 @@ pub(crate) const EXPERTS: &[Arch] = &[
         ..HALVES
     },
     Arch { gguf: &["qwen", "qwen3tts", "qwen3vl", "qwen3vlmoe", "paddleocr"], hf: &[], ..HALVES },
-    Arch {
-        gguf: &[],
-        hf: &["DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"],
-        pairs: INTERLEAVED,
-        gating: Gating::Sigmoid,
-        harmless: &[".indexer."],
-        ..LLAMA
-    },
     // OLMo 2 with experts. Source: modeling_flex_olmo.py.
     Arch { gguf: &[], hf: &["FlexOlmoForCausalLM"], norms: Norms::Post, normalize: false, ..LLAMA },
 ];

@@ -73,6 +73,26 @@ fn every_kind_keeps_its_ids() {
 }
 
 #[test]
+fn spaces_before_punctuation_stay_as_the_files_say() {
+    for cleans in [false, true] {
+        let config = || Config {
+            tokenizer_config: Some(serde_json::json!({"clean_up_tokenization_spaces": cleans})),
+            ..Config::default()
+        };
+        let source = Source::HuggingFace { tokenizer_json: data("bpe-gpt2.json"), config: config() };
+        let built =
+            Tokenizer::from_source(Source::HuggingFace { tokenizer_json: data("bpe-gpt2.json"), config: config() });
+        let built = built.expect("a tokenizer");
+        let vocab = to_gguf(&source, &built, built.n_vocab()).expect("it can be said").vocab;
+        let pre = vocab.pre.clone();
+        let gguf = Tokenizer::from_source(Source::Gguf(vocab)).expect("a tokenizer");
+        let ids = built.encode("well , no .", Encode::default()).expect("ids");
+        let want = if cleans { "well, no." } else { "well , no ." };
+        assert_eq!([built.decode_clean(&ids, true), gguf.decode_clean(&ids, true)], [want, want], "{pre:?}");
+    }
+}
+
+#[test]
 fn pieces_keep_their_ids() {
     check("wordpiece.json", &hugging_face("wordpiece.json"), true);
     check("spm-unigram-unk.model", &sentencepiece("spm-unigram-unk.model"), true);

@@ -105,7 +105,7 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(&rows).expect("rows are JSON");
         return Ok(writeln!(io::stdout().lock(), "{text}")?);
     }
-    println!("{}", model.path.display());
+    writeln!(io::stdout(), "{}", model.path.display())?;
     Ok(print_table(&table(&rows))?)
 }
 

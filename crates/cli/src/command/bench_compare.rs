@@ -52,7 +52,7 @@ pub fn run(args: &BenchArgs, peer: &str, model: &Path) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(&rows).expect("rows are JSON");
         return Ok(writeln!(io::stdout().lock(), "{text}")?);
     }
-    println!("{}, {} pairs", model.display(), args.repetitions);
+    writeln!(io::stdout(), "{}, {} pairs", model.display(), args.repetitions)?;
     Ok(print_table(&table(&rows))?)
 }
 

@@ -1,5 +1,7 @@
 //! `mlx-run doctor`: what this machine can run, and whether it computes what the definitions say.
 
+use std::io::{self, Write};
+
 use mlxr_compute::conformance::{self, Options};
 use mlxr_compute::cpu::Isa;
 use mlxr_mlx::{Kernels, Kind, Mlx, Precision, kernel};
@@ -15,21 +17,22 @@ const HALF_SLACK: f32 = 2000.0;
 /// # Errors
 /// If a backend computes something else than the definitions say.
 pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
+    let out = &mut io::stdout();
     let n_thread = backend::n_thread(None)?;
-    println!("processor: {n_thread} threads, {}", Isa::detect().name());
-    let mut n_failed = report("cpu", conformance::run(&mut backend::cpu_default()?, &options(args, 1.0)));
+    writeln!(out, "processor: {n_thread} threads, {}", Isa::detect().name())?;
+    let mut n_failed = report("cpu", conformance::run(&mut backend::cpu_default()?, &options(args, 1.0)))?;
     match backend::mlx_device() {
-        Err(error) => println!("mlx: not used: {error}"),
+        Err(error) => writeln!(out, "mlx: not used: {error}")?,
         Ok(device) => {
             let (limit, active) = device.memory();
             let kind = if device.kind() == Kind::Gpu { "GPU" } else { "processor, for development" };
-            println!("mlx: {kind}, {} MiB of memory to use, {} MiB in use", limit >> 20, active >> 20);
+            writeln!(out, "mlx: {kind}, {} MiB of memory to use, {} MiB in use", limit >> 20, active >> 20)?;
             let platform = device.platform();
             if let Some(platform) = platform {
                 let failures = kernel::check::on_gpu(&device, platform, args.seed)?;
                 n_failed += failures.len();
-                println!("mlx: {} of our {platform:?} kernels' launches fail", failures.len());
-                failures.iter().for_each(|failure| println!("  FAILED {failure}"));
+                writeln!(out, "mlx: {} of our {platform:?} kernels' launches fail", failures.len())?;
+                failures.iter().try_for_each(|failure| writeln!(out, "  FAILED {failure}"))?;
             }
             let mut modes = vec![
                 ("mlx f32", Precision::Full, Kernels::Mlx, 1.0),
@@ -40,14 +43,14 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
             }
             for (name, precision, kernels, slack) in modes {
                 let mut mlx = Mlx::new(backend::mlx_device()?, precision, kernels, Box::new(|_| ()));
-                n_failed += report(name, conformance::run(&mut mlx, &options(args, slack)));
+                n_failed += report(name, conformance::run(&mut mlx, &options(args, slack)))?;
             }
         }
     }
     if n_failed > 0 {
         return Err(CliError::Failed(format!("{n_failed} checks failed; send this output with the machine's name")));
     }
-    println!("everything computes what its definition says");
+    writeln!(out, "everything computes what its definition says")?;
     Ok(())
 }
 
@@ -56,10 +59,10 @@ fn options(args: &DoctorArgs, slack: f32) -> Options {
 }
 
 /// Prints a report and counts its failures.
-fn report(name: &str, report: conformance::Report) -> usize {
-    let n: usize = report.cases.iter().map(|(_, n)| n).sum();
-    println!("{name}: {n} comparisons with the definitions, {} fail", report.failures.len());
-    report.refused.iter().for_each(|refused| println!("  refused {refused}"));
-    report.failures.iter().for_each(|failure| println!("  FAILED {failure}"));
-    report.failures.len()
+fn report(name: &str, report: conformance::Report) -> io::Result<usize> {
+    let (out, n) = (&mut io::stdout(), report.cases.iter().map(|(_, n)| n).sum::<usize>());
+    writeln!(out, "{name}: {n} comparisons with the definitions, {} fail", report.failures.len())?;
+    report.refused.iter().try_for_each(|refused| writeln!(out, "  refused {refused}"))?;
+    report.failures.iter().try_for_each(|failure| writeln!(out, "  FAILED {failure}"))?;
+    Ok(report.failures.len())
 }

@@ -1,6 +1,6 @@
 //! `mlx-run quant`.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -154,13 +154,14 @@ fn print_plan(planned: &[Planned], imatrix: bool) -> Result<(), CliError> {
     print_table(&rows)?;
     report_fallbacks(planned);
     let [before, after] = sizes(planned);
-    println!(
+    writeln!(
+        stdout(),
         "{} ({:.2} bits a weight) -> {} ({:.2} bits a weight)",
         size_text(before as u64),
         bits(before, planned),
         size_text(after as u64),
         bits(after, planned)
-    );
+    )?;
     if !imatrix && planned.iter().any(|t| t.needs_importance) {
         eprintln!("note: this needs an importance matrix: make one by `mlx-run imatrix`, give it by --imatrix");
     }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use mlxr_weights::gguf::Strings;
+
 use crate::common::{Temp, fixtures, mlx_run, stdout, succeed};
 
 /// Two hundred tokens of the story that `model` tells, greedily.
@@ -70,6 +72,8 @@ fn tokenizer_template_and_defaults_travel_along() {
     let defaults = serde_json::json!({"temperature": 0.7, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.1});
     std::fs::write(Path::new(source).join("chat_template.jinja"), template).expect("a file");
     std::fs::write(Path::new(source).join("generation_config.json"), defaults.to_string()).expect("a file");
+    let card = "---\nlicense: cc-by-sa-4.0\nlanguage:\n- en\n- de\ntags: [stories]\nmodel_name: \"Small: tales\"\nbase_model: x\n---\n# Else\n";
+    std::fs::write(Path::new(source).join("README.md"), card).expect("a file");
     succeed(&home, &["convert", source, file]);
     succeed(&home, &["convert", file, back, "--to", "hf"]);
     succeed(&home, &["convert", file, mlx]);
@@ -91,6 +95,13 @@ fn tokenizer_template_and_defaults_travel_along() {
     let number = |key: &str| checkpoint.meta().get::<f32>(&format!("general.sampling.{key}")).ok().flatten();
     let found = ["temp", "top_k", "top_p", "penalty_repeat"].map(number);
     assert_eq!(found, [Some(0.7), Some(30.0), Some(0.9), Some(1.1)]);
+    // What the card says.
+    let text = |key: &str| checkpoint.meta().get::<&str>(&format!("general.{key}")).ok().flatten();
+    assert_eq!([text("name"), text("license"), text("author")], [Some("Small: tales"), Some("cc-by-sa-4.0"), None]);
+    let list = |key: &str| checkpoint.meta().get::<&Strings>(&format!("general.{key}")).ok().flatten();
+    let list = |key: &str| list(key).map(|all| all.iter().map(<[u8]>::to_vec).collect::<Vec<_>>());
+    assert_eq!(list("languages"), Some(vec![b"en".to_vec(), b"de".to_vec()]));
+    assert_eq!(list("tags"), Some(vec![b"stories".to_vec()]));
 }
 
 #[test]

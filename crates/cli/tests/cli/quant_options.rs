@@ -1,10 +1,11 @@
 //! What `mlx-run quant` takes besides a recipe.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use mlxr_compute::DType;
 use mlxr_weights::gguf::{Entry, Metadata, Value, Writer, shard_path};
-use mlxr_weights::{Checkpoint, open};
+use mlxr_weights::{Checkpoint, TensorInfo, open};
 
 use crate::common::{Temp, fixtures, mlx_run, stdout, succeed};
 
@@ -42,8 +43,7 @@ fn split(home: &Temp, model: &str) -> String {
         meta.set("split.no", Value::U16(no as u16));
         meta.set("split.count", Value::U16(2));
         meta.set("split.tensors.count", Value::I32(n as i32));
-        let entry =
-            |t: &mlxr_weights::TensorInfo| Entry { name: t.name.clone(), dtype: t.dtype, shape: t.shape.clone() };
+        let entry = |t: &TensorInfo| Entry { name: t.name.clone(), dtype: t.dtype, shape: t.shape.clone() };
         let entries: Vec<Entry> = tensors.iter().map(entry).collect();
         let mut writer = Writer::create(&path, &meta, &entries).expect("a file");
         for tensor in tensors {
@@ -113,6 +113,48 @@ fn types_of_tensors_come_from_a_file_after_the_command_line() {
     ] {
         assert_eq!(type_of(&made, name), dtype, "{name}");
     }
+}
+
+#[test]
+fn the_exceptions_of_a_recipe_are_lifted_or_others_made() {
+    let Some(model) = model() else { return };
+    let home = Temp::new("quant-pure");
+    let source = open(Path::new(&model)).expect("a model");
+    // Rows of 172 are no whole blocks.
+    let whole = |t: &&TensorInfo| t.shape.len() == 2 && t.shape[1].is_multiple_of(32);
+    let matrices: Vec<&str> = source.tensors().iter().filter(whole).map(|t| t.name.as_str()).collect();
+    let excepted = |made: &Checkpoint| -> Vec<&str> {
+        matrices.iter().copied().filter(|name| type_of(made, name) != DType::Q4_0).collect()
+    };
+    assert!(matrices.len() > 30);
+    assert_eq!(excepted(&quantized(&home, &[], &model, "Q4_0")), ["output.weight"]);
+    let pure = quantized(&home, &["--pure"], &model, "Q4_0");
+    assert_eq!(excepted(&pure), [""; 0]);
+    assert_eq!(type_of(&pure, "blk.0.attn_norm.weight"), DType::F32);
+    assert_eq!(type_of(&pure, "blk.0.ffn_down.weight"), DType::F16, "as without");
+    let args = ["run", &home.file("out.gguf"), "--raw", "--temperature", "0", "--max-tokens", "4", "Once upon a time"];
+    assert!(!stdout(&succeed(&home, &args)).is_empty());
+    let embeddings = quantized(&home, &["--pure", "--token-embedding-type", "q5_1"], &model, "Q4_0");
+    assert_eq!(type_of(&embeddings, "token_embd.weight"), DType::Q5_1);
+    assert_eq!(type_of(&embeddings, "blk.0.attn_v.weight"), DType::Q4_0);
+    let named = quantized(&home, &["--pure", "--tensor-type", "ffn_gate=q8_0"], &model, "Q4_0");
+    assert_eq!(type_of(&named, "blk.2.ffn_gate.weight"), DType::Q8_0);
+    assert_eq!(type_of(&named, "blk.2.ffn_up.weight"), DType::Q4_0);
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_failure() {
+    let Some(model) = model() else { return };
+    let home = Temp::new("quant-pipe");
+    let mut child = mlx_run(&home, &["quant", "--dry-run", &model, "Q4_0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !stderr.contains("panicked"), "{stderr}");
 }
 
 #[test]

@@ -15,7 +15,7 @@
 //! | `encode` | f32 to GGUF types: [`encode()`] |
 //! | [`compensate`] | GPTQ: later columns make up for the rounding of earlier ones |
 //! | `rows` | some rows of a matrix as a matrix: [`MatrixData::take_rows`] |
-//! | `repack` | any encoding as GGUF blocks: [`MatrixData::to_gguf_blocks`], [`MatrixData::to_blocks`] |
+//! | `repack` | any encoding as GGUF blocks: [`MatrixData::gguf_type`], [`MatrixData::to_gguf_blocks`], [`MatrixData::to_blocks`] |
 //! | `to_mlx` | GGUF blocks in MLX's packed formats: [`MatrixData::to_mlx`] |
 //!
 //! GGUF blocks are structs of bytes (alignment 1), so a mapped file is cast in place with
@@ -139,6 +139,12 @@ const _: () = {
         i += 1;
     }
 };
+
+/// Weights of type `F32` as they lie, where they are aligned.
+pub fn as_f32(dtype: DType, bytes: &[u8]) -> Option<&[f32]> {
+    let plain = dtype == DType::F32 && cfg!(target_endian = "little");
+    if plain { bytemuck::try_cast_slice(bytes).ok() } else { None }
+}
 
 /// Decodes `out.len()` weights of type `dtype`. Integers give their value, `Bool` 0 or 1.
 ///

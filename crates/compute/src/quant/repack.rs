@@ -14,7 +14,7 @@
 //!
 //! Act-order GPTQ, bitsandbytes, FP8 and mxfp8 have no GGUF type of equal values.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::encode::{fifth_bits, nibbles};
 use super::float::Half;
@@ -25,7 +25,7 @@ use super::{awq, gptq, mlx};
 use crate::matrix::MlxFloat;
 use crate::{Bytes, DType, Encoding, Error, MatrixData};
 
-/// Rows decoded at a time by [`MatrixData::to_blocks`].
+/// Rows decoded at a time.
 const BAND: usize = 128;
 
 impl MatrixData {
@@ -54,29 +54,33 @@ impl MatrixData {
         MatrixData::blocks(&self.name, [self.n_out, self.n_in], dtype, bytes.into())
     }
 
-    /// The matrix as GGUF blocks of equal values, or `None` where the table above has no exact type for it.
-    /// A zero may change its sign. A matrix of blocks is returned as it is.
-    pub fn to_gguf_blocks(&self) -> Option<MatrixData> {
-        let (dtype, bytes) = match self.encoding {
-            Encoding::Blocks(_) => return Some(self.clone()),
-            Encoding::MlxFloat(MlxFloat::Mxfp4) => (DType::MXFP4, mxfp4(self)?),
-            Encoding::MlxFloat(MlxFloat::Nvfp4) => (DType::NVFP4, nvfp4(self)?),
-            Encoding::MlxAffine { bits, group, scale } => affine(self, mlx::Affine { bits, group, scale })?,
-            Encoding::Gptq { bits, group, zero_plus_one, scale } if gptq::in_order(self, group) => {
-                let format = gptq::Gptq { bits, group, zero_plus_one, scale };
-                let zeros = |g| gptq::zeros(self, format, g, [0, self.n_out]);
-                let runs = transposed_runs(self, scale, group, zeros)?;
-                pack(self, bits, &runs, |row, run| gptq::codes(self, bits, run, row))?
+    /// The GGUF type whose blocks have this matrix's values, or `None` where the table above has none. Scales, zeros and
+    /// biases tell; codes are not read.
+    pub fn gguf_type(&self) -> Option<DType> {
+        match self.encoding {
+            Encoding::Blocks(dtype) => Some(dtype),
+            Encoding::MlxFloat(MlxFloat::Mxfp4) => (!self.parts[1].contains(&255)).then_some(DType::MXFP4),
+            Encoding::MlxFloat(MlxFloat::Nvfp4) => {
+                let fits = self.n_in.is_multiple_of(64) && self.parts[1].iter().all(|&d| d < 0x7f);
+                fits.then_some(DType::NVFP4)
             }
-            Encoding::Awq { group, scale } => {
-                let zeros = |g| awq::line(&self.parts[1], self.n_out, g, [0, self.n_out]);
-                let runs = transposed_runs(self, scale, group, zeros)?;
-                pack(self, 4, &runs, |row, run| awq::codes(self, run, row))?
+            Encoding::MlxAffine { bits, group, scale } => affine_type(self, mlx::Affine { bits, group, scale }),
+            _ => Transposed::of(self)?.gguf_type(),
+        }
+    }
+
+    /// The matrix as blocks of `dtype` of equal values: of its own [`MatrixData::gguf_type`], or that of a matrix that
+    /// this is some rows of. `None` if the type cannot hold them. A zero may change its sign.
+    pub fn to_gguf_blocks(&self, dtype: DType) -> Option<MatrixData> {
+        let bytes = match (self.encoding, dtype) {
+            (Encoding::Blocks(own), _) => return (own == dtype).then(|| self.clone()),
+            (Encoding::MlxFloat(MlxFloat::Mxfp4), DType::MXFP4) => mxfp4(self)?,
+            (Encoding::MlxFloat(MlxFloat::Nvfp4), DType::NVFP4) => nvfp4(self)?,
+            (Encoding::MlxAffine { bits, group, scale }, _) => affine(self, mlx::Affine { bits, group, scale }, dtype)?,
+            _ => {
+                let transposed = Transposed::of(self)?;
+                pack(self, (dtype, transposed.bits), &transposed.runs()?, |row, run| transposed.codes(row, run))?
             }
-            Encoding::MlxFloat(MlxFloat::Mxfp8)
-            | Encoding::Gptq { .. }
-            | Encoding::Bnb4 { .. }
-            | Encoding::Fp8 { .. } => return None,
         };
         MatrixData::blocks(&self.name, [self.n_out, self.n_in], dtype, Bytes::from(bytes)).ok()
     }
@@ -124,44 +128,116 @@ fn exact(x: f32) -> Option<Half> {
     (half.f32() == x).then_some(half)
 }
 
-/// The runs of a GPTQ or AWQ matrix, row after row.
-fn transposed_runs(
-    matrix: &MatrixData,
-    scale: DType,
+/// A GPTQ or AWQ matrix whose groups are whole runs, in order.
+struct Transposed<'a> {
+    matrix: &'a MatrixData,
+    bits: u8,
     group: u32,
-    zeros: impl Fn(usize) -> Vec<u8>,
-) -> Option<Vec<Run>> {
-    let n_group = groups(matrix.n_in, group);
-    if !matrix.n_in.is_multiple_of(32) || n_group > 1 && !group.is_multiple_of(32) {
-        return None;
-    }
-    let per_row = matrix.n_in / 32;
-    let mut runs = vec![Run { scale: Half::new(0.0), zero: 0 }; matrix.n_out * per_row];
-    for g in 0..n_group {
-        let first = g * group as usize / 32;
-        let last = ((g + 1) * group as usize / 32).min(per_row);
-        let scales = grid_line(matrix, scale, g, [0, matrix.n_out]);
-        for (row, (scale, zero)) in scales.into_iter().zip(zeros(g)).enumerate() {
-            runs[row * per_row + first..row * per_row + last].fill(Run { scale: exact(scale)?, zero });
-        }
-    }
-    Some(runs)
+    scale: DType,
+    /// Of GPTQ: whether zeros are stored less one.
+    zero_plus_one: Option<bool>,
 }
 
-/// Blocks of symmetric runs, of the smallest type that holds every `q - zero`. `codes(row, run)` are a run's codes.
+impl Transposed<'_> {
+    fn of(matrix: &MatrixData) -> Option<Transposed<'_>> {
+        let (bits, group, scale, zero_plus_one) = match matrix.encoding {
+            Encoding::Gptq { bits, group, zero_plus_one, scale } if gptq::in_order(matrix, group) => {
+                (bits, group, scale, Some(zero_plus_one))
+            }
+            Encoding::Awq { group, scale } => (4, group, scale, None),
+            _ => return None,
+        };
+        let whole = groups(matrix.n_in, group) == 1 || group.is_multiple_of(32);
+        (matrix.n_in.is_multiple_of(32) && whole).then_some(Transposed { matrix, bits, group, scale, zero_plus_one })
+    }
+
+    /// Scales and zeros of a group, of every row.
+    fn group(&self, g: usize) -> impl Iterator<Item = (f32, u8)> {
+        let (matrix, rows) = (self.matrix, [0, self.matrix.n_out]);
+        let zeros = match self.zero_plus_one {
+            Some(zero_plus_one) => {
+                let format = gptq::Gptq { bits: self.bits, group: self.group, zero_plus_one, scale: self.scale };
+                gptq::zeros(matrix, format, g, rows)
+            }
+            None => awq::line(&matrix.parts[1], matrix.n_out, g, rows),
+        };
+        grid_line(matrix, self.scale, g, rows).into_iter().zip(zeros)
+    }
+
+    fn gguf_type(&self) -> Option<DType> {
+        let mut zeros = Zeros::default();
+        for g in 0..groups(self.matrix.n_in, self.group) {
+            for (scale, zero) in self.group(g) {
+                zeros.add(Run { scale: exact(scale)?, zero });
+            }
+        }
+        zeros.gguf_type(self.bits)
+    }
+
+    /// The runs, row after row.
+    fn runs(&self) -> Option<Vec<Run>> {
+        let per_row = self.matrix.n_in / 32;
+        let mut runs = vec![Run { scale: Half::new(0.0), zero: 0 }; self.matrix.n_out * per_row];
+        for g in 0..groups(self.matrix.n_in, self.group) {
+            let first = g * self.group as usize / 32;
+            let last = ((g + 1) * self.group as usize / 32).min(per_row);
+            for (row, (scale, zero)) in self.group(g).enumerate() {
+                runs[row * per_row + first..row * per_row + last].fill(Run { scale: exact(scale)?, zero });
+            }
+        }
+        Some(runs)
+    }
+
+    fn codes(&self, row: usize, run: usize) -> [u8; 32] {
+        match self.zero_plus_one {
+            Some(_) => gptq::codes(self.matrix, self.bits, run, row),
+            None => awq::codes(self.matrix, run, row),
+        }
+    }
+}
+
+/// Types of symmetric blocks, the smallest first, and what `q - zero` may be in them.
+const SYMMETRIC: [(DType, RangeInclusive<i32>); 3] =
+    [(DType::Q4_0, -8..=7), (DType::Q5_0, -16..=15), (DType::Q8_0, -128..=127)];
+
+/// The smallest and the largest zero. Runs of scale 0 are 0 whatever their codes, so they do not count.
+#[derive(Debug, Default)]
+struct Zeros(Option<(u8, u8)>);
+
+impl Zeros {
+    fn add(&mut self, run: Run) {
+        if run.scale.f32() != 0.0 {
+            let (least, most) = self.0.unwrap_or((run.zero, run.zero));
+            self.0 = Some((least.min(run.zero), most.max(run.zero)));
+        }
+    }
+
+    /// Whether a range holds every `q - zero` of codes of so many bits.
+    fn within(&self, bits: u8, range: &RangeInclusive<i32>) -> bool {
+        let (least, most) = self.0.unwrap_or((1 << (bits - 1), 1 << (bits - 1)));
+        range.contains(&-i32::from(most)) && range.contains(&((1 << bits) - 1 - i32::from(least)))
+    }
+
+    /// The smallest type that holds every `q - zero`.
+    fn gguf_type(&self, bits: u8) -> Option<DType> {
+        SYMMETRIC.iter().find(|(_, range)| self.within(bits, range)).map(|(dtype, _)| *dtype)
+    }
+}
+
+/// Symmetric runs of codes of so many bits as blocks of a type, if that holds every `q - zero`. `codes(row, run)` are a
+/// run's codes.
 fn pack(
     matrix: &MatrixData,
-    bits: u8,
+    (dtype, bits): (DType, u8),
     runs: &[Run],
     codes: impl Fn(usize, usize) -> [u8; 32],
-) -> Option<(DType, Vec<u8>)> {
-    // Runs of scale 0 are 0 whatever their codes, so they do not choose the type.
-    let zeros = runs.iter().filter(|run| run.scale.f32() != 0.0).map(|run| i32::from(run.zero));
-    let high = (1 << bits) - 1 - zeros.clone().min().unwrap_or(1 << (bits - 1));
-    let low = -zeros.max().unwrap_or(1 << (bits - 1));
-    let types: [(DType, RangeInclusive<i32>); 3] =
-        [(DType::Q4_0, -8..=7), (DType::Q5_0, -16..=15), (DType::Q8_0, -128..=127)];
-    let (dtype, range) = types.into_iter().find(|(_, range)| range.contains(&low) && range.contains(&high))?;
+) -> Option<Vec<u8>> {
+    let (_, range) = SYMMETRIC.iter().find(|(own, _)| *own == dtype)?;
+    let mut zeros = Zeros::default();
+    runs.iter().for_each(|run| zeros.add(*run));
+    if !zeros.within(bits, range) {
+        return None;
+    }
     let mut bytes = Vec::with_capacity(runs.len() * dtype.block_bytes());
     let per_row = matrix.n_in / 32;
     for (i, &Run { scale: d, zero }) in runs.iter().enumerate() {
@@ -177,44 +253,70 @@ fn pack(
             _ => bytes.extend_from_slice(bytemuck::bytes_of(&BlockQ8_0 { d, qs: codes.map(|q| q as i8) })),
         }
     }
-    Some((dtype, bytes))
+    Some(bytes)
 }
 
-/// Blocks of an MLX affine matrix.
-fn affine(matrix: &MatrixData, format: mlx::Affine) -> Option<(DType, Vec<u8>)> {
-    let (bits, group) = (format.bits, usize::from(format.group));
-    let (per_row, per_group) = (matrix.n_in / 32, group / 32);
-    let n_group = matrix.n_out * matrix.n_in / group;
-    let (mut scales, mut biases) = (vec![0.0; n_group], vec![0.0; n_group]);
-    super::decode(format.scale, &matrix.parts[1], &mut scales);
-    super::decode(format.scale, &matrix.parts[2], &mut biases);
-    let halves: Vec<Half> = scales.iter().map(|s| exact(*s)).collect::<Option<_>>()?;
+/// Scales and biases of some rows of an MLX affine matrix, a pair for each group.
+fn affine_groups(matrix: &MatrixData, format: mlx::Affine, rows: Range<usize>) -> [Vec<f32>; 2] {
+    [1, 2].map(|part| {
+        let row = matrix.parts[part].len() / matrix.n_out.max(1);
+        let mut numbers = vec![0.0; rows.len() * matrix.n_in / usize::from(format.group)];
+        super::decode(format.scale, &matrix.parts[part][rows.start * row..rows.end * row], &mut numbers);
+        numbers
+    })
+}
+
+/// A group of scale `s` and bias `b` as `s * (q - zero)`, if that is exact.
+fn symmetric([scale, bias]: [f32; 2]) -> Option<Run> {
+    let zero = if scale == 0.0 { 0.0 } else { -bias / scale };
+    let whole = zero.fract() == 0.0 && (0.0..256.0).contains(&zero) && zero * scale == -bias;
+    Some(Run { scale: exact(scale)?, zero: whole.then_some(zero as u8)? })
+}
+
+/// The type of blocks that have an MLX affine matrix's values.
+fn affine_type(matrix: &MatrixData, format: mlx::Affine) -> Option<DType> {
+    let (mut zeros, mut whole, mut minima) = (Zeros::default(), true, true);
+    for first in (0..matrix.n_out).step_by(BAND) {
+        let [scales, biases] = affine_groups(matrix, format, first..matrix.n_out.min(first + BAND));
+        for (scale, bias) in scales.into_iter().zip(biases) {
+            exact(scale)?;
+            match symmetric([scale, bias]) {
+                Some(run) => zeros.add(run),
+                None => whole = false,
+            }
+            minima &= exact(bias).is_some();
+        }
+    }
+    let with_minimum = || match format.bits {
+        2..=4 => Some(DType::Q4_1),
+        5 => Some(DType::Q5_1),
+        _ => None,
+    };
+    let found = if whole { zeros.gguf_type(format.bits) } else { None };
+    found.or_else(|| with_minimum().filter(|_| minima))
+}
+
+/// An MLX affine matrix as blocks of a type, if they can have its values.
+fn affine(matrix: &MatrixData, format: mlx::Affine, dtype: DType) -> Option<Vec<u8>> {
+    let (bits, per_row, per_group) = (format.bits, matrix.n_in / 32, usize::from(format.group) / 32);
+    let [scales, biases] = affine_groups(matrix, format, 0..matrix.n_out);
     let codes = |row: usize, run: usize| {
         let (size, mut codes) = (4 * usize::from(bits), [0; 32]);
         mlx::unpack_bits(bits, &matrix.parts[0][(row * per_row + run) * size..][..size], &mut codes);
         codes
     };
-    let zero = |(scale, bias): (&f32, &f32)| {
-        let zero = if *scale == 0.0 { 0.0 } else { -bias / scale };
-        let whole = zero.fract() == 0.0 && (0.0..256.0).contains(&zero) && zero * scale == -bias;
-        whole.then_some(zero as u8)
-    };
-    if let Some(zeros) = scales.iter().zip(&biases).map(zero).collect::<Option<Vec<u8>>>() {
-        let runs = (0..matrix.n_out * per_row).map(|i| i / per_group);
-        let runs: Vec<Run> = runs.map(|g| Run { scale: halves[g], zero: zeros[g] }).collect();
-        if let Some(packed) = pack(matrix, bits, &runs, codes) {
-            return Some(packed);
-        }
+    let n_run = matrix.n_out * per_row;
+    if !matches!((dtype, bits), (DType::Q4_1, 2..=4) | (DType::Q5_1, 2..=5)) {
+        let groups = scales.into_iter().zip(biases).map(|(scale, bias)| symmetric([scale, bias]));
+        let groups: Vec<Run> = groups.collect::<Option<_>>()?;
+        let runs: Vec<Run> = (0..n_run).map(|i| groups[i / per_group]).collect();
+        return pack(matrix, (dtype, bits), &runs, codes);
     }
-    let minima: Vec<Half> = biases.iter().map(|b| exact(*b)).collect::<Option<_>>()?;
-    let dtype = match bits {
-        2..=4 => DType::Q4_1,
-        5 => DType::Q5_1,
-        _ => return None,
-    };
-    let mut bytes = Vec::with_capacity(matrix.n_out * per_row * dtype.block_bytes());
-    for i in 0..matrix.n_out * per_row {
-        let (d, m, codes) = (halves[i / per_group], minima[i / per_group], codes(i / per_row, i % per_row));
+    let halves = |numbers: Vec<f32>| numbers.into_iter().map(exact).collect::<Option<Vec<Half>>>();
+    let (scales, minima) = (halves(scales)?, halves(biases)?);
+    let mut bytes = Vec::with_capacity(n_run * dtype.block_bytes());
+    for i in 0..n_run {
+        let (d, m, codes) = (scales[i / per_group], minima[i / per_group], codes(i / per_row, i % per_row));
         if dtype == DType::Q4_1 {
             bytes.extend_from_slice(bytemuck::bytes_of(&BlockQ4_1 { d, m, qs: nibbles(&codes) }));
         } else {
@@ -222,5 +324,5 @@ fn affine(matrix: &MatrixData, format: mlx::Affine) -> Option<(DType, Vec<u8>)> 
             bytes.extend_from_slice(bytemuck::bytes_of(&block));
         }
     }
-    Some((dtype, bytes))
+    Some(bytes)
 }

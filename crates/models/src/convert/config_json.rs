@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::metadata::{act_text, differences, widths};
 use super::recipe::Target;
-use super::{Form, Source, hybrid, target_arch};
+use super::{Form, Source, hybrid, indexer, target_arch};
 use crate::LoadError;
 use crate::arch::{Arch, EmbedScale, LogitScale, NoRope, Parallel};
 use crate::config::{self, Config, Key};
@@ -204,6 +204,7 @@ impl Writer<'_> {
             self.fields.insert(name.into(), has(Role::QNorm, "").into());
         }
         hybrid::json(&mut self.fields, hyper, targets);
+        indexer::json(&mut self.fields, source, targets);
     }
 
     fn attention(&mut self, arch: &Arch, targets: &[Target]) {

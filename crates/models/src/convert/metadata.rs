@@ -8,7 +8,7 @@ use mlxr_weights::Metadata;
 use mlxr_weights::gguf::{Array, Value};
 
 use super::recipe::Target;
-use super::{Form, Source, gguf_name, hybrid, target_arch};
+use super::{Form, Source, gguf_name, hybrid, indexer, target_arch};
 use crate::LoadError;
 use crate::arch::{Arch, LogitScale, NoRope, Parallel};
 use crate::config::{self, Config, Key};
@@ -57,6 +57,7 @@ pub(super) fn write(source: &Source<'_>, targets: &[Target]) -> Result<(Metadata
     writer.rope(source, arch);
     writer.experts(source, targets);
     hybrid::metadata(&mut writer, source, targets);
+    indexer::metadata(&mut writer, source, targets);
     let read = |meta: &Metadata| {
         let config = Config::of_metadata(meta, path, &name).with_defaults(arch.defaults);
         Hyper::read(&config, arch, None)

@@ -37,6 +37,15 @@ const CLASSES: &[Class] = &[
         },
         ..CLASS
     },
+    Class {
+        of: "glm_moe_dsa",
+        fields: |f| {
+            f.add("topk_method", "noaux_tc");
+            f.add("scoring_func", "sigmoid");
+            f.add("moe_layer_freq", 1);
+        },
+        ..CLASS
+    },
     Class { of: "gpt2", root: Some(["transformer.", "model."]), fields: |f| f.add("n_ctx", f.hyper.n_ctx), ..CLASS },
     Class { of: "granite", fields: |f| f.granite(), ..CLASS },
     Class { of: "granitemoe", fields: |f| f.granite(), ..CLASS },

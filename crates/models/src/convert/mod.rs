@@ -13,6 +13,7 @@
 //! | `attention` | q, k, v: split, fused, permuted; latent projections |
 //! | `recurrent` | state spaces, delta nets, short convolutions |
 //! | `ffn` | gate, up, down and experts: split, fused, stacked |
+//! | `indexer` | the indexer of a sparse attention |
 //! | `hybrid` | layers that are not all alike, in both |
 //! | `metadata` | a model's numbers as GGUF metadata |
 //! | `config_json` | a model's numbers as `config.json` |
@@ -22,6 +23,7 @@ mod attention;
 mod config_json;
 mod ffn;
 mod hybrid;
+mod indexer;
 mod metadata;
 mod mlx_json;
 mod recipe;

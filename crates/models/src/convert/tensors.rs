@@ -3,7 +3,7 @@
 use mlxr_compute::op::RopePairs;
 
 use super::recipe::{Part, Recipe, Target};
-use super::{Fold, Form, Source, ffn, recurrent, target_arch};
+use super::{Fold, Form, Source, ffn, indexer, recurrent, target_arch};
 use crate::LoadError;
 use crate::arch::Norms;
 use crate::config;
@@ -63,6 +63,7 @@ pub(super) fn targets(source: &Source<'_>, to: Form, naming: &Naming, fold: Fold
             maker.matrix(role, i)?;
         }
         maker.norm(Role::KvANorm, i)?;
+        indexer::targets(&mut maker, i)?;
         recurrent::targets(&mut maker, i)?;
         ffn::targets(&mut maker, i)?;
         for (role, suffixes) in VECTORS {

@@ -23,7 +23,7 @@ pub enum Type {
 }
 
 /// Roles whose matrices llama.cpp keeps as f32.
-const PLAIN: [Role; 4] = [Role::Router, Role::ShRouter, Role::PosEmbed, Role::SsmConv];
+const PLAIN: [Role; 5] = [Role::Router, Role::ShRouter, Role::PosEmbed, Role::SsmConv, Role::IndexWeights];
 
 /// `general.file_type` of a file most of whose bytes have this type. Source: `enum llama_ftype`, llama.cpp `llama.h`.
 const FILE_TYPES: [(DType, u32); 10] = [
@@ -110,8 +110,8 @@ fn dtype(checkpoint: &Checkpoint, target: &Target, kind: Type) -> Result<DType, 
             Encoding::Blocks(dtype) => Some(dtype),
             Encoding::Fp8 { .. } | Encoding::Bnb4 { .. } => None,
             _ => {
-                // Whether blocks have equal values is known by the values.
-                let own = repacked(&target.matrix(checkpoint, m)?, &mut |_| Ok(()))?;
+                // Whether blocks have equal values is known by scales and zeros.
+                let own = target.matrix(checkpoint, m)?.gguf_type();
                 target.release(checkpoint, m);
                 own
             }
@@ -133,29 +133,22 @@ fn push(matrix: &MatrixData, dtype: DType, n_thread: usize, writer: &mut Writer)
         encode::copy(&matrix.parts[0], &mut take)?;
         return Ok(Change::Exact);
     }
-    if !matches!(matrix.encoding, Encoding::Blocks(_)) && repacked(matrix, &mut |_| Ok(()))? == Some(dtype) {
-        repacked(matrix, &mut take)?;
+    if !matches!(matrix.encoding, Encoding::Blocks(_)) && matrix.gguf_type() == Some(dtype) {
+        repack(matrix, dtype, &mut take)?;
         return Ok(Change::Exact);
     }
     encode::encode(matrix, to, n_thread, &mut take)?;
     Ok(if holds(to, matrix.encoding) { Change::Exact } else { Change::Rounded })
 }
 
-/// Blocks of equal values, band after band, and their type if it is the same for all. Stops where a band has another.
-fn repacked(matrix: &MatrixData, take: &mut Take<'_>) -> Result<Option<DType>, ToolError> {
+/// Hands over blocks of equal values, of the matrix's own type in GGUF, band after band.
+fn repack(matrix: &MatrixData, dtype: DType, take: &mut Take<'_>) -> Result<(), ToolError> {
     // GPTQ and AWQ have whole words of 32 rows.
     let n_band = (BAND / matrix.n_in.max(1)).next_multiple_of(32).max(32);
-    let mut found = None;
     for first in (0..matrix.n_out).step_by(n_band) {
         let rows = matrix.slice_rows(first..matrix.n_out.min(first + n_band))?;
-        let blocks = Some(rows).filter(|rows| !matches!(rows.encoding, Encoding::Blocks(_)));
-        let blocks = blocks.and_then(|rows| rows.to_gguf_blocks());
-        let Some(MatrixData { encoding: Encoding::Blocks(own), parts, .. }) = blocks else { return Ok(None) };
-        if found.is_some_and(|before| before != own) {
-            return Ok(None);
-        }
-        found = Some(own);
-        take(&parts[0])?;
+        let blocks = rows.to_gguf_blocks(dtype).expect("rows of a matrix whose values the type has");
+        take(&blocks.parts[0])?;
     }
-    Ok(found)
+    Ok(())
 }

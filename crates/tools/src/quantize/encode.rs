@@ -17,9 +17,9 @@ use super::{Guide, Planned};
 use crate::ToolError;
 
 /// Weights of a piece, about.
-const PIECE: usize = 1 << 18;
+const PIECE: usize = 1 << 20;
 /// Pieces in the air for each thread.
-const AHEAD: usize = 4;
+const AHEAD: usize = 2;
 /// Weights, about, that are read, decoded and encoded at a time, so that they stay in a core's first cache.
 const CHUNK: usize = 1 << 12;
 
@@ -175,11 +175,17 @@ impl Worker<'_> {
         // Compensation goes over all rows of a block of columns at once.
         let n_row = if guide.factor.is_some() { piece.rows.len() } else { (CHUNK / n_in.max(1)).max(1) };
         for bytes in bytes.chunks(n_row * row) {
-            self.weights.resize(bytes.len() / row * n_in, 0.0);
-            quant::decode(plan.from, bytes, &mut self.weights);
-            let result = match &guide.factor {
-                Some(factor) => compensated((plan, encoder), factor, &mut self.weights, importance, out),
-                None => encoder.encode(&self.weights, importance, out),
+            // Numbers that are what encoders read are read where they lie.
+            let result = match (&guide.factor, quant::as_f32(plan.from, bytes)) {
+                (None, Some(weights)) => encoder.encode(weights, importance, out),
+                (factor, _) => {
+                    self.weights.resize(bytes.len() / row * n_in, 0.0);
+                    quant::decode(plan.from, bytes, &mut self.weights);
+                    match factor {
+                        Some(factor) => compensated((plan, encoder), factor, &mut self.weights, importance, out),
+                        None => encoder.encode(&self.weights, importance, out),
+                    }
+                }
             };
             result.map_err(|error| ToolError::Encode { tensor: plan.name.clone(), error })?;
         }

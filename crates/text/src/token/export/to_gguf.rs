@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::super::byte_level;
+use super::super::config;
 use super::super::error::TokenError;
 use super::super::hf_native;
 use super::super::pre::{self, Rule};
@@ -36,11 +37,14 @@ pub fn to_gguf(source: &Source, built: &Tokenizer, n_vocab: usize) -> Result<ToG
     };
     match source {
         Source::Gguf(own) => return Ok(ToGguf { vocab: own.clone(), exact: true }),
-        Source::HuggingFace { tokenizer_json, .. } => {
+        Source::HuggingFace { tokenizer_json, config } => {
             let json = parse(tokenizer_json)?;
             let kind = json.pointer("/model/type").and_then(Value::as_str).unwrap_or_default();
             match kind {
-                "BPE" if is_byte_level(&json) => return byte_level_merges(&json, built, vocab),
+                "BPE" if is_byte_level(&json) => {
+                    let cleans = config::flag(config, "clean_up_tokenization_spaces");
+                    return byte_level_merges((&json, cleans), built, vocab);
+                }
                 "BPE" => by_merges(&json, &pairs(&json), &mut vocab),
                 "Unigram" => pieces::unigram_to_gguf(&json, &mut vocab)?,
                 "WordPiece" => pieces::wordpiece_to_gguf(&json, built, &mut vocab)?,
@@ -62,19 +66,20 @@ pub fn to_gguf(source: &Source, built: &Tokenizer, n_vocab: usize) -> Result<ToG
         }
         Source::Tiktoken { pattern, .. } => {
             ranked_merges(built, &mut vocab);
-            return with_pre(vocab, built, (true, std::slice::from_ref(pattern)));
+            let patterns = std::slice::from_ref(pattern);
+            return with_pre(vocab, built, Manner { patterns, whole_words: true, cleans: None });
         }
         Source::Tekken { json } => {
             ranked_merges(built, &mut vocab);
             let json = parse(json)?;
             let pattern = json.pointer("/config/pattern").and_then(Value::as_str).unwrap_or_default().to_owned();
-            return with_pre(vocab, built, (true, &[pattern]));
+            return with_pre(vocab, built, Manner { patterns: &[pattern], whole_words: true, cleans: None });
         }
         Source::Bpe { merges_txt, .. } => {
             let lines = merges_txt.split(|&b| b == b'\n').map(<[u8]>::trim_ascii_end);
             vocab.merges = lines.filter(|l| !l.is_empty() && !l.starts_with(b"#version")).map(<[u8]>::to_vec).collect();
             byte_level_names(built, &mut vocab);
-            return with_pre(vocab, built, (false, &[]));
+            return with_pre(vocab, built, Manner { patterns: &[], whole_words: false, cleans: None });
         }
     }
     let again = Tokenizer::from_source(Source::Gguf(vocab.clone()))?;
@@ -123,11 +128,16 @@ fn base(built: &Tokenizer, n_vocab: usize) -> GgufVocab {
 }
 
 /// Merges over bytes.
-fn byte_level_merges(json: &Value, built: &Tokenizer, mut vocab: GgufVocab) -> Result<ToGguf, TokenError> {
+fn byte_level_merges(
+    (json, cleans): (&Value, Option<bool>),
+    built: &Tokenizer,
+    mut vocab: GgufVocab,
+) -> Result<ToGguf, TokenError> {
     byte_level_names(built, &mut vocab);
     vocab.merges = pairs(json).iter().map(|(l, r)| format!("{l} {r}").into_bytes()).collect();
     let patterns = hf_native::patterns(json.get("pre_tokenizer").unwrap_or(&Value::Null));
-    with_pre(vocab, built, (whole_words(json), &patterns.unwrap_or_default()))
+    let patterns = patterns.unwrap_or_default();
+    with_pre(vocab, built, Manner { patterns: &patterns, whole_words: whole_words(json), cleans })
 }
 
 /// Merges and names of a vocabulary of ranks.
@@ -153,15 +163,21 @@ fn byte_level_names(built: &Tokenizer, vocab: &mut GgufVocab) {
     }
 }
 
+/// What a pre-tokenizer is found by.
+struct Manner<'a> {
+    /// How it cuts words.
+    patterns: &'a [String],
+    /// A word that is a token is that token.
+    whole_words: bool,
+    /// Whether decoding takes spaces before punctuation away, where the files say.
+    cleans: Option<bool>,
+}
+
 /// The pre-tokenizer under which the ids are the same: GGUF names it, so it is found by what it does.
-fn with_pre(
-    mut vocab: GgufVocab,
-    built: &Tokenizer,
-    (whole_words, patterns): (bool, &[String]),
-) -> Result<ToGguf, TokenError> {
+fn with_pre(mut vocab: GgufVocab, built: &Tokenizer, manner: Manner<'_>) -> Result<ToGguf, TokenError> {
     // White space before the end is cut alike with and without the last alternative.
     let stem = |pattern: &str| pattern.strip_suffix(r"|\s+").unwrap_or(pattern).to_owned();
-    let own: Vec<String> = patterns.iter().map(|p| stem(p)).collect();
+    let own: Vec<String> = manner.patterns.iter().map(|p| stem(p)).collect();
     let equal = |row: &pre::Pre| {
         let rule = |rule: &Rule| match rule {
             Rule::Split(pattern) => stem(pattern),
@@ -170,8 +186,10 @@ fn with_pre(
         row.rules.iter().map(rule).eq(own.iter().cloned())
     };
     let mut rows: Vec<&pre::Pre> = pre::rows().collect();
-    // First those of the same patterns, then those that look words up as this tokenizer does.
-    rows.sort_by_key(|row| (!equal(row), row.whole_words != whole_words, row.names.contains(&"default")));
+    // First those of the same patterns, then those that look words up as this tokenizer does, then those that decode so.
+    let cleans = |row: &pre::Pre| manner.cleans.is_none_or(|cleans| row.clean_spaces == cleans);
+    let own_words = |row: &pre::Pre| row.whole_words == manner.whole_words;
+    rows.sort_by_key(|row| (!equal(row), !own_words(row), !cleans(row), row.names.contains(&"default")));
     for row in rows {
         vocab.pre = Some(row.names[0].to_owned());
         let Ok(again) = Tokenizer::from_source(Source::Gguf(vocab.clone())) else { continue };
