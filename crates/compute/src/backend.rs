@@ -43,6 +43,11 @@ pub trait Backend {
         Ok(())
     }
 
+    /// Whether kernels were compiled since this was last asked: the time of what ran since then is not what it takes again.
+    fn compiled(&mut self) -> bool {
+        false
+    }
+
     /// A tensor from numbers, row after row.
     fn tensor(&mut self, shape: [usize; 2], data: &[f32]) -> Self::Tensor;
 

@@ -180,6 +180,11 @@ pub trait Runner: Send {
     /// If the backend failed.
     fn wait(&mut self) -> Result<Outputs<'_>, RunError>;
 
+    /// Whether the last batch took longer than its like will, as kernels were compiled for it.
+    fn compiled(&mut self) -> bool {
+        false
+    }
+
     /// Hidden states of all tokens of the last batch, `[n_tok, d_model]`, if it wanted them: what a model reads that predicts
     /// further tokens.
     fn hidden(&self) -> &[f32] {

@@ -261,11 +261,12 @@ impl Steps {
         let n_tok = self.batch.tokens.len();
         self.stats.n_step += 1;
         self.shared.metrics.iteration_tokens_total.observe(n_tok as f64);
-        self.times.learn(n_tok, took);
-        if is_decode {
-            self.decode_times.learn(n_tok, computed);
-        } else {
-            self.pace.learn(&self.times, n_decode, took);
+        if !self.models.runner.compiled() {
+            self.times.learn(n_tok, took);
+            match is_decode {
+                true => self.decode_times.learn(n_tok, computed),
+                false => self.pace.learn(&self.times, n_decode, took),
+            }
         }
     }
 

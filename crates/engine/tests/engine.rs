@@ -2,14 +2,17 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Fake, Fault, collect, continuation, greedy, next_token, spawn, submit};
 use mlxr_engine::sampler::{Params, Rng};
-use mlxr_engine::{ClientId, Config, Engine, FinishReason, Request, Sink, SubmitError, TokenEvent, TokenId};
+use mlxr_engine::{
+    Batch, ClientId, Config, Engine, FinishReason, Parts, Request, Runner, Sink, SubmitError, TokenEvent, TokenId,
+};
+use mlxr_testing::{Scripted, n_logits};
 
 #[test]
 fn every_request_gets_its_own_text_however_they_share_the_arena() {
@@ -379,4 +382,27 @@ fn usage_tells_where_the_time_went() {
     (0..3).for_each(|_| open.send(()).expect("it waits"));
     let usage = collect(&events).2;
     assert_eq!([usage.queue, usage.prefill, usage.decode], [0, 0, 15].map(Duration::from_millis));
+}
+
+#[test]
+fn steps_in_which_kernels_were_compiled_teach_the_pace_nothing() {
+    // By how many steps say that they compiled: tokens of the step after a first one that took a minute.
+    for (n_compiled, expect) in [(0, 32), (1, 128)] {
+        let (now, steps) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (took, made) = (now.clone(), steps.clone());
+        let mut runner = Scripted::new(64, 1, move |batch: &Batch, logits: &mut Vec<f32>| {
+            let mut made = made.lock().expect("no one panicked");
+            took.fetch_add(if made.is_empty() { 60_000 } else { 1 }, Ordering::SeqCst);
+            made.push(batch.tokens.len());
+            logits.resize(64 * n_logits(batch), 0.0);
+        });
+        runner.n_compiled = n_compiled;
+        let parts = Parts::from(Box::new(runner) as Box<dyn Runner>);
+        let clock = Arc::new(move || Duration::from_millis(now.load(Ordering::SeqCst)));
+        let config = Config { step_tokens: 512, ..Config::default() };
+        let engine = Engine::spawn_with_clock(parts, config, clock).expect("valid limits");
+        let (_ticket, events) = submit(&engine, greedy(vec![1; 600], 1));
+        collect(&events);
+        assert_eq!(steps.lock().expect("no one panicked")[..2], [128, expect]);
+    }
 }

@@ -169,6 +169,10 @@ impl Backend for Mlx {
         Matrix::experts(&self.device, &prepared)
     }
 
+    fn compiled(&mut self) -> bool {
+        self.own.as_ref().is_some_and(Own::compiled)
+    }
+
     fn tensor(&mut self, shape: [usize; 2], data: &[f32]) -> Tensor {
         assert_eq!(data.len(), shape[0] * shape[1], "tensor: shape {shape:?} does not fit the numbers given");
         Tensor::new(self.device.from_slice(data, &shape, Dtype::F32), shape)

@@ -297,6 +297,10 @@ where
         Ok(Outputs { data, n_vocab: self.info.n_vocab, d_model: self.info.d_model, maxima })
     }
 
+    fn compiled(&mut self) -> bool {
+        self.backend.compiled()
+    }
+
     fn hidden(&self) -> &[f32] {
         &self.scratch.hidden
     }

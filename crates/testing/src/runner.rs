@@ -10,6 +10,8 @@ pub struct Scripted<F> {
     pub info: RunnerInfo,
     /// Whether it gives the maxima of its logits, as models on the processor do.
     pub gives_maxima: bool,
+    /// How many of its next steps say that kernels were compiled in them.
+    pub n_compiled: usize,
     write: F,
     logits: Vec<f32>,
     maxima: Vec<f32>,
@@ -32,7 +34,7 @@ impl<F: FnMut(&Batch, &mut Vec<f32>) + Send> Scripted<F> {
         };
         let logits = Vec::with_capacity(n_vocab * n_logits);
         let maxima = Vec::with_capacity(n_vocab.div_ceil(MAXIMA_BLOCK) * n_logits);
-        Scripted { info, gives_maxima: false, write, logits, maxima }
+        Scripted { info, gives_maxima: false, n_compiled: 0, write, logits, maxima }
     }
 }
 
@@ -67,6 +69,12 @@ impl<F: FnMut(&Batch, &mut Vec<f32>) + Send> Runner for Scripted<F> {
 
     fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
         Ok(Outputs { data: &self.logits, n_vocab: self.info.n_vocab, d_model: self.info.d_model, maxima: &self.maxima })
+    }
+
+    fn compiled(&mut self) -> bool {
+        let compiled = self.n_compiled > 0;
+        self.n_compiled = self.n_compiled.saturating_sub(1);
+        compiled
     }
 
     fn copy_page(&mut self, _: PageId, _: PageId) {}

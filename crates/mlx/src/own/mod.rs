@@ -23,19 +23,24 @@ use crate::kernel::source::{self, Platform};
 /// Small arrays that are kept; a model has a few for each kind of layer.
 const MAX_KEPT: usize = 4096;
 
+/// Steps that a kernel's first use makes longer.
+const FRESH_STEPS: u32 = 2;
+
 /// Launches our kernels on one device.
 pub(crate) struct Own {
     platform: Platform,
     kernels: RefCell<HashMap<Instance, GpuKernel>>,
     /// By type and bits of their numbers.
     kept: RefCell<HashMap<(bool, Vec<u32>), Array>>,
+    /// Steps whose times are not to be learned from, see [`Own::compiled`].
+    fresh: Cell<u32>,
     /// Bits of the weights that were multiplied last, whose layout what comes next is likely to be read in.
     bits: Cell<u32>,
 }
 
 impl Own {
     pub(crate) fn new(platform: Platform) -> Own {
-        Own { platform, kernels: RefCell::default(), kept: RefCell::default(), bits: Cell::new(4) }
+        Own { platform, kernels: RefCell::default(), kept: RefCell::default(), fresh: Cell::new(0), bits: Cell::new(4) }
     }
 
     /// Whole numbers that recur, as an array; at least eight, as kernels on Metal need them.
@@ -50,6 +55,14 @@ impl Own {
         let mut bits: Vec<u32> = numbers.iter().map(|x| x.to_bits()).collect();
         bits.resize(bits.len().max(8), 0);
         self.keep(d, true, bits)
+    }
+
+    /// Whether a kernel was first used in this step or the one before: MLX compiles it when it runs, in the step after if that was
+    /// built ahead.
+    pub(crate) fn compiled(&self) -> bool {
+        let n_left = self.fresh.get();
+        self.fresh.set(n_left.saturating_sub(1));
+        n_left > 0
     }
 
     fn keep(&self, d: &Device, float: bool, bits: Vec<u32>) -> Array {
@@ -78,6 +91,7 @@ impl Own {
             match made(d, self.platform, &instance) {
                 Ok(made) => {
                     kernels.insert(instance.clone(), made);
+                    self.fresh.set(FRESH_STEPS);
                 }
                 Err(error) => return std::array::from_fn(|_| d.failed_array(&error.to_string())),
             }
