@@ -38,11 +38,25 @@ float row_scale = 0.0f;
 #if NORMED == 1
 SHARED(float, shared_norm, 16);
 {
-  float square = 0.0f, largest = 0.0f;
-  for (uint i = rank; i < COLUMNS; i += 256) {
-    const float number = ROW(i), weighed = number * WEIGHT(i), magnitude = weighed < 0.0f ? -weighed : weighed;
-    square += number * number;
-    largest = magnitude > largest ? magnitude : largest;
+  constexpr uint TURNS = (COLUMNS / 8 + 255) / 256;
+  float square = 0.0f, largest = 0.0f, value[TURNS][8];
+  UNROLL
+  for (uint turn = 0; turn < TURNS; turn++) {
+    const uint octet = turn * 256 + rank;
+    UNROLL
+    for (uint half_octet = 0; half_octet < 2; half_octet++) {
+      const uint from = octet < COLUMNS / 8 ? 2 * octet + half_octet : 0;
+      const uint4 four = LOAD4(x, from), other = LOAD4(weight, from);
+      const uint numbers[4] = {four.x, four.y, four.z, four.w}, weights[4] = {other.x, other.y, other.z, other.w};
+      UNROLL
+      for (uint i = 0; i < 4; i++) {
+        const float number = octet < COLUMNS / 8 ? float_bits(numbers[i]) : 0.0f;
+        const float weighed = number * float_bits(weights[i]), magnitude = weighed < 0.0f ? -weighed : weighed;
+        value[turn][4 * half_octet + i] = weighed;
+        square += number * number;
+        largest = magnitude > largest ? magnitude : largest;
+      }
+    }
   }
   square = simd_sum(square);
   largest = simd_max(largest);
@@ -58,14 +72,15 @@ SHARED(float, shared_norm, 16);
   }
   const float inverse = largest > 0.0f ? 256.0f / largest : 0.0f;
   row_scale = largest / 256.0f / sqrt(square / float(COLUMNS) + EPSILON);
-  for (uint run = rank; run < COLUMNS / 8; run += 256) {
-    float value[8];
-    UNROLL
-    for (uint i = 0; i < 8; i++) value[i] = ROW(8 * run + i) * inverse * WEIGHT(8 * run + i);
-    UNROLL
-    for (uint i = 0; i < 4; i++) {
-      const uint low = BITS == 4 ? i : i / 2 * 4 + i % 2, high = low + (BITS == 4 ? 4 : 2);
-      AS_WORDS(shared_x)[((run / 16 * 4 + run % 4) * 4 + run % 16 / 4) * 4 + i] = half_pair(value[low], value[high]);
+  UNROLL
+  for (uint turn = 0; turn < TURNS; turn++) {
+    const uint octet = turn * 256 + rank, place = (octet / 16 * 4 + octet % 4) * 4 + octet % 16 / 4;
+    if (octet < COLUMNS / 8) {
+      UNROLL
+      for (uint i = 0; i < 4; i++) {
+        const uint low = BITS == 4 ? i : i / 2 * 4 + i % 2, high = low + (BITS == 4 ? 4 : 2);
+        AS_WORDS(shared_x)[4 * place + i] = half_pair(value[turn][low] * inverse, value[turn][high] * inverse);
+      }
     }
   }
   BARRIER();
@@ -80,85 +95,94 @@ for (uint r = 0; r < R; r++) {
     for (uint i = 0; i < 4; i++) sum[r][n][i] = 0.0f;
   }
 }
-// Where there is room, registers take the next block's weights while this one's are multiplied: with many rows that is
-// faster, with few more waves at once are (kernel times of an H100).
-const bool ahead = R == 2 && N > 1 && BITS == 4 && GLU == 0;
-uint codes[R][2][BITS], next_codes[R][2][BITS], scale[R][2], bias[R][2];
-T next_scale[R][2], next_bias[R][2];
-UNROLL
-for (uint r = 0; r < R; r++) {
+// A wave takes RUN neighbouring blocks at a time. Of a run of eight groups a lane reads the scales of its rows at once, as numbers of
+// 16 bits one by one take more of a multiprocessor's loads than the codes do.
+for (uint run = wave; run < n_block / RUN; run += 8) {
+  uint4 scales_run[R][2], biases_run[R][2];
+  uint at[R][2];
   UNROLL
-  for (uint h = 0; h < 2; h++) {
-    next_scale[r][h] = next_bias[r][h] = T(0.0f);
+  for (uint r = 0; r < R; r++) {
+    const uint from = GLU > 0 ? r : part;
+    (void)from;
     UNROLL
-    for (uint i = 0; i < BITS; i++) next_codes[r][h][i] = 0;
-  }
-}
-for (uint next = wave; next < n_block + (ahead ? 8 : 0); next += 8) {
-  const uint block = ahead ? next - 8 : next;
-  UNROLL
-  for (uint turn = 0; turn < 2; turn++) {
-    UNROLL
-    for (uint r = 0; r < R; r++) {
-      UNROLL
-      for (uint h = 0; h < 2; h++) {
-        if ((turn == 0) == ahead) {
-          const float s = float(next_scale[r][h]), b = float(next_bias[r][h]);
-          scale[r][h] = half_pair(s, s);
-          bias[r][h] = half_pair(b, b);
-          UNROLL
-          for (uint i = 0; i < BITS; i++) codes[r][h][i] = next_codes[r][h][i];
-        } else if (next < n_block) {
-          const uint wanted =
-              row + (GLU > 0 ? 0 : PAIRED == 1 ? 16 * r : 8 * r) + (PAIRED == 1 ? 8 : HEAD / 2) * h + line;
-          const uint at = wanted < n_out ? wanted : n_out - 1;
-          const uint of = at * (n_in / GROUP) + (next * 128 + quad * 32) / GROUP;
-          const uint from = GLU > 0 ? r : part;
-          (void)from;
-          UNROLL
-          for (uint i = 0; i < BITS / 4; i++) {
-            const uint4 four = LOAD4(PICK(from, w, w2, w3), (at * n_block + next) * BITS + quad * (BITS / 4) + i);
-            next_codes[r][h][4 * i] = four.x;
-            next_codes[r][h][4 * i + 1] = four.y;
-            next_codes[r][h][4 * i + 2] = four.z;
-            next_codes[r][h][4 * i + 3] = four.w;
-          }
-          next_scale[r][h] = PICK(from, scales, scales2, scales3)[of];
-          next_bias[r][h] = PICK(from, biases, biases2, biases3)[of];
-        }
+    for (uint h = 0; h < 2; h++) {
+      const uint wanted =
+          row + (GLU > 0 ? 0 : PAIRED == 1 ? 16 * r : 8 * r) + (PAIRED == 1 ? 8 : HEAD / 2) * h + line;
+      at[r][h] = wanted < n_out ? wanted : n_out - 1;
+      if (RUN > 1) {
+        const uint of = (at[r][h] * n_block + run * RUN) / RUN;
+        scales_run[r][h] = LOAD4(PICK(from, scales, scales2, scales3), of);
+        biases_run[r][h] = LOAD4(PICK(from, biases, biases2, biases3), of);
       }
     }
   }
-  if (ahead && next == wave) continue;
   UNROLL
-  for (uint step = 0; step < 4; step++) {
-    uint4 input[N];
-    UNROLL
-    for (uint n = 0; n < N; n++) {
-      input[n].x = input[n].y = input[n].z = input[n].w = 0;
-      if (NORMED == 1) {
-        if (line == 0) input[n] = shared_x[(block * 4 + step) * 4 + quad];
-      } else if (8 * n + line < n_tok) {
-        input[n] = INPUT(((n * n_block + block) * 4 + step) * 32 + lane);
-      }
-    }
+  for (uint place = 0; place < RUN; place++) {
+    const uint block = run * RUN + place;
+    uint codes[R][2][BITS], scale[R][2], bias[R][2];
     UNROLL
     for (uint r = 0; r < R; r++) {
-      uint pair[2][4];
+      const uint from = GLU > 0 ? r : part;
+      (void)from;
       UNROLL
       for (uint h = 0; h < 2; h++) {
         UNROLL
-        for (uint i = 0; i < 4; i++) {
-          // A code under the exponent of 1024 is 1024 + code.
-          const uint bits = BITS == 4 ? codes[r][h][step] >> (4 * i) & 0x000f000f
-                                      : codes[r][h][2 * step % BITS + i / 2] >> (8 * (i % 2)) & 0x00ff00ff;
-          pair[h][i] = pair_fma(pair_fma(bits | 0x64006400, 0x3c003c00, 0xe400e400), scale[r][h], bias[r][h]);
+        for (uint i = 0; i < BITS / 4; i++) {
+          const uint4 four = LOAD4(PICK(from, w, w2, w3), (at[r][h] * n_block + block) * BITS + quad * (BITS / 4) + i);
+          codes[r][h][4 * i] = four.x;
+          codes[r][h][4 * i + 1] = four.y;
+          codes[r][h][4 * i + 2] = four.z;
+          codes[r][h][4 * i + 3] = four.w;
+        }
+        if (RUN > 1) {
+          const uint s[4] = {scales_run[r][h].x, scales_run[r][h].y, scales_run[r][h].z, scales_run[r][h].w};
+          const uint b[4] = {biases_run[r][h].x, biases_run[r][h].y, biases_run[r][h].z, biases_run[r][h].w};
+          // Two groups to a block, or four.
+          const bool second = RUN == 2 && quad > 1;
+          const uint shift = 16 * (RUN == 4 ? quad / 2 : quad % 2), first = RUN == 4 ? place : 2 * place % 4;
+          scale[r][h] = twice(T(0.0f), (second ? s[(first + 1) % 4] : s[first]) >> shift & 0xffff);
+          bias[r][h] = twice(T(0.0f), (second ? b[(first + 1) % 4] : b[first]) >> shift & 0xffff);
+        } else {
+          const uint of = at[r][h] * (n_in / GROUP) + (block * 128 + quad * 32) / GROUP;
+          const float s = float(PICK(from, scales, scales2, scales3)[of]), b = float(PICK(from, biases, biases2, biases3)[of]);
+          scale[r][h] = half_pair(s, s);
+          bias[r][h] = half_pair(b, b);
+        }
+      }
+    }
+    UNROLL
+    for (uint step = 0; step < 4; step++) {
+      uint4 input[N];
+      UNROLL
+      for (uint n = 0; n < N; n++) {
+        input[n].x = input[n].y = input[n].z = input[n].w = 0;
+        if (NORMED == 1) {
+          if (line == 0) input[n] = shared_x[(block * 4 + step) * 4 + quad];
+        } else if (8 * n + line < n_tok) {
+          input[n] = INPUT(((n * n_block + block) * 4 + step) * 32 + lane);
         }
       }
       UNROLL
-      for (uint n = 0; n < N; n++) {
-        MULTIPLY(sum[r][n], pair[0][0], pair[1][0], pair[0][1], pair[1][1], input[n].x, input[n].y);
-        MULTIPLY(sum[r][n], pair[0][2], pair[1][2], pair[0][3], pair[1][3], input[n].z, input[n].w);
+      for (uint r = 0; r < R; r++) {
+        uint pair[2][4];
+        UNROLL
+        for (uint h = 0; h < 2; h++) {
+          UNROLL
+          for (uint i = 0; i < 4; i++) {
+            // A code under the exponent of 1024 is 1024 + code; four bits further up it is 1024 + 16 code.
+            const bool up = BITS == 4 && i % 2 == 1;
+            const uint word = BITS == 4 ? codes[r][h][step] >> (i / 2 * 8)
+                                        : codes[r][h][2 * step % BITS + i / 2] >> (8 * (i % 2));
+            const uint under = (word & (BITS == 8 ? 0x00ff00ff : up ? 0x00f000f0 : 0x000f000f)) | 0x64006400;
+            const uint code = pair_fma(under, up ? 0x2c002c00 : 0x3c003c00, up ? 0xd400d400 : 0xe400e400);
+            pair[h][i] = pair_fma(code, scale[r][h], bias[r][h]);
+          }
+        }
+        UNROLL
+        for (uint n = 0; n < N; n++) {
+          MULTIPLY(sum[r][n], pair[0][0], pair[1][0], pair[0][1], pair[1][1], input[n].x, input[n].y);
+          MULTIPLY(sum[r][n], pair[0][2], pair[1][2], pair[0][3], pair[1][3], input[n].z, input[n].w);
+        }
       }
     }
   }

@@ -1,5 +1,5 @@
 // Reads launches, runs them, writes their outputs. Formats in kernel/source.rs. A target's driver says before what an
-// `Array` of it is (made of bytes, its `data` for kernels, its `bytes` back) and how to RUN a kernel.
+// `Array` of it is (made of bytes, its `data` for kernels, its `bytes` back), how to RUN a kernel, and to `measure` a launch.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -38,7 +38,7 @@ int main(int argc, char** argv) {
     for (uint i = take<uint32_t>(in); i > 0; i--) {
       l.outputs.push_back(Array(std::vector<char>(take<uint64_t>(in), 0x7f)));
     }
-    launch(l);
+    measure(l, launch);
     const auto write = [&](const Array& array) {
       const std::vector<char> bytes = array.bytes();
       std::fwrite(bytes.data(), 1, bytes.size(), out);

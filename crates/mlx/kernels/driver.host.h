@@ -13,3 +13,7 @@ class Array {
     for (uint y = 0; y < l.grid[1]; y++)               \
       for (uint x = 0; x < l.grid[0]; x++)             \
         fibers::run(n_thread, [&](uint thread) { kernel(x, y, z, thread, __VA_ARGS__); })
+template <class Launch>
+void measure(Launch& l, void (*launch)(Launch&)) {
+  launch(l);
+}

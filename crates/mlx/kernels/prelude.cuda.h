@@ -28,6 +28,8 @@ __device__ inline float lanes_max(float x, uint n) {
   for (int i = n / 2; i > 0; i /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, i));
   return x;
 }
+__device__ inline float simd_shuffle(float x, uint from) { return __shfl_sync(0xffffffff, x, from); }
+__device__ inline float float_bits(uint bits) { return __uint_as_float(bits); }
 __device__ inline float half_bits(uint bits) { return __half2float(__ushort_as_half((unsigned short)bits)); }
 __device__ inline uint half_pair(float low, float high) {
   uint pair;
@@ -46,6 +48,8 @@ __device__ inline uint pair_fma(uint a, uint b, uint c) {
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
+__device__ inline uint twice(half, uint bits) { return bits | bits << 16; }
+__device__ inline uint twice(bfloat, uint bits) { return half_pair(float_bits(bits << 16), float_bits(bits << 16)); }
 #define MATRIX(n_wave)
 #define MULTIPLY(sum, a0, a1, a2, a3, b0, b1)                                                              \
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \

@@ -30,6 +30,11 @@ struct uint4 {
   uint x, y, z, w;
 };
 
+inline float float_bits(uint bits) {
+  float number;
+  std::memcpy(&number, &bits, 4);
+  return number;
+}
 inline float half_bits(uint bits) {
   const uint sign = (bits & 0x8000) << 16, magnitude = bits & 0x7fff;
   float value;
@@ -95,6 +100,10 @@ inline float pair_high(uint pair) { return half_bits(pair >> 16); }
 inline uint half_pair(float low, float high) { return bits_of_half(low) | bits_of_half(high) << 16; }
 inline uint pair_fma(uint a, uint b, uint c) {
   return half_pair(pair_low(a) * pair_low(b) + pair_low(c), pair_high(a) * pair_high(b) + pair_high(c));
+}
+inline uint twice(half, uint bits) { return bits | bits << 16; }
+inline uint twice(bfloat, uint bits) {
+  return half_pair(float_bits(bits << 16), float_bits(bits << 16));
 }
 
 namespace fibers {
@@ -198,6 +207,14 @@ inline float simd_sum(float x) {
 }
 inline float simd_max(float x) {
   return fibers::exchange(x, [](float a, float b) { return a > b ? a : b; });
+}
+inline float simd_shuffle(float x, uint from) {
+  const uint wave = fibers::current / 32;
+  fibers::slots[wave][fibers::current % 32] = x;
+  fibers::meet(fibers::waves[wave], 32);
+  const float result = fibers::slots[wave][from];
+  fibers::meet(fibers::waves[wave], 32);
+  return result;
 }
 template <class F>
 float exchange_lanes(float x, uint n, F f) {

@@ -6,10 +6,11 @@
 //   WRITE(array, T, i, x) a number of an input that is written in place, of at least eight numbers
 //   AS_WORDS(array)         the words of an array of uint4 of the threadgroup
 //   simd_sum, simd_max   over the 32 lanes of a wave       lanes_sum, lanes_max  over neighbours, a power of two of them
-//   half_bits            an f16 from its 16 bits
+//   simd_shuffle         the number of another lane         half_bits, float_bits  an f16, an f32 from its bits
 // A pair is two f16 in 32 bits, the first in the low half:
 //   half_pair            two numbers rounded               pair_low, pair_high   and back
 //   pair_fma             a * b + c                         bfloat_pair  a pair of bf16
+//   twice                a number of the first argument's type, given by its bits, as a pair of it
 //   MULTIPLY(sum, a0, a1, a2, a3, b0, b1), after MATRIX(n_wave)
 //                        sum [16, 8] += a [16, 16] * b [16, 8], f16 summed in f32. Lane 4 r + c holds the pairs of a in rows
 //                        r and r + 8 at columns 2 c (a0, a1) and 2 c + 8 (a2, a3), those of b in column r at rows 2 c and
@@ -23,6 +24,7 @@
 typedef char i8;
 typedef uchar u8;
 typedef ushort u16;
+inline float float_bits(uint bits) { return as_type<float>(bits); }
 inline float half_bits(uint bits) { return float(as_type<half>(ushort(bits))); }
 inline uint half_pair(float low, float high) { return as_type<uint>(half2(half(low), half(high))); }
 inline uint bfloat_pair(float low, float high) {
@@ -33,6 +35,8 @@ inline float pair_high(uint pair) { return float(as_type<half2>(pair).y); }
 inline uint pair_fma(uint a, uint b, uint c) {
   return as_type<uint>(fma(as_type<half2>(a), as_type<half2>(b), as_type<half2>(c)));
 }
+inline uint twice(half, uint bits) { return bits | bits << 16; }
+inline uint twice(bfloat, uint bits) { return half_pair(float_bits(bits << 16), float_bits(bits << 16)); }
 inline float lanes_sum(float x, uint n) {
   for (ushort i = n / 2; i > 0; i /= 2) x += simd_shuffle_xor(x, i);
   return x;

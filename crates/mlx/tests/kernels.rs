@@ -56,7 +56,9 @@ fn kernels_compute_what_the_definitions_say() {
 }
 
 /// Calls that the subset has, besides types.
-const CALLS: [&str; 41] = [
+const CALLS: [&str; 42] = [
+    "twice",
+    "simd_shuffle",
     "exp",
     "tanh",
     "sqrt",
@@ -67,6 +69,7 @@ const CALLS: [&str; 41] = [
     "lanes_sum",
     "lanes_max",
     "half_bits",
+    "float_bits",
     "half_pair",
     "bfloat_pair",
     "pair_low",
@@ -81,10 +84,8 @@ const CALLS: [&str; 41] = [
     "OUT",
     "ADDED",
     "PAIRS",
-    "WEIGHT",
     "SCALE",
     "INPUT",
-    "ROW",
     "DONE",
     "KEEP",
     "TURN",
@@ -127,6 +128,7 @@ fn kernels_fit_a_threadgroup() {
                 let teams = if [64, 128, 256].contains(&c[0]) { 256 / c[0] } else { 1 };
                 4 * teams * c[0] + 8 * teams
             }
+            "paged_attention_tiles" => 4 * c[1] * c[0] + 64 + 4 * 320,
             "prompt_attention" => {
                 let (d, n_key) = (c[0], if c[0] > 128 { 16 } else { 32 });
                 let line = if d / 8 % 8 == 4 { d / 8 } else { d / 8 + 4 };

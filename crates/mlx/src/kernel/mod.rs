@@ -128,7 +128,7 @@ macro_rules! decode {
 }
 
 /// Every kernel.
-pub const KERNELS: [Kernel; 38] = [
+pub const KERNELS: [Kernel; 39] = [
     Kernel {
         name: "paged_attention",
         body: body!("paged_attention"),
@@ -144,6 +144,23 @@ pub const KERNELS: [Kernel; 38] = [
         written: &[],
         outputs: &[("parts", "float"), ("sums", "float")],
         constants: &["D", "G"],
+        n_wave: 4,
+    },
+    Kernel {
+        name: "paged_attention_tiles",
+        body: body!("paged_attention_tiles"),
+        inputs: &[
+            ("q", "float"),
+            ("k", "half"),
+            ("v", "half"),
+            ("table", "int"),
+            ("sizes", "uint"),
+            ("factors", "float"),
+            ("sinks", "float"),
+        ],
+        written: &[],
+        outputs: &[("parts", "float"), ("sums", "float")],
+        constants: &["D", "G", "PAGE"],
         n_wave: 4,
     },
     Kernel {

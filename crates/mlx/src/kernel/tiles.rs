@@ -16,7 +16,7 @@ macro_rules! append_nothing {
 /// The rows come from `rows_half`.
 macro_rules! rows_as_made {
     () => {
-        "#define NORMED 0\n#define COLUMNS 128\n#define ROW(i) 0.0f\n#define WEIGHT(i) 0.0f\n#define EPSILON 0.0f\n\
+        "#define NORMED 0\n#define COLUMNS 128\n#define EPSILON 0.0f\n\
          #define INPUT(i) LOAD4(x_half, i)\n#define SCALE(token) x_scales[token]\n"
     };
 }
@@ -24,7 +24,7 @@ macro_rules! rows_as_made {
 /// The one row is normalized here.
 macro_rules! row_to_norm {
     () => {
-        "#define NORMED 1\n#define ROW(i) x[i]\n#define WEIGHT(i) weight[i]\n#define EPSILON factors[0]\n\
+        "#define NORMED 1\n#define EPSILON factors[0]\n\
          #define INPUT(i) shared_x[0]\n#define SCALE(token) 0.0f\n"
     };
 }
@@ -37,7 +37,7 @@ macro_rules! text {
             $("#define ", $line, "\n",)*
             include_str!("../../kernels/affine_tiles.metal"),
             "#undef APPEND\n#undef HEAD\n#undef DIMS\n#undef PAIRED\n#undef POSITION\n#undef PLACE\n#undef TURN\n",
-            "#undef KEEP\n#undef DONE\n#undef NORMED\n#undef COLUMNS\n#undef ROW\n#undef WEIGHT\n#undef EPSILON\n",
+            "#undef KEEP\n#undef DONE\n#undef NORMED\n#undef COLUMNS\n#undef EPSILON\n",
             "#undef INPUT\n#undef SCALE\n#undef PARTS\n#undef GLU\n#undef LAYOUT\n#undef PICK\n#undef OUT\n",
             "#undef ADDED\n#undef PAIRS\n"
         )
@@ -69,7 +69,7 @@ pub(super) const PLAIN: Kernel = Kernel {
     ],
     written: &[],
     outputs: &[("y", "float")],
-    constants: &["N", "R", "BITS", "GROUP", "ADD"],
+    constants: &["N", "R", "BITS", "GROUP", "RUN", "ADD"],
     n_wave: 8,
 };
 
@@ -98,7 +98,7 @@ macro_rules! gated {
             ],
             written: &[],
             outputs: &[("y", "float"), ("pairs", "uint")],
-            constants: &["N", "R", "BITS", "GROUP", "GLU", "LAYOUT" $(, $constant)*],
+            constants: &["N", "R", "BITS", "GROUP", "RUN", "GLU", "LAYOUT" $(, $constant)*],
             n_wave: 8,
         }
     };
@@ -145,7 +145,7 @@ pub(super) const THREE: Kernel = Kernel {
     ],
     written: &[],
     outputs: &[("y", "float"), ("y2", "float"), ("y3", "float")],
-    constants: &["N", "R", "BITS", "GROUP"],
+    constants: &["N", "R", "BITS", "GROUP", "RUN"],
     n_wave: 8,
 };
 
@@ -190,7 +190,7 @@ macro_rules! append {
             ],
             written: &["k_store", "v_store"],
             outputs: &[("y", "float"), ("done", "int")],
-            constants: &["N", "R", "BITS", "GROUP", "HEAD", "DIMS", "PAIRED" $(, $constant)*],
+            constants: &["N", "R", "BITS", "GROUP", "RUN", "HEAD", "DIMS", "PAIRED" $(, $constant)*],
             n_wave: 8,
         }
     };

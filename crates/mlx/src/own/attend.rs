@@ -22,10 +22,15 @@ use crate::tensor::Tensor;
 const MANY: usize = 5;
 /// Queries of a group of `prompt_attention`.
 const TILE: usize = 64;
-/// Groups of `paged_attention` that keep a large GPU busy.
+/// Groups of `paged_attention` that keep a large GPU busy, and of `paged_attention_tiles` that one has room for at once: three for
+/// each of an H200's multiprocessors. More would wait for these to end.
 const BUSY_GROUPS: usize = 528;
-/// KV slots that make a share worth a group.
+const BUSY_TILES: usize = 396;
+/// KV slots that make a share worth a group of these.
 const SHARE_SLOTS: usize = 64;
+const SHARE_TILES: usize = 128;
+/// Slots that `paged_attention_tiles` takes at a time, of one page.
+const TILE_PAGE: usize = 16;
 /// Most shares, which `attention_merge` joins.
 const MAX_SHARES: usize = 128;
 /// Stands for no sink.
@@ -188,10 +193,18 @@ fn paged(
     let n_kv_head = keys.heads[0];
     let window = table::window_sizes(how.window);
     let n_seen = if window[0] == 0 { run.longest } else { run.longest.min(window[1]) };
-    let n_share = (BUSY_GROUPS / (n_kv_head * run.n_tok)).min(n_seen / SHARE_SLOTS).clamp(1, MAX_SHARES);
+    // Matrix products are a gain on CUDA only.
+    let tiles =
+        own.platform == Platform::Cuda && [64, 128].contains(&d_head) && kv.spec.page_tokens.is_multiple_of(TILE_PAGE);
+    let (busy, least) = if tiles { (BUSY_TILES, SHARE_TILES) } else { (BUSY_GROUPS, SHARE_SLOTS) };
+    let n_share = (busy / (n_kv_head * run.n_tok)).min(n_seen / least).clamp(1, MAX_SHARES);
     let [factors, sinks] = parameters(own, d, how);
     let sizes = own.sizes(d, &[n_kv_head, n_share, kv.spec.page_tokens, window[0], window[1], run.first]);
-    let instance = Instance::new("paged_attention", &[d_head as u32, (n_head / n_kv_head) as u32], "half");
+    let constants = [d_head, n_head / n_kv_head, kv.spec.page_tokens].map(|n| n as u32);
+    let instance = match tiles {
+        true => Instance::new("paged_attention_tiles", &constants, "half"),
+        false => Instance::new("paged_attention", &constants[..2], "half"),
+    };
     let inputs = [&q.array, &keys.data, &values.data, table, &sizes, &factors, &sinks];
     let shapes: [&[usize]; 2] = [&[run.n_tok, n_head * n_share * d_head], &[run.n_tok, n_head, n_share, 2]];
     let [parts, sums] = own.launch(d, instance, &inputs, &shapes, [n_kv_head, run.n_tok, n_share]);

@@ -239,8 +239,8 @@ pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, resid
 /// Three matrices of one packing: queries', keys' and values', whose products a launch may also rotate and append.
 pub(crate) struct Three<'a> {
     tiles: [Tiles<'a>; 3],
-    /// N, R, bits and group.
-    constants: [u32; 4],
+    /// Of [`tile_constants`].
+    constants: [u32; 5],
 }
 
 impl<'a> Three<'a> {
@@ -251,8 +251,8 @@ impl<'a> Three<'a> {
         if rows.n_tok > tile_tokens(own) || !tiles.iter().all(|t| t.like(&tiles[0])) {
             return None;
         }
-        let ([n, r], [bits, group]) = (tiling(rows.n_tok), tiles[0].packing);
-        Some(Three { tiles, constants: [n, r, bits, group] })
+        let constants = tile_constants([rows.n_tok, rows.n_in], tiles[0].packing, false);
+        Some(Three { tiles, constants })
     }
 
     /// Shapes of the products.
@@ -299,8 +299,8 @@ impl<'a> Three<'a> {
     ) -> [Array; 2] {
         let freqs = rope.map_or(&[][..], |rope| &rope.freqs);
         let paired = rope.is_none_or(|rope| rope.pairs == RopePairs::Interleaved);
-        let [n, r, bits, group] = self.constants;
-        let constants = [n, r, bits, group, d_head as u32, 2 * freqs.len() as u32, u32::from(paired)];
+        let rest = [d_head as u32, 2 * freqs.len() as u32, u32::from(paired)];
+        let constants = [&self.constants[..], &rest].concat();
         let names = ["affine_tiles_append", "affine_tiles_append_normed"];
         let (instance, first) = rows.tiled(own, d, names, (&constants, self.tiles[0].parameter));
         let (turns, sizes) = (own.floats(d, freqs), self.sizes(own, d, rows));
@@ -334,10 +334,11 @@ pub(crate) fn gated(
         let [y, z] = [gate, up].map(|tiles| many(own, d, rows, &Read::Tiles(tiles)));
         return Some((finish(own, d, rows, [&y, &z], (shape, glu, None)), None));
     }
-    let ([bits, group], shape) = (gate.packing, [n_tok, n_out]);
-    own.bits.set(bits);
+    let shape = [n_tok, n_out];
+    own.bits.set(gate.packing[0]);
     let layout = layout(own, shape);
-    let constants = [n_tok.div_ceil(8) as u32, 2, bits, group, glu, layout];
+    let tiling = tile_constants([n_tok, rows.n_in], gate.packing, true);
+    let constants = [&tiling[..], &[glu, layout]].concat();
     let names = ["affine_tiles_gated", "affine_tiles_gated_normed"];
     let (instance, first) = rows.tiled(own, d, names, (&constants, gate.parameter));
     let sizes = own.sizes(d, &[rows.n_in, n_tok, n_out]);
@@ -348,10 +349,15 @@ pub(crate) fn gated(
     Some((y, Form::new(own, d, layout, (pairs, n_tok), GATED_SCALE)))
 }
 
-/// The constants N and R of `affine_tiles` for so many rows.
-fn tiling(n_tok: usize) -> [u32; 2] {
+/// The constants N, R, BITS, GROUP and RUN of `affine_tiles` for so many rows of so many columns, and a matrix, or a gate and what it
+/// lets through, of so many bits and such groups.
+pub(crate) fn tile_constants([n_tok, n_in]: [usize; 2], [bits, group]: [u32; 2], gated: bool) -> [u32; 5] {
     let n = n_tok.div_ceil(8) as u32;
-    [n, if n > 1 { 2 } else { 1 }]
+    let run = group / 16;
+    let fits = bits == 4 && group < 128 && n_in.is_multiple_of(128 * run as usize);
+    // Elsewhere the registers that runs take cost more than they gain, by kernel times of an H200.
+    let pays = if gated { n > 2 } else { n == 1 };
+    [n, if gated || n > 1 { 2 } else { 1 }, bits, group, if fits && pays { run } else { 1 }]
 }
 
 /// The rows as `affine_tiles` reads them.
@@ -361,14 +367,14 @@ fn begin(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>) -> Form {
 }
 
 fn few(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&Array>) -> Array {
-    let (form, [n, r], [bits, group]) = (begin(own, d, rows, tiles), tiling(rows.n_tok), tiles.packing);
-    let add = u32::from(residual.is_some());
-    let instance = Instance::new("affine_tiles", &[n, r, bits, group, add], tiles.parameter);
+    let (form, constants) = (begin(own, d, rows, tiles), tile_constants([rows.n_tok, rows.n_in], tiles.packing, false));
+    let all = [&constants[..], &[u32::from(residual.is_some())]].concat();
+    let instance = Instance::new("affine_tiles", &all, tiles.parameter);
     let sizes = own.sizes(d, &[rows.n_in, rows.n_tok, tiles.n_out]);
     let [w, scales, biases] = tiles.arrays();
     let inputs = [&form.x, &form.scales, w, scales, biases, residual.unwrap_or(&form.scales), &sizes];
     let shape = [rows.n_tok, tiles.n_out];
-    let [y] = own.launch(d, instance, &inputs, &[&shape], [tiles.n_out.div_ceil(16 * r as usize), 1, 1]);
+    let [y] = own.launch(d, instance, &inputs, &[&shape], [tiles.n_out.div_ceil(16 * constants[1] as usize), 1, 1]);
     y
 }
 

@@ -122,9 +122,10 @@ fn asked(
     Asked { table, q: q.data, factors: vec![scale, softcap.unwrap_or(0.0)], sinks, want }
 }
 
-/// Decoding tokens of sequences of these lengths, the token included.
+/// Decoding tokens of sequences of these lengths, the token included, by one of the kernels for them.
 pub(super) fn paged(
     random: &mut Random,
+    name: &str,
     [d, group, n_kv_head, n_share]: [usize; 4],
     lengths: &[usize],
     how: How,
@@ -134,7 +135,9 @@ pub(super) fn paged(
     let Asked { table, q, factors, sinks, want } =
         asked(random, &sequences, [d, n_head], [lengths, &vec![1; n_tok]], how);
     let [kind, n_seen] = table::window_sizes(how.window);
-    let instance = Instance::new("paged_attention", &[d as u32, group as u32], "half");
+    let tiles = name == "paged_attention_tiles";
+    let constants = [d, group, PAGE_TOKENS].map(|n| n as u32);
+    let instance = Instance::new(name, if tiles { &constants } else { &constants[..2] }, "half");
     let title = format!("{}, {lengths:?} tokens, {n_share} shares, {how:?}", instance.name());
     let inputs = vec![
         bytes(&q),
@@ -149,8 +152,8 @@ pub(super) fn paged(
     let grid = [n_kv_head as u32, n_tok as u32, n_share as u32];
     let launch = Launch { instance, grid, inputs, outputs: vec![n * d, 2 * n] };
     let finish = if n_share == 1 { Finish::First } else { Finish::Merge(n_share, d, sinks) };
-    // Keys are rounded to f16 in both; scores are sums in f32, exponentiated.
-    Case { launch, title, want, n_col: d, finish, limit: Limit::Row(SINGLE) }
+    // Keys are rounded to f16 in both; scores are sums in f32, exponentiated. Products round queries and weights to f16.
+    Case { launch, title, want, n_col: d, finish, limit: Limit::Row(if tiles { HALF } else { SINGLE }) }
 }
 
 /// The last `n_toks` tokens of sequences of these lengths, after a token of another one.

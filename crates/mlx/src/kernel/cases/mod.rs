@@ -193,7 +193,11 @@ fn of_attention(random: &mut Random) -> Vec<Case> {
         for n_share in [1, 2 + random.below(4)] {
             let how =
                 attention::How { window: windows[(i + n_share) % 3], softcap: cap, sinks: (i + n_share) % 2 == 0 };
-            cases.push(attention::paged(random, [d, group, 1 + i % 3, n_share], &lengths, how));
+            let shape = [d, group, 1 + i % 3, n_share];
+            cases.push(attention::paged(random, "paged_attention", shape, &lengths, how));
+            if [64, 128].contains(&d) {
+                cases.push(attention::paged(random, "paged_attention_tiles", shape, &lengths, how));
+            }
         }
         let how = attention::How { window: windows[(i + 1) % 3], softcap: cap, sinks: i % 2 == 0 };
         let lengths: Vec<usize> = (0..1 + random.below(3)).map(|_| 5 + random.below(90)).collect();
@@ -216,7 +220,9 @@ fn of_tiles(random: &mut Random) -> Vec<Case> {
     for (i, m) in [1, 7, 8, 13, 17, 32].into_iter().enumerate() {
         for (j, (bits, group)) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64)].into_iter().enumerate() {
             let scale = if (i + j) % 2 == 0 { DType::F16 } else { DType::BF16 };
-            let shape = [1 + random.below(70), 128 * (1 + random.below(10))];
+            // Some in runs of neighbouring blocks, some not.
+            let n_block = if random.below(2) == 0 { 4 * (1 + random.below(5)) } else { 1 + random.below(10) };
+            let shape = [1 + random.below(70), 128 * n_block];
             let packing = (bits, group, scale);
             cases.push(match (i + j) % 4 {
                 0 => tiles::plain(random, m, packing, shape, false),
@@ -234,7 +240,10 @@ fn of_tiles(random: &mut Random) -> Vec<Case> {
             });
         }
     }
-    let shape = [128 * (1 + random.below(2)), 128 * (1 + random.below(10))];
+    cases.push(tiles::plain(random, 8, (4, 64, DType::BF16), [70, 9 * 512], true));
+    cases.push(tiles::plain(random, 1, (4, 32, DType::F16), [70, 11 * 256], false));
+    cases.push(tiles::gated(random, ("affine_tiles_gated", 25), (4, 64, DType::F16), [40, 2 * 512], [1, 0]));
+    let shape = [128 * (1 + random.below(2)), 128 * (1 + random.below(33))];
     let name = "affine_tiles_gated_normed";
     cases.push(tiles::gated(random, (name, 1), (4, 64, DType::BF16), shape, [1, 4]));
     cases
@@ -296,8 +305,10 @@ pub fn large(seed: u64) -> Vec<Case> {
         }
     }
     let plain = attention::How { window: Window::Full, softcap: None, sinks: false };
-    for (n_seq, n_share) in [(1, 64), (8, 8), (32, 2)] {
-        cases.push(attention::paged(&mut random, [128, 4, 8, n_share], &vec![4096; n_seq], plain));
+    for (n_seq, n_shares) in [(1, [64, 32]), (8, [8, 6])] {
+        for (name, n_share) in ["paged_attention", "paged_attention_tiles"].into_iter().zip(n_shares) {
+            cases.push(attention::paged(&mut random, name, [128, 4, 8, n_share], &vec![4096; n_seq], plain));
+        }
     }
     for (lengths, n_toks) in [(&[512][..], &[512][..]), (&[2048], &[256]), (&[700, 300], &[200, 300])] {
         cases.push(attention::prompts(&mut random, [128, 4, 8], [lengths, n_toks], plain));

@@ -9,6 +9,7 @@ use super::product::{Sums, act, laid_out, plus, sums, through};
 use super::{Case, Finish, HALF, Limit, attention, bytes, sizes};
 use crate::kernel::Instance;
 use crate::kernel::source::Launch;
+use crate::own::product::tile_constants;
 
 /// How far a weight is off: the product of scale and code with the bias added is rounded to f16 once, and scales of this size are
 /// f16 themselves.
@@ -66,10 +67,9 @@ fn parameter((_, _, scale): Packing) -> &'static str {
     if scale == DType::F16 { "half" } else { "bfloat" }
 }
 
-/// Constants N, R, BITS, GROUP for `m` rows.
-fn constants(m: usize, (bits, group, _): Packing, gated: bool) -> [u32; 4] {
-    let n = m.div_ceil(8) as u32;
-    [n, if gated || n > 1 { 2 } else { 1 }, u32::from(bits), u32::from(group)]
+/// Constants of `affine_tiles` for `m` rows of `n_in` columns.
+fn constants([m, n_in]: [usize; 2], (bits, group, _): Packing, gated: bool) -> [u32; 5] {
+    tile_constants([m, n_in], [u32::from(bits), u32::from(group)], gated)
 }
 
 /// With the columns where the kernel must know them.
@@ -85,11 +85,11 @@ pub(super) fn plain(random: &mut Random, m: usize, packing: Packing, [n_out, n_i
     if add {
         made = plus(made, &residual);
     }
-    let [n, r, bits, group] = constants(m, packing, false);
-    let instance = Instance::new("affine_tiles", &[n, r, bits, group, u32::from(add)], parameter(packing));
+    let tiling = constants([m, n_in], packing, false);
+    let instance = Instance::new("affine_tiles", &[&tiling[..], &[u32::from(add)]].concat(), parameter(packing));
     let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
     let inputs = [rows.inputs, parts(&data), vec![bytes(&residual), sizes(&[n_in, m, n_out])]].concat();
-    let grid = [n_out.div_ceil(16 * r as usize) as u32, 1, 1];
+    let grid = [n_out.div_ceil(16 * tiling[1] as usize) as u32, 1, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![m * n_out] };
     Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
 }
@@ -106,9 +106,8 @@ pub(super) fn gated(
     let both = [(); 2].map(|()| matrix(random, packing, [n_out, n_in]));
     let [y, z] = both.each_ref().map(|data| sums(&rows.x, data, off));
     let mut made = through(act(glu).expect("a gate"), &y, &z);
-    let [n, r, bits, group] = constants(m, packing, true);
-    let instance =
-        Instance::new(name, &with_columns(name, n_in, &[n, r, bits, group, glu, layout]), parameter(packing));
+    let all = [&constants([m, n_in], packing, true)[..], &[glu, layout]].concat();
+    let instance = Instance::new(name, &with_columns(name, n_in, &all), parameter(packing));
     let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
     let inputs = [rows.inputs, parts(&both[0]), parts(&both[1]), vec![sizes(&[n_in, m, n_out])]].concat();
     let (finish, n_pair) = match layout {
@@ -138,10 +137,10 @@ pub(super) fn append(
     let all = n_outs.map(|n_out| matrix(random, packing, [n_out, n_in]));
     let made = all.each_ref().map(|data| sums(&rows.x, data, off));
     let next = attention::next(random, [d, n_kv_head, m], (dims, pairs));
-    let [n, r, bits, of] = constants(m, packing, false);
+    let tiling = constants([m, n_in], packing, false);
     // Where nothing turns there are no halves.
     let paired = dims == 0 || pairs == RopePairs::Interleaved;
-    let constants = [n, r, bits, of, d as u32, dims as u32, u32::from(paired)];
+    let constants = [&tiling[..], &[d as u32, dims as u32, u32::from(paired)]].concat();
     let instance = Instance::new(name, &with_columns(name, n_in, &constants), parameter(packing));
     let title = format!("{}, {m} of [{n_outs:?}, {n_in}]", instance.name());
     let empty = vec![0u16; next.n];
@@ -154,7 +153,7 @@ pub(super) fn append(
         bytes(&[0i32]),
     ];
     let inputs = [rows.inputs, all.iter().flat_map(parts).collect(), rest].concat();
-    let groups = n_outs.iter().map(|n_out| n_out / (16 * r as usize)).sum::<usize>() as u32;
+    let groups = n_outs.iter().map(|n_out| n_out / (16 * tiling[1] as usize)).sum::<usize>() as u32;
     let launch = Launch { instance, grid: [groups, 1, 1], inputs, outputs: vec![m * n_outs[0], 1] };
     let tensor = |i: usize| Tensor { shape: [m, n_outs[i]], data: made[i].y.clone() };
     let want = next.stored([0, 1, 2].map(tensor));
@@ -169,11 +168,11 @@ pub(super) fn three(random: &mut Random, m: usize, packing: Packing, [a, b, c, n
     let rows = rows(random, [m, n_in], packing.0);
     let all = [a, b, c].map(|n_out| matrix(random, packing, [n_out, n_in]));
     let made = all.each_ref().map(|data| sums(&rows.x, data, WEIGHT));
-    let [n, r, bits, group] = constants(m, packing, false);
-    let instance = Instance::new("affine_tiles_three", &[n, r, bits, group], parameter(packing));
+    let tiling = constants([m, n_in], packing, false);
+    let instance = Instance::new("affine_tiles_three", &tiling, parameter(packing));
     let title = format!("{}, {m} of [{a} + {b} + {c}, {n_in}]", instance.name());
     let inputs = [rows.inputs, all.iter().flat_map(parts).collect(), vec![sizes(&[n_in, m, a, b, c])]].concat();
-    let groups = [a, b, c].iter().map(|n_out| n_out.div_ceil(16 * r as usize) as u32).sum();
+    let groups = [a, b, c].iter().map(|n_out| n_out.div_ceil(16 * tiling[1] as usize) as u32).sum();
     let launch = Launch { instance, grid: [groups, 1, 1], inputs, outputs: [a, b, c].map(|n| m * n).to_vec() };
     let want = made.iter().flat_map(|sums| sums.y.iter().copied()).collect();
     let limit = Limit::Each(made.iter().flat_map(|sums| sums.off.iter().copied()).collect());

@@ -1,0 +1,157 @@
+// `paged_attention` for GPUs that multiply 16 x 16 by 16 x 8 in one step: scores and weighted sums are such products of keys and
+// values as they come from memory, so that little more than their reading is left (FlashAttention-2, arXiv:2307.08691;
+// Flash-Decoding for the shares). Group: (KV head, token, share), 4 waves; a wave takes 16 slots of a page at a time, its next
+// keys and values on their way while it computes.
+//
+//   q, table, sizes, factors, sinks, parts, sums: of `paged_attention`; pages of PAGE tokens, a multiple of 16
+//   k, v [n_place, n_kv_head, D] f16
+//
+// Queries are rows of products, at most 8 of 16; a lane's slots are 8 n + 2 c + j, c its column. Which dimensions a step multiplies
+// is free: a lane takes 16 bytes of a key, and 16 bytes of values of each of its slots, whose dimensions become rows.
+constexpr uint K_LOADS = D / 32, V_LOADS = D / 64;
+const uint n_kv_head = sizes[0], n_share = sizes[1];
+const uint kv_head = group_x, share = group_z, token = group_y + sizes[5], quad = lane % 4, line = lane / 4;
+const uint slot_own = uint(table[4 * token + 2]), pages = uint(table[4 * token + 3]);
+const uint from = sizes[3] == 0 ? 0 : sizes[3] == 2 ? slot_own / sizes[4] * sizes[4]
+                : slot_own + 1 > sizes[4] ? slot_own + 1 - sizes[4] : 0;
+const uint begin = from / 16 * 16, length = ((slot_own + 1 - begin + n_share - 1) / n_share + 15) / 16 * 16;
+const uint first = begin + share * length;
+const uint last = first + length < slot_own + 1 ? first + length : slot_own + 1;
+const float cap = factors[1];
+SHARED(float, shared_parts, 4 * G * D);
+SHARED(float, shared_sums, 64);
+MATRIX(4)
+
+uint query[D / 16][2];
+UNROLL
+for (uint t = 0; t < D / 16; t++) {
+  const uint dim = t / 2 * 32 + 8 * quad + t % 2 * 4;
+  const uint at = ((token * n_kv_head + kv_head) * G + (line < G ? line : 0)) * D + dim;
+  UNROLL
+  for (uint i = 0; i < 2; i++) query[t][i] = line < G ? half_pair(q[at + 2 * i], q[at + 2 * i + 1]) : 0;
+}
+float sum[D / 16][4], largest = -1e30f, mass = 0.0f;
+UNROLL
+for (uint t = 0; t < D / 16; t++) {
+  UNROLL
+  for (uint i = 0; i < 4; i++) sum[t][i] = 0.0f;
+}
+uint4 key[2][K_LOADS], value[4][V_LOADS];
+// The page of the slots to come next is known before they are asked for.
+uint page = first + 16 * wave < last ? uint(table[pages + (first + 16 * wave) / PAGE]) : 0;
+for (uint base = first + 16 * wave, turn = 0; base < last + 64; base += 64, turn++) {
+  const uint tile = base - 64, place = page * PAGE + base % PAGE, most = base < last ? last - 1 - base : 0;
+  page = base + 64 < last ? uint(table[pages + (base + 64) / PAGE]) : 0;
+  float score[2][4];
+  UNROLL
+  for (uint n = 0; n < 2; n++) {
+    UNROLL
+    for (uint i = 0; i < 4; i++) score[n][i] = 0.0f;
+    if (turn > 0) {
+      UNROLL
+      for (uint s = 0; s < K_LOADS; s++) {
+        const uint words[4] = {key[n][s].x, key[n][s].y, key[n][s].z, key[n][s].w};
+        UNROLL
+        for (uint i = 0; i < 2; i++) {
+          MULTIPLY(score[n], query[2 * s + i][0], 0, query[2 * s + i][1], 0, words[2 * i], words[2 * i + 1]);
+        }
+      }
+    }
+    if (base < last) {
+      const uint wanted = 8 * n + line, at = (place + (wanted < most ? wanted : most)) * n_kv_head + kv_head;
+      UNROLL
+      for (uint s = 0; s < K_LOADS; s++) key[n][s] = LOAD4(k, at * (D / 8) + 4 * s + quad);
+    }
+  }
+  if (turn > 0) {
+    float top = largest;
+    UNROLL
+    for (uint i = 0; i < 4; i++) {
+      const uint slot = tile + i / 2 * 8 + 2 * quad + i % 2;
+      float number = score[i / 2][i % 2] * factors[0];
+      if (cap > 0.0f) number = cap * tanh(number / cap);
+      number = slot >= from && slot < last ? number : -1e30f;
+      score[i / 2][i % 2] = number;
+      top = number > top ? number : top;
+    }
+    top = lanes_max(top, 4);
+    const float keep = exp(largest - top);
+    largest = top;
+    mass *= keep;
+    float weight[4];
+    UNROLL
+    for (uint i = 0; i < 4; i++) {
+      const float number = score[i / 2][i % 2];
+      weight[i] = number > -1e30f ? exp(number - top) : 0.0f;
+      mass += weight[i];
+    }
+    const uint left = half_pair(weight[0], weight[1]), right = half_pair(weight[2], weight[3]);
+    const float keeps[2] = {simd_shuffle(keep, 8 * quad), simd_shuffle(keep, 8 * quad + 4)};
+    UNROLL
+    for (uint m = 0; m < V_LOADS; m++) {
+      uint words[4][4];
+      UNROLL
+      for (uint j = 0; j < 4; j++) {
+        words[j][0] = value[j][m].x;
+        words[j][1] = value[j][m].y;
+        words[j][2] = value[j][m].z;
+        words[j][3] = value[j][m].w;
+      }
+      UNROLL
+      for (uint i = 0; i < 4; i++) {
+        const uint t = 4 * m + i;
+        uint pair[2][2];
+        UNROLL
+        for (uint n = 0; n < 2; n++) {
+          const uint low = words[2 * n][i], high = words[2 * n + 1][i];
+          pair[n][0] = (low & 0xffff) | high << 16;
+          pair[n][1] = low >> 16 | (high & 0xffff0000);
+        }
+        UNROLL
+        for (uint j = 0; j < 4; j++) sum[t][j] *= keeps[j % 2];
+        MULTIPLY(sum[t], pair[0][0], pair[0][1], pair[1][0], pair[1][1], left, right);
+      }
+    }
+  }
+  if (base < last) {
+    UNROLL
+    for (uint i = 0; i < 4; i++) {
+      const uint wanted = i / 2 * 8 + 2 * quad + i % 2, at = (place + (wanted < most ? wanted : most)) * n_kv_head + kv_head;
+      UNROLL
+      for (uint m = 0; m < V_LOADS; m++) value[i][m] = LOAD4(v, at * (D / 8) + 8 * m + line);
+    }
+  }
+}
+mass = lanes_sum(mass, 4);
+if (quad == 0) {
+  shared_sums[wave * 8 + line] = largest;
+  shared_sums[32 + wave * 8 + line] = mass;
+}
+UNROLL
+for (uint t = 0; t < D / 16; t++) {
+  const uint dim = t / 4 * 64 + 8 * line + t % 4 * 2;
+  UNROLL
+  for (uint i = 0; i < 4; i++) {
+    const uint g = 2 * quad + i % 2;
+    if (g < G) shared_parts[(wave * G + g) * D + dim + i / 2] = sum[t][i];
+  }
+}
+BARRIER();
+const uint rank = wave * 32 + lane;
+for (uint i = rank; i < G * D; i += 128) {
+  const uint g = i / D, head = kv_head * G + g;
+  float top = n_share == 1 ? sinks[head] : -1e30f;
+  for (uint w = 0; w < 4; w++) top = shared_sums[w * 8 + g] > top ? shared_sums[w * 8 + g] : top;
+  float total = n_share == 1 ? exp(sinks[head] - top) : 0.0f, joined = 0.0f;
+  for (uint w = 0; w < 4; w++) {
+    const float keep = exp(shared_sums[w * 8 + g] - top);
+    total += shared_sums[32 + w * 8 + g] * keep;
+    joined += shared_parts[(w * G + g) * D + i % D] * keep;
+  }
+  const uint at = (group_y * n_kv_head * G + head) * n_share + share;
+  parts[at * D + i % D] = n_share == 1 ? joined / total : joined;
+  if (i % D == 0) {
+    sums[2 * at] = top;
+    sums[2 * at + 1] = total;
+  }
+}
