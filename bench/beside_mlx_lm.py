@@ -5,7 +5,7 @@
     python3 bench/beside_mlx_lm.py run MODEL --mlx-run target/release/mlx-run
 
 Needs `pip install mlx-lm==0.32.2` (Linux: `mlx[cuda13]==0.32.2`), and for mlx-run MLXR_MLX_DIR, see docs/macos.md.
-Both programs decode after 512 stored tokens, greedily; mlx-lm's figures come first, then mlx-run's, then ratios.
+Both programs decode after 512 stored tokens, greedily; mlx-run's figures come first, then mlx-lm's, then ratios.
 """
 
 import argparse
@@ -37,6 +37,8 @@ SHAPE = dict(
     quantization=dict(group_size=64, bits=4),
 )
 DEPTH, N_GEN = 512, 128
+# A trial of mlx-lm's batch generator ends after this many seconds, and its rate is that of the tokens made until then.
+LIMIT_S = 30
 
 
 def make(folder):
@@ -118,7 +120,8 @@ def of_mlx_lm(folder, batches, prompts, n_trial):
             seen |= {r.uid for r in responses}
             if start is None and len(seen) == n_seq:
                 start = time.perf_counter()
-            if any(r.finish_reason for r in responses):
+            late = start is not None and time.perf_counter() - start > LIMIT_S
+            if late or any(r.finish_reason for r in responses):
                 break
         rate = n / (time.perf_counter() - start)
         generator.close()
@@ -132,6 +135,9 @@ def of_mlx_lm(folder, batches, prompts, n_trial):
         n = 0
         while responses := generator.next_generated():
             n += len(responses)
+            if time.perf_counter() - start > LIMIT_S:
+                print(f"mlx-lm 16 clients: {n} of {sum(n for _, n in lengths)} tokens in {LIMIT_S} s", flush=True)
+                break
         rate = n / (time.perf_counter() - start)
         generator.close()
         return rate
@@ -143,7 +149,7 @@ def of_mlx_lm(folder, batches, prompts, n_trial):
         name = f"tg{N_GEN}" + (f" x{n}" if n > 1 else "")
         rates[name] = trials(decode_one if n == 1 else lambda: decode(n))
         print(f"mlx-lm {name}: {rates[name]:.1f} tokens/s", flush=True)
-    rates["clients"] = trials(many, 2)
+    rates["clients"] = trials(many, n_trial)
     print(f"mlx-lm 16 clients: {rates['clients']:.1f} tokens/s", flush=True)
     return rates
 
@@ -181,14 +187,14 @@ def main():
     if arguments.command == "make":
         return make(arguments.model)
     asked = (arguments.model, arguments.batches, arguments.prompts, arguments.trials)
+    own = of_mlx_run(arguments.mlx_run, *asked) if arguments.mlx_run else {}
     # In a process of its own: MLX keeps a GPU's memory as long as it runs.
     pool = multiprocessing.get_context("spawn").Pool(1)
     peer = pool.apply(of_mlx_lm, asked)
     pool.close()
     pool.join()
-    if arguments.mlx_run is None:
+    if not own:
         return
-    own = of_mlx_run(arguments.mlx_run, *asked)
     print("| work | mlx-lm tokens/s | mlx-run tokens/s | ratio |\n|---|---|---|---|")
     for name in peer:
         print(f"| {name} | {peer[name]:.0f} | {own[name]:.0f} | {own[name] / peer[name]:.2f} |")
