@@ -63,11 +63,11 @@ pub(super) fn extreme(x: &[f32]) -> f32 {
         some |= *x == largest;
         others |= *x == -largest;
     }
-    if some & others {
-        return first(x, largest);
+    match (some, others) {
+        (true, true) => first(x, largest),
+        (true, false) => largest,
+        _ => -largest,
     }
-    // By bits, since a branch would be guessed wrong for every second block.
-    f32::from_bits(largest.to_bits() | u32::from(!some) << 31)
 }
 
 /// The first weight of a magnitude. Apart, since the compiler would load every weight alone for it, in its callers too.
