@@ -148,6 +148,10 @@ impl Calls {
             match (*piece, tool) {
                 (Piece::Text(more), _) => text.push_str(more),
                 (Piece::Name, Some((_, tool))) => text.push_str(&tool.name),
+                (Piece::Newline, _) => {
+                    flush(&mut text, &mut out);
+                    out.push("\"\\n\"?".to_owned());
+                }
                 (Piece::Mark(mark), _) => match writer.control(mark) {
                     Some(token) => {
                         flush(&mut text, &mut out);

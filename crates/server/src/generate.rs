@@ -12,7 +12,6 @@ use std::time::Instant;
 
 use mlxr_engine::constraint::SharedGrammar;
 use mlxr_engine::{Request, Sink, Ticket, TokenEvent, TokenId, Usage};
-use mlxr_grammar::Reply;
 use mlxr_text::chat::Delta;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -20,7 +19,7 @@ use crate::Error;
 use crate::app::Model;
 use crate::choice::Choice;
 use crate::job::Job;
-use crate::prompt;
+use crate::prompt::{self, Bound};
 use crate::tenant::Permit;
 
 /// A token of an answer or a prompt and how likely it was.
@@ -123,7 +122,7 @@ impl Generation {
             (request.logprobs, request.prompt_logprobs) = (job.logprobs, job.prompt_logprobs);
             (request.client, request.priority) = (job.client, job.priority);
             request.salt = job.salt.clone().into_bytes();
-            request.grammar = ready.reply.as_ref().map(|(param, reply)| grammar(model, param, reply)).transpose()?;
+            request.grammar = ready.bound.as_ref().map(|bound| grammar(model, bound)).transpose()?.flatten();
             if !job.ignore_eos {
                 request.stop_tokens = model.tokenizer.eog_ids().to_vec();
             }
@@ -254,11 +253,18 @@ impl Drop for Generation {
     }
 }
 
-/// The compiled grammar of a reply, which the field `param` asks for.
-fn grammar(model: &Model, param: &str, reply: &Reply) -> Result<SharedGrammar, Error> {
-    let compiled = model.grammars().and_then(|grammars| grammars.compile(reply));
-    match compiled {
-        Ok(compiled) => Ok(SharedGrammar(compiled)),
-        Err(error) => Err(Error::Grammar { param: param.to_owned(), error }),
-    }
+/// The compiled grammar of an answer; `None` where nothing can be enforced and the request did not ask for it.
+fn grammar(model: &Model, bound: &Bound) -> Result<Option<SharedGrammar>, Error> {
+    let compile =
+        |reply| model.grammars().and_then(|grammars| grammars.compile(reply)).map(|compiled| SharedGrammar(compiled));
+    let names = match (compile(&bound.reply), &bound.names) {
+        (Ok(compiled), _) => return Ok(Some(compiled)),
+        (Err(error), None) => return Err(Error::Grammar { param: bound.param.clone(), error }),
+        (Err(error), Some(names)) => {
+            tracing::warn!(model = %model.card.name, %error, "calls of tools are not held to their schemas");
+            names
+        }
+    };
+    let told = |error| tracing::warn!(model = %model.card.name, %error, "nor to the tools' names");
+    Ok(compile(names).map_err(told).ok())
 }

@@ -22,8 +22,18 @@ pub(crate) struct Ready {
     pub(crate) one_call: bool,
     /// Tools that were offered.
     pub(crate) tools: Vec<Value>,
-    /// What the answer must be, and the field that says so; `None`: anything.
-    pub(crate) reply: Option<(String, Reply)>,
+    /// What the answer must be; `None`: anything.
+    pub(crate) bound: Option<Bound>,
+}
+
+/// What an answer must be.
+pub(crate) struct Bound {
+    /// The field that says so.
+    pub(crate) param: String,
+    pub(crate) reply: Reply,
+    /// What is enforced where `reply` cannot be, since the request did not ask for it: names of tools without their
+    /// schemas. `None`: the request did, and is refused.
+    pub(crate) names: Option<Reply>,
 }
 
 /// A rendered conversation and its tokens.
@@ -37,9 +47,12 @@ pub(crate) fn prepare(model: &Arc<Model>, job: &Job, prompt: &Prompt) -> Result<
     let text = |tokens: Vec<TokenId>| {
         // After the begin token alone the answer is the start of a text.
         let continues = tokens.len() > 1;
-        let reply =
-            job.structure.as_ref().map(|structure| (structure.param.clone(), Reply::of(structure.source.clone())));
-        Ready { tokens, continues, format: None, one_call: false, tools: Vec::new(), reply }
+        let bound = job.structure.as_ref().map(|structure| Bound {
+            param: structure.param.clone(),
+            reply: Reply::of(structure.source.clone()),
+            names: None,
+        });
+        Ready { tokens, continues, format: None, one_call: false, tools: Vec::new(), bound }
     };
     let ready = match prompt {
         Prompt::Chat(chat) => prepare_chat(model, job, chat)?,
@@ -128,47 +141,52 @@ fn prepare_chat(model: &Arc<Model>, job: &Job, chat: &Chat) -> Result<Ready, Err
         reasoning_first: job.structure.is_some(),
     };
     let reasoning = Reasoning::after(&text, format, reads);
-    let reply = bound_reply(job, chat, (format, template.source()), reasoning);
+    let bound = bound(job, chat, template, reasoning);
     let continues = chat.conversation.messages.last().is_some_and(|message| message.role == "assistant");
     let tools = chat.conversation.tools.clone();
-    Ok(Ready { tokens, continues, format: Some((format, reads)), one_call: chat.one_call, tools, reply })
+    Ok(Ready { tokens, continues, format: Some((format, reads)), one_call: chat.one_call, tools, bound })
 }
 
-/// What an answer must be, where the request says anything of that.
-fn bound_reply(
-    job: &Job,
-    chat: &Chat,
-    (format, template): (&'static Format, &str),
-    reasoning: Reasoning,
-) -> Option<(String, Reply)> {
+/// What an answer must be. Where the model is free to call tools, a call that it begins fits its tool's schema, as far as
+/// that can be enforced; not where a call begins as other text may, nor among channels, which have forms of their own.
+fn bound(job: &Job, chat: &Chat, template: &ChatTemplate, reasoning: Reasoning) -> Option<Bound> {
+    let format = Format::detect(template.source());
     let offered = &chat.conversation.tools;
     let is_strict = |tool: &Value| tool["function"]["strict"] == true;
     let must_call = !offered.is_empty() && chat.tool_choice != ToolChoice::Auto;
-    let strict = offered.iter().any(is_strict);
-    if job.structure.is_none() && !must_call && !strict {
+    let asked = job.structure.is_some() || must_call || offered.iter().any(is_strict);
+    if !asked && (offered.is_empty() || !template.capabilities().marked_calls || format.has_channels()) {
         return None;
     }
     let is_meant = |tool: &Value| match &chat.tool_choice {
         ToolChoice::Named(name) => tool["function"]["name"] == name.as_str(),
         ToolChoice::Auto | ToolChoice::Required => true,
     };
-    let tool = |(index, tool): (usize, &Value)| Tool {
-        field: format!("tools[{index}]"),
-        name: tool["function"]["name"].as_str().unwrap_or_default().to_owned(),
-        parameters: match must_call || is_strict(tool) {
-            true => tool["function"].get("parameters").cloned(),
-            false => Some(json!({"type": "object"})),
-        },
-    };
-    let tools: Vec<Tool> = offered.iter().enumerate().filter(|(_, tool)| is_meant(tool)).map(tool).collect();
+    let syntax = format.call_syntax(template.source());
     let parallel = !chat.one_call && !matches!(chat.tool_choice, ToolChoice::Named(_));
-    let calls = (!tools.is_empty()).then(|| Calls { tools, parallel, syntax: format.call_syntax(template) });
+    let calls = |fits: &dyn Fn(&Value) -> bool| {
+        let tool = |(index, tool): (usize, &Value)| Tool {
+            field: format!("tools[{index}]"),
+            name: tool["function"]["name"].as_str().unwrap_or_default().to_owned(),
+            parameters: match tool["function"].get("parameters") {
+                given if fits(tool) && (given.is_some() || asked) => given.cloned(),
+                _ => Some(json!({"type": "object"})),
+            },
+        };
+        let tools: Vec<Tool> = offered.iter().enumerate().filter(|(_, tool)| is_meant(tool)).map(tool).collect();
+        (!tools.is_empty()).then_some(Calls { tools, parallel, syntax })
+    };
     let (param, content) = match (must_call, &job.structure) {
         (true, _) => ("tool_choice", None),
         (false, Some(structure)) => (structure.param.as_str(), Some(Content::Bound(structure.source.clone()))),
         (false, None) => ("tools", Some(Content::Free)),
     };
-    Some((param.to_owned(), Reply { reasoning, content, calls }))
+    let reply = |calls: Option<Calls>| Reply { reasoning, content: content.clone(), calls };
+    Some(Bound {
+        param: param.to_owned(),
+        reply: reply(calls(&|tool| !asked || must_call || is_strict(tool))),
+        names: (!asked).then(|| reply(calls(&|_| false))),
+    })
 }
 
 /// Renders; an assistant's message at the end is continued rather than answered.

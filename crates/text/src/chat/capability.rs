@@ -3,6 +3,7 @@
 use jiff::civil::DateTime;
 use serde_json::{Map, Value, json};
 
+use super::parse::Format;
 use super::template::{ChatTemplate, TemplateError};
 
 /// What a template supports.
@@ -14,6 +15,8 @@ pub struct Capabilities {
     pub tools: bool,
     /// Calls of tools and their answers are shown. If not, they become text.
     pub tool_calls: bool,
+    /// Calls are printed with the marks and keys of the format that the model's answers are read by.
+    pub marked_calls: bool,
     /// Arguments of calls must be JSON text; else they are objects.
     pub text_arguments: bool,
     /// The content of a message must be a list of parts.
@@ -30,6 +33,7 @@ impl Default for Capabilities {
             system: true,
             tools: true,
             tool_calls: true,
+            marked_calls: false,
             text_arguments: false,
             parts_only: false,
             thinking: false,
@@ -77,6 +81,9 @@ pub(crate) fn probe(template: &ChatTemplate) -> Capabilities {
     };
     let arguments = json!({KEY: "needle-value"});
     let arguments = if text_arguments { Value::from(arguments.to_string()) } else { arguments };
+    let printed = render(template, calls(arguments.clone())).unwrap_or_default();
+    let call = printed.rsplit(USER).next().and_then(|rest| rest.split(ANSWER).next()).unwrap_or_default();
+    let syntax = Format::detect(template.source()).call_syntax(template.source());
     let switched = |on: bool| {
         render(template, json!({"messages": [user], "enable_thinking": on, "thinking": on})).unwrap_or_default()
     };
@@ -85,6 +92,7 @@ pub(crate) fn probe(template: &ChatTemplate) -> Capabilities {
         system: shows(json!({"messages": [system, user]}), &[SYSTEM, USER]),
         tools: shows(json!({"messages": [user], "tools": [tool]}), &[TOOL, KEY, USER]),
         tool_calls: called(arguments.clone()) || shows(calls(arguments), &needles),
+        marked_calls: syntax.is_marked_in(call),
         text_arguments,
         parts_only,
         thinking,

@@ -9,6 +9,8 @@ pub enum Piece {
     Mark(&'static str),
     /// Text.
     Text(&'static str),
+    /// A newline, which some models leave out.
+    Newline,
     /// The function's name.
     Name,
     /// Its arguments as a JSON object.
@@ -30,20 +32,39 @@ pub struct CallSyntax {
     pub end: &'static [Piece],
 }
 
-use Piece::{Arguments, Mark, Name, Parameters, Text};
+use Piece::{Arguments, Mark, Name, Newline, Parameters, Text};
+
+impl CallSyntax {
+    /// Whether calls begin with a mark, rather than with text that may be content, and `text`, a call that a template
+    /// printed, has every mark and key.
+    pub fn is_marked_in(&self, text: &str) -> bool {
+        let pieces = || self.begin.iter().chain(self.call).chain(self.end);
+        let is_word = |part: &&str| !part.is_empty() && part.chars().all(char::is_alphabetic);
+        let has = |piece: &Piece| match piece {
+            Mark(mark) => text.contains(mark),
+            Text(own) if own.contains('"') => {
+                own.split('"').filter(is_word).all(|key| text.contains(&format!("\"{key}\"")))
+            }
+            Text(_) | Newline | Name | Arguments | Parameters => true,
+        };
+        matches!(pieces().next(), Some(Mark(_))) && pieces().all(has)
+    }
+}
 
 const HERMES: CallSyntax = CallSyntax {
     begin: &[],
     call: &[
         Mark("<tool_call>"),
-        Text("\n{\"name\": \""),
+        Newline,
+        Text("{\"name\": \""),
         Name,
         Text("\", \"arguments\": "),
         Arguments,
-        Text("}\n"),
+        Text("}"),
+        Newline,
         Mark("</tool_call>"),
     ],
-    between: Some(&[Text("\n")]),
+    between: Some(&[Newline]),
     end: &[],
 };
 
@@ -177,6 +198,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_printed_call_shows_whether_calls_are_written_so() {
+        let json = r#"{"name": "f", "arguments": {"a": 1}}"#;
+        for (name, text, want) in [
+            ("hermes", format!("<tool_call>{json}</tool_call>"), true),
+            ("hermes", "<tool_call>f<arg_key>a</arg_key></tool_call>".into(), false),
+            ("hermes", json.into(), false),
+            ("llama3", json.into(), false),
+            ("mistral", format!("[TOOL_CALLS][{json}]"), true),
+            ("mistral", "[TOOL_CALLS][{'f': 1}]".into(), false),
+        ] {
+            let format = FORMATS.iter().chain([&super::super::HERMES]).find(|f| f.name == name).expect("a format");
+            assert_eq!(format.call_syntax("").is_marked_in(&text), want, "{name}: {text}");
+        }
+    }
+
+    #[test]
     fn the_parser_reads_what_the_syntax_writes() {
         for format in FORMATS {
             for sign in ["", "[ARGS]", "```json"] {
@@ -184,6 +221,7 @@ mod tests {
                 let write = |pieces: &[Piece], n: usize| -> String {
                     let write = |piece: &Piece| match piece {
                         Mark(text) | Text(text) => (*text).to_owned(),
+                        Newline => "\n".to_owned(),
                         Name => format!("f{n}"),
                         Arguments => format!("{{\"a\": [{n}, \"x\"]}}"),
                         Parameters => format!("<parameter=a>\n[{n}, \"x\"]\n</parameter>\n"),
