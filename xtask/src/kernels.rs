@@ -18,9 +18,11 @@ struct Rule {
     reloads: usize,
 }
 
+/// Kernels of super-blocks keep a group's small scales and minima on the stack and read them once for many products.
 /// AVX2 has 16 registers and no broadcast in an operand, so its widest kernels keep codes on the stack.
 const RULES: &[Rule] = &[
     Rule { symbol: "matmul::table::avx512::run_int", products: &["vpdpbusd"], broadcast_percent: 80, reloads: 8 },
+    Rule { symbol: "matmul::table::avx512::run_wide", products: &["vpdpbusd"], broadcast_percent: 80, reloads: 12 },
     Rule { symbol: "matmul::table::avx512::run_float", products: &["vfmadd"], broadcast_percent: 100, reloads: 0 },
     Rule {
         symbol: "matmul::table::avx512_pairs::run_pairs",
@@ -29,6 +31,7 @@ const RULES: &[Rule] = &[
         reloads: 0,
     },
     Rule { symbol: "matmul::table::avx2::run_int", products: &["vpmaddubsw"], broadcast_percent: 0, reloads: 40 },
+    Rule { symbol: "matmul::table::avx2::run_wide", products: &["vpmaddubsw"], broadcast_percent: 0, reloads: 40 },
     Rule { symbol: "matmul::table::avx2::run_float", products: &["vfmadd"], broadcast_percent: 0, reloads: 0 },
 ];
 

@@ -29,7 +29,7 @@ fn close(found: f32, (expected, tolerance): (f64, f64), what: &str) {
 
 /// Row `r` of `weights` times column `c` of `x`, inputs rounded to int8.
 fn expected(weights: &[f32], r: usize, x: &[f32], c: usize) -> (f64, f64) {
-    dot(&weights[r * N_IN..][..N_IN], &x[c * N_IN..][..N_IN], Inputs::Int8)
+    dot(&weights[r * N_IN..][..N_IN], &x[c * N_IN..][..N_IN], Inputs::Int8(32))
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn experts_take_their_own_columns() {
     let pool = Pool::new(2).expect("threads");
     let experts: Vec<_> = (0..5).map(|e| data(DType::Q4_K, 24, 10 + e)).collect();
     let x = inputs(6 * N_IN, 8);
-    let seen = rounded(&x, Inputs::Int8);
+    let seen = rounded(&x, Inputs::Int8(128));
     // Tokens of experts 4, 0 and 2.
     let (used, lists) = ([4, 0, 2], [vec![1, 3], vec![0, 2, 4, 5], vec![3]]);
     let starts: Vec<_> = lists.iter().flatten().map(|t| t * N_IN).collect();
@@ -126,7 +126,7 @@ fn epilogues_scale_add_and_gate() {
     let pool = Pool::new(2).expect("threads");
     let (gate, up) = (data(DType::Q8_0, 40, 20), data(DType::Q5_K, 72, 21));
     let (x, bias) = (inputs(5 * N_IN, 22), inputs(40, 23));
-    let seen = rounded(&x, Inputs::Int8);
+    let [seen, seen_up] = [32, 128].map(|n| rounded(&x, Inputs::Int8(n)));
     let (gate_weights, up_weights) = (decoded(&gate), decoded(&up));
     for isa in isas() {
         let gate = PackedMatrix::new(std::slice::from_ref(&gate), isa).expect("available");
@@ -147,7 +147,7 @@ fn epilogues_scale_add_and_gate() {
         matmul(&pool, &inputs, &products, &mut outs).expect("no panic");
         for (c, r) in (0..5).flat_map(|c| (0..40).map(move |r| (c, r))) {
             let (y, tolerance) = expected(&gate_weights, r, &seen, c);
-            let (u, tolerance_up) = expected(&up_weights, 32 + r, &seen, c);
+            let (u, tolerance_up) = expected(&up_weights, 32 + r, &seen_up, c);
             let y = 0.5 * y + f64::from(bias[r]);
             close(sums[c * 45 + 3 + r], (7.0 + 2.0 * y, tolerance + 1e-5), "add");
             let both = tolerance * u.abs() + tolerance_up * y.abs() + 1e-6;

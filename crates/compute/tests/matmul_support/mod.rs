@@ -130,8 +130,8 @@ pub enum Inputs {
     Float,
     /// Rounded to bf16.
     Bf16,
-    /// Rounded to int8 with a scale per 32.
-    Int8,
+    /// Rounded to int8 with a scale for so many.
+    Int8(usize),
 }
 
 /// What kernels of this encoding make of rows of `n_in` inputs.
@@ -140,9 +140,10 @@ pub fn inputs_of(encoding: Encoding, isa: Isa, n_in: usize) -> Inputs {
         Encoding::Blocks(dtype) => dtype.block() >= 32,
         _ => matches!(encoding, Encoding::MlxAffine { bits: 4 | 8, scale: DType::F16 | DType::BF16, .. }),
     };
+    let super_blocks = matches!(encoding, Encoding::Blocks(dtype) if dtype.block() == 256);
     let bf16 = encoding == Encoding::Blocks(DType::BF16) && isa.multiplies_bf16() && n_in.is_multiple_of(2);
     match (int8, bf16) {
-        (true, _) => Inputs::Int8,
+        (true, _) => Inputs::Int8(if super_blocks { 128 } else { 32 }),
         (_, true) => Inputs::Bf16,
         _ => Inputs::Float,
     }
@@ -157,13 +158,13 @@ pub fn decoded(matrix: &MatrixData) -> Vec<f32> {
 
 /// Inputs as the kernels see them.
 pub fn rounded(x: &[f32], inputs: Inputs) -> Vec<f32> {
-    match inputs {
+    let n = match inputs {
         Inputs::Float => return x.to_vec(),
         Inputs::Bf16 => return x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
-        Inputs::Int8 => (),
-    }
+        Inputs::Int8(n) => n,
+    };
     let mut out = Vec::new();
-    for x in x.chunks_exact(32) {
+    for x in x.chunks_exact(n) {
         let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         out.extend(x.iter().map(|&x| (x * inverse).round_ties_even() * (largest / 127.0)));
@@ -178,6 +179,6 @@ pub fn rounded(x: &[f32], inputs: Inputs) -> Vec<f32> {
 pub fn dot(row: &[f32], x: &[f32], inputs: Inputs) -> (f64, f64) {
     let terms = || row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
     let size: f64 = terms().map(f64::abs).sum();
-    let step = if inputs == Inputs::Int8 { size / row.len() as f64 / 50.0 } else { 0.0 };
+    let step = if matches!(inputs, Inputs::Int8(_)) { size / row.len() as f64 / 50.0 } else { 0.0 };
     (terms().sum(), 1e-5 * size + step + 1e-9)
 }

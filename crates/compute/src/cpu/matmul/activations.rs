@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::kernel::BLOCK;
+use super::kernel::{BLOCK, Record};
 use super::packed::PackedMatrix;
 use super::quantize;
 use super::table::{self, Input};
+use super::wide;
 use crate::Error;
 use crate::cpu::pool::Cacheline;
 use crate::cpu::{Isa, Pool};
@@ -172,7 +173,8 @@ impl Activations {
                 // SAFETY: items write to separate numbers: those of their tile and chunk.
                 let out = unsafe { target.slice(at, tile.width * input.bytes(to - from)) };
                 match input {
-                    Input::Int8 => quantize::int8(isa, x, &columns, out),
+                    Input::Int8 => quantize::int8::<Record>(isa, x, &columns, out),
+                    Input::Wide => quantize::int8::<wide::Record>(isa, x, &columns, out),
                     Input::Float => quantize::floats(x, &columns, bytemuck::cast_slice_mut(out)),
                     Input::Pairs => quantize::pairs(x, &columns, bytemuck::cast_slice_mut(out)),
                 }

@@ -102,6 +102,16 @@ impl Simd for Avx2 {
                 }
             }
         }
+        fn byte_pairs(a: *const u8, b: *const u8) -> __m256i {
+            // SAFETY: the caller's pointers are valid for 8 bytes.
+            let wide = |p: *const u8| _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(p.cast()) });
+            _mm256_or_si256(wide(a), _mm256_slli_epi32::<16>(wide(b)))
+        }
+        fn dot_pairs(acc: __m256i, w: __m256i, a: *const u8) -> __m256i {
+            // SAFETY: passed on to the caller.
+            let a = _mm256_set1_epi32(unsafe { a.cast::<i32>().read_unaligned() });
+            _mm256_add_epi32(acc, _mm256_madd_epi16(w, a))
+        }
         fn int_zero() -> __m256i {
             _mm256_setzero_si256()
         }

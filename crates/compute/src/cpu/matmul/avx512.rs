@@ -61,6 +61,15 @@ impl Simd for Avx512 {
             }
             acc
         }
+        fn byte_pairs(a: *const u8, b: *const u8) -> __m512i {
+            // SAFETY: the caller's pointers are valid for 16 bytes.
+            let wide = |p: *const u8| _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(p.cast()) });
+            _mm512_or_si512(wide(a), _mm512_slli_epi32::<16>(wide(b)))
+        }
+        fn dot_pairs(acc: __m512i, w: __m512i, a: *const u8) -> __m512i {
+            // SAFETY: passed on to the caller.
+            _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(unsafe { a.cast::<i32>().read_unaligned() }))
+        }
         fn int_zero() -> __m512i {
             _mm512_setzero_si512()
         }

@@ -1,9 +1,11 @@
 //! The bodies of the kernels: one panel of 16 rows times a tile of `N` columns.
 //!
-//! Integer: weights are codes in blocks of 32, activations int8 with a scale per 32. For each block the eight vectors
+//! Integer: weights are codes in blocks of 32, activations int8 with a scale per 32 (per 128 for super-blocks: see `wide`). For each block the eight vectors
 //! of codes (four consecutive `k` of each row) stay in registers while the columns pass: start the sum at the
 //! correction for the codes' zero point, eight `dot`, convert, one `mul`, one `fma` (two with a minimum).
 //! The order of sums of a column does not depend on `N`, so a token's result does not depend on its batch.
+
+use std::marker::PhantomData;
 
 use super::simd::{Codes, Simd};
 
@@ -44,7 +46,6 @@ pub(super) type Kernel = unsafe fn(&Args);
 /// c8      [n] i32          -8 * sum of q
 /// c128    [n] i32          -128 * sum of q
 /// c128h   [2, n] i32       -128 * sum of each half of q
-/// sumh    [2, n] f32       scale * sum of each half of q
 /// ```
 pub(super) struct Record;
 
@@ -64,11 +65,8 @@ impl Record {
     pub const fn c128h(n: usize) -> usize {
         48 * n
     }
-    pub const fn sumh(n: usize) -> usize {
-        56 * n
-    }
     pub const fn bytes(n: usize) -> usize {
-        64 * n
+        56 * n
     }
 }
 
@@ -81,7 +79,7 @@ pub(super) enum Offset {
     Eight,
     /// `scale * code + min`.
     Min,
-    /// `scale * code - min`.
+    /// `scale * code - min`, of [super-blocks](super::wide).
     MinusMin,
 }
 
@@ -110,11 +108,11 @@ pub(super) trait Form {
     unsafe fn codes<S: Simd>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8];
     /// Scales of the halves of block `b`; the first is the block's unless `HALVES`.
     unsafe fn scales<S: Simd>(head: &Self::Head<S>, b: usize, row: usize) -> [S::Floats; 2];
-    /// Minima, likewise; only for an `OFFSET` that is one.
+    /// The minimum of the group, for [`Offset::Min`].
     #[inline(always)]
-    unsafe fn mins<S: Simd>(_: &Self::Head<S>, _: usize, _: usize) -> [S::Floats; 2] {
+    unsafe fn min<S: Simd>(_: &Self::Head<S>) -> S::Floats {
         // SAFETY: passed on to the caller.
-        unsafe { [S::zero(); 2] }
+        unsafe { S::zero() }
     }
 }
 
@@ -141,18 +139,9 @@ unsafe fn int_rows<S: Simd, F: Form, const N: usize>(args: &Args, row: usize) {
         for _ in 0..args.n / F::BLOCKS {
             let head = F::head::<S>(p, row, args.bf16);
             for b in 0..F::BLOCKS {
-                if row == 0 {
-                    let line = F::BYTES / F::BLOCKS;
-                    (0..line.div_ceil(64)).for_each(|i| S::prefetch(p.wrapping_add(b * line + i * 64 + AHEAD)));
-                }
-                let mut w = F::codes::<S>(p, b, row);
-                if let Codes::I8 { zero } = F::CODES {
-                    for w in &mut w {
-                        *w = S::signed(*w, zero);
-                    }
-                }
-                let (scales, mins) = (F::scales::<S>(&head, b, row), F::mins::<S>(&head, b, row));
-                columns::<S, F, N>(&mut acc, &w, scales, mins, a);
+                let w = codes::<S, F>(p, b, row);
+                let (scales, min) = (F::scales::<S>(&head, b, row), F::min::<S>(&head));
+                each::<S, _, N>(&mut acc, &Block::<S, F, N> { w, scales, min, a, form: PhantomData });
                 a = a.add(Record::bytes(N));
             }
             p = p.add(F::BYTES);
@@ -163,49 +152,86 @@ unsafe fn int_rows<S: Simd, F: Form, const N: usize>(args: &Args, row: usize) {
     }
 }
 
-/// One block times all columns, written out: the compiler does not unroll a loop of this size, and an array that is
-/// indexed by a variable lives in memory.
+/// Codes of block `b` of a group, as `dot` takes them; asks for those that will be needed.
+///
+/// # Safety
+/// See [`Form`].
 #[inline(always)]
-unsafe fn columns<S: Simd, F: Form, const N: usize>(
-    acc: &mut [S::Floats; N],
-    w: &[S::Bytes; 8],
-    scales: [S::Floats; 2],
-    mins: [S::Floats; 2],
-    a: *const u8,
-) {
+pub(super) unsafe fn codes<S: Simd, F: Form>(p: *const u8, b: usize, row: usize) -> [S::Bytes; 8] {
     // SAFETY: passed on to the caller.
     unsafe {
-        column::<S, F, N>(0, acc, w, scales, mins, a);
-        column::<S, F, N>(1, acc, w, scales, mins, a);
-        column::<S, F, N>(2, acc, w, scales, mins, a);
-        column::<S, F, N>(3, acc, w, scales, mins, a);
-        column::<S, F, N>(4, acc, w, scales, mins, a);
-        column::<S, F, N>(5, acc, w, scales, mins, a);
-        column::<S, F, N>(6, acc, w, scales, mins, a);
-        column::<S, F, N>(7, acc, w, scales, mins, a);
-        column::<S, F, N>(8, acc, w, scales, mins, a);
-        column::<S, F, N>(9, acc, w, scales, mins, a);
-        column::<S, F, N>(10, acc, w, scales, mins, a);
-        column::<S, F, N>(11, acc, w, scales, mins, a);
-        column::<S, F, N>(12, acc, w, scales, mins, a);
-        column::<S, F, N>(13, acc, w, scales, mins, a);
-        column::<S, F, N>(14, acc, w, scales, mins, a);
-        column::<S, F, N>(15, acc, w, scales, mins, a);
+        if row == 0 {
+            let line = F::BYTES / F::BLOCKS;
+            (0..line.div_ceil(64)).for_each(|i| S::prefetch(p.wrapping_add(b * line + i * 64 + AHEAD)));
+        }
+        let mut w = F::codes::<S>(p, b, row);
+        if let Codes::I8 { zero } = F::CODES {
+            for w in &mut w {
+                *w = S::signed(*w, zero);
+            }
+        }
+        w
+    }
+}
+
+/// What is added to a column: a block of weights, say, times its inputs.
+///
+/// # Safety
+/// `j` is a column of the tile, and the features of `S` are there.
+pub(super) trait Step<S: Simd> {
+    unsafe fn step(&self, j: usize, acc: S::Floats) -> S::Floats;
+}
+
+/// A step of all columns, written out: the compiler does not unroll a loop of this size, and an array that is indexed by
+/// a variable lives in memory.
+///
+/// # Safety
+/// See [`Step`].
+#[inline(always)]
+pub(super) unsafe fn each<S: Simd, T: Step<S>, const N: usize>(acc: &mut [S::Floats; N], step: &T) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        one::<S, T, N>(0, acc, step);
+        one::<S, T, N>(1, acc, step);
+        one::<S, T, N>(2, acc, step);
+        one::<S, T, N>(3, acc, step);
+        one::<S, T, N>(4, acc, step);
+        one::<S, T, N>(5, acc, step);
+        one::<S, T, N>(6, acc, step);
+        one::<S, T, N>(7, acc, step);
+        one::<S, T, N>(8, acc, step);
+        one::<S, T, N>(9, acc, step);
+        one::<S, T, N>(10, acc, step);
+        one::<S, T, N>(11, acc, step);
+        one::<S, T, N>(12, acc, step);
+        one::<S, T, N>(13, acc, step);
+        one::<S, T, N>(14, acc, step);
+        one::<S, T, N>(15, acc, step);
     }
 }
 
 #[inline(always)]
-unsafe fn column<S: Simd, F: Form, const N: usize>(
-    j: usize,
-    acc: &mut [S::Floats; N],
-    w: &[S::Bytes; 8],
-    scales: [S::Floats; 2],
-    mins: [S::Floats; 2],
-    a: *const u8,
-) {
+unsafe fn one<S: Simd, T: Step<S>, const N: usize>(j: usize, acc: &mut [S::Floats; N], step: &T) {
     if j < N {
+        // SAFETY: passed on to the caller.
+        acc[j] = unsafe { S::pin(step.step(j, acc[j])) };
+    }
+}
+
+/// A block times the columns of a record `a`.
+struct Block<S: Simd, F, const N: usize> {
+    w: [S::Bytes; 8],
+    scales: [S::Floats; 2],
+    min: S::Floats,
+    a: *const u8,
+    form: PhantomData<F>,
+}
+
+impl<S: Simd, F: Form, const N: usize> Step<S> for Block<S, F, N> {
+    #[inline(always)]
+    unsafe fn step(&self, j: usize, acc: S::Floats) -> S::Floats {
         // SAFETY: `a` is a record of N columns.
-        acc[j] = unsafe { S::pin(block::<S, F, N>(acc[j], w, scales, mins, a.add(4 * j))) };
+        unsafe { block::<S, F, N>(acc, &self.w, self.scales, self.min, self.a.add(4 * j)) }
     }
 }
 
@@ -215,7 +241,7 @@ unsafe fn block<S: Simd, F: Form, const N: usize>(
     mut acc: S::Floats,
     w: &[S::Bytes; 8],
     scales: [S::Floats; 2],
-    mins: [S::Floats; 2],
+    min: S::Floats,
     a: *const u8,
 ) -> S::Floats {
     // SAFETY: `a` points into a record of N columns.
@@ -244,16 +270,10 @@ unsafe fn block<S: Simd, F: Form, const N: usize>(
             let sum = S::dot(F::CODES, start, w, q, 4 * N);
             acc = S::fma(S::to_float(sum), S::mul(scales[0], scale), acc);
         }
-        let n_min = if F::HALVES { 2 } else { 1 };
-        for (half, &min) in mins.iter().enumerate().take(n_min) {
-            let offset = if F::HALVES { Record::sumh(N) + half * 4 * N } else { Record::sum(N) };
-            match F::OFFSET {
-                Offset::Min => acc = S::fma(min, S::splat(at(offset)), acc),
-                Offset::MinusMin => acc = S::fnma(min, S::splat(at(offset)), acc),
-                Offset::None | Offset::Eight => (),
-            }
+        match F::OFFSET {
+            Offset::Min => S::fma(min, S::splat(at(Record::sum(N))), acc),
+            Offset::None | Offset::Eight | Offset::MinusMin => acc,
         }
-        acc
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! PackedMatrix   weights: panels of 16 rows, packed when first used; other encodings are decoded panel by panel
-//! Activations    inputs: int8 with a scale per 32, f32 or bf16, in tiles of up to 16 columns
+//! Activations    inputs: int8 with a scale per 32 or 128, f32 or bf16, in tiles of up to 16 columns
 //! matmul         panels x tiles, shared out over a pool; each result passes an epilogue on its way out
 //! ```
 //!
@@ -10,11 +10,11 @@
 //! |---|---|
 //! | `table` | one row a form: layout, packing, kernels |
 //! | `forms`, `pack`, `coded` | how rows lie in a panel; from blocks of a file to panels |
-//! | `kernel` | the bodies of the kernels, over `simd` |
-//! | `scalar`, `avx2`, `avx512`, `neon` | `simd` for each instruction set |
+//! | `kernel`, `wide` | the bodies of the kernels, over `simd` |
+//! | `scalar`, `avx2`, `avx512`, `neon`; `both` | `simd` for each instruction set; two vectors as one |
 //! | `packed` | matrices |
 //! | `expand` | panels of encodings without a form, made when used |
-//! | `activations`, `quantize` | inputs |
+//! | `activations`, `quantize`, `quantize_avx512` | inputs |
 //! | `product` | the loop over panels and tiles |
 //!
 //! Results depend neither on the number of threads nor on the other columns of the batch. Weights are exact; inputs of
@@ -26,6 +26,8 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod both;
 mod coded;
 mod expand;
 mod forms;
@@ -36,9 +38,12 @@ mod pack;
 mod packed;
 mod product;
 mod quantize;
+#[cfg(target_arch = "x86_64")]
+mod quantize_avx512;
 mod scalar;
 mod simd;
 mod table;
+mod wide;
 
 pub use activations::{Activations, Columns};
 pub use packed::PackedMatrix;

@@ -79,6 +79,18 @@ impl<const DOT: bool> Simd for Arm<DOT> {
         fn signed(a: uint8x16_t, zero: u8) -> uint8x16_t {
             if zero == 0 { a } else { vsubq_u8(a, vdupq_n_u8(zero)) }
         }
+        fn byte_pairs(a: *const u8, b: *const u8) -> uint8x16_t {
+            // SAFETY: the caller's pointers are valid for 4 bytes.
+            let four = |p: *const u8| vcreate_u8(u64::from(unsafe { p.cast::<u32>().read_unaligned() }));
+            vreinterpretq_u8_u16(vmovl_u8(vzip1_u8(four(a), four(b))))
+        }
+        fn dot_pairs(acc: int32x4_t, w: uint8x16_t, a: *const u8) -> int32x4_t {
+            // SAFETY: passed on to the caller.
+            let a = vreinterpretq_s16_s32(unsafe { vld1q_dup_s32(a.cast()) });
+            let w = vreinterpretq_s16_u8(w);
+            let (low, high) = (vmull_s16(vget_low_s16(w), vget_low_s16(a)), vmull_high_s16(w, a));
+            vaddq_s32(acc, vpaddq_s32(low, high))
+        }
         fn int_zero() -> int32x4_t {
             vdupq_n_s32(0)
         }

@@ -14,7 +14,7 @@ use crate::{DType, Encoding, Error};
 /// Most columns of a tile of any instruction set.
 const COLUMNS: usize = 16;
 /// Most panels of an item of work, which share the tiles they read.
-const PANELS: usize = 8;
+const PANELS: usize = 32;
 /// Most bytes of these panels, of gate and up together: they are read again for each tile, from the second-level cache.
 const PANEL_BYTES: usize = 512 << 10;
 /// Items that each thread should get at least, so that a late thread can be helped.
@@ -269,12 +269,22 @@ impl Job<'_, '_, '_> {
             assert!(at + panel.n <= len, "checked by `check`");
             // SAFETY: within the output, and no other item writes there.
             let out = unsafe { std::slice::from_raw_parts_mut(data.cast::<f32>().add(at), panel.n) };
-            let y = &y.0[j * ROWS..][..panel.n];
-            match p.epilogue {
-                Epilogue::Add(factor) => out.iter_mut().zip(y).for_each(|(out, y)| *out += factor * y),
-                Epilogue::Store | Epilogue::Gate { .. } => out.copy_from_slice(y),
+            let y = &y.0[j * ROWS..][..ROWS];
+            // Of a length that the compiler knows, where it can be.
+            match out.as_mut_array::<ROWS>() {
+                Some(out) => put(&p.epilogue, out, y),
+                None => put(&p.epilogue, out, y),
             }
         }
+    }
+}
+
+/// Writes a column's results.
+#[inline(always)]
+fn put(epilogue: &Epilogue<'_>, out: &mut [f32], y: &[f32]) {
+    match epilogue {
+        Epilogue::Add(factor) => out.iter_mut().zip(y).for_each(|(out, y)| *out += factor * y),
+        Epilogue::Store | Epilogue::Gate { .. } => out.iter_mut().zip(y).for_each(|(out, y)| *out = *y),
     }
 }
 
@@ -318,7 +328,7 @@ impl<'a> Strip<'a> {
         let panel = self.panels[i].expect("i < n");
         let input = panel.form.input;
         let n = match input {
-            Input::Int8 => self.n_in / BLOCK,
+            Input::Int8 | Input::Wide => self.n_in / BLOCK,
             Input::Float => self.n_in,
             Input::Pairs => self.n_in / 2,
         };

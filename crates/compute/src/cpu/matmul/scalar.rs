@@ -74,6 +74,21 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
+    unsafe fn byte_pairs(a: *const u8, b: *const u8) -> [u8; 64] {
+        // SAFETY: the caller's pointers are valid for 16 bytes.
+        let (a, b): ([u8; 16], [u8; 16]) = unsafe { (array(a), array(b)) };
+        std::array::from_fn(|i| [a[i / 4], 0, b[i / 4], 0][i % 4])
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: [i32; 16], w: [u8; 64], a: *const u8) -> [i32; 16] {
+        // SAFETY: the caller's pointer is valid for two numbers.
+        let a: [i16; 2] = unsafe { array(a.cast()) };
+        let w = |i: usize| i32::from(i16::from_le_bytes([w[2 * i], w[2 * i + 1]]));
+        std::array::from_fn(|l| acc[l] + w(2 * l) * i32::from(a[0]) + w(2 * l + 1) * i32::from(a[1]))
+    }
+
+    #[inline(always)]
     unsafe fn int_zero() -> [i32; 16] {
         [0; 16]
     }

@@ -64,6 +64,10 @@ pub(super) trait Simd: Copy {
         a: *const i8,
         stride: usize,
     ) -> Self::Ints;
+    /// Bytes `a[l]` and `b[l]`, side by side as i16.
+    unsafe fn byte_pairs(a: *const u8, b: *const u8) -> Self::Bytes;
+    /// `acc[l] + w[2 l] * a[0] + w[2 l + 1] * a[1]`, of i16.
+    unsafe fn dot_pairs(acc: Self::Ints, w: Self::Bytes, a: *const u8) -> Self::Ints;
     unsafe fn int_zero() -> Self::Ints;
     unsafe fn int_splat(p: *const i32) -> Self::Ints;
     unsafe fn to_float(a: Self::Ints) -> Self::Floats;

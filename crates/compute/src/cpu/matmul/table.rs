@@ -1,9 +1,12 @@
 //! The forms of packed weights, one row of [`FORMS`] each, and their kernels for every instruction set.
 
+#[cfg(target_arch = "x86_64")]
+use super::both::Both;
 use super::forms;
 use super::kernel::{self, BLOCK, Form, Kernel, Number, ROWS, Record};
 use super::pack;
 use super::scalar::Plain;
+use super::wide::{self, SuperBlocks};
 use super::{coded, expand};
 use crate::cpu::Isa;
 use crate::quant::*;
@@ -12,8 +15,10 @@ use crate::{DType, Encoding, MatrixData};
 /// What of a tile a kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Records of int8.
+    /// Records of int8 with a scale per 32.
     Int8,
+    /// Records of int8 with a scale per 128.
+    Wide,
     /// Floats.
     Float,
     /// Pairs of bf16.
@@ -22,12 +27,13 @@ pub(super) enum Input {
 
 impl Input {
     /// Every one.
-    pub const ALL: [Input; 3] = [Input::Int8, Input::Float, Input::Pairs];
+    pub const ALL: [Input; 4] = [Input::Int8, Input::Wide, Input::Float, Input::Pairs];
 
     /// Bytes of `n_in` inputs of a column in a tile.
     pub fn bytes(self, n_in: usize) -> usize {
         match self {
             Input::Int8 => n_in.div_ceil(BLOCK) * Record::bytes(1),
+            Input::Wide => n_in.div_ceil(wide::SPAN) * wide::Record::bytes(1),
             Input::Float => n_in * 4,
             Input::Pairs => n_in.div_ceil(2) * 4,
         }
@@ -102,9 +108,10 @@ pub(super) fn widths(isa: Isa) -> &'static [usize] {
     }
 }
 
-/// The kernels of an instruction set, which differ in nothing but vectors, features and the number of columns.
+/// The kernels of an instruction set, which differ in nothing but vectors (`one`: of one column), features and the number of
+/// columns.
 macro_rules! isa {
-    ($name:ident, $simd:ty, [$($n:literal)*] $(, $features:literal)?) => {
+    ($name:ident, $simd:ty, one $one:ty, [$($n:literal)*] $(, $features:literal)?) => {
         mod $name {
             use super::*;
 
@@ -113,7 +120,23 @@ macro_rules! isa {
             $(#[target_feature(enable = $features)])?
             unsafe fn run_int<F: Form, const N: usize>(args: &kernel::Args) {
                 // SAFETY: passed on to the caller; the features are enabled here.
-                unsafe { kernel::int::<$simd, F, N>(args) }
+                unsafe {
+                    match N {
+                        1 => kernel::int::<$one, F, N>(args),
+                        _ => kernel::int::<$simd, F, N>(args),
+                    }
+                }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn run_wide<F: SuperBlocks, const N: usize>(args: &kernel::Args) {
+                // SAFETY: passed on to the caller; the features are enabled here.
+                unsafe {
+                    match N {
+                        1 => wide::int::<$one, F, N>(args),
+                        _ => wide::int::<$simd, F, N>(args),
+                    }
+                }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -124,6 +147,10 @@ macro_rules! isa {
 
             pub(super) const fn int<F: Form>() -> &'static [Kernel] {
                 &[$(run_int::<F, $n>),*]
+            }
+
+            pub(super) const fn wide<F: SuperBlocks>() -> &'static [Kernel] {
+                &[$(run_wide::<F, $n>),*]
             }
 
             pub(super) const fn float<F: Number>() -> &'static [Kernel] {
@@ -151,14 +178,15 @@ macro_rules! pairs {
     };
 }
 
-isa!(scalar, Plain, [1]);
+isa!(scalar, Plain, one Plain, [1]);
 pairs!(scalar_pairs, scalar, Plain, [1]);
 #[cfg(target_arch = "x86_64")]
-isa!(avx2, crate::cpu::matmul::avx2::Avx2, [1 2 4], "avx2,fma,f16c");
+isa!(avx2, crate::cpu::matmul::avx2::Avx2, one Both<crate::cpu::matmul::avx2::Avx2>, [1 2 4], "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 isa!(
     avx512,
     crate::cpu::matmul::avx512::Avx512,
+    one crate::cpu::matmul::avx512::Avx512,
     [1 2 3 4 6 8 12 16],
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"
 );
@@ -171,9 +199,9 @@ pairs!(
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c,avx512bf16"
 );
 #[cfg(target_arch = "aarch64")]
-isa!(neon, crate::cpu::matmul::neon::Neon, [1 4], "neon");
+isa!(neon, crate::cpu::matmul::neon::Neon, one crate::cpu::matmul::neon::Neon, [1 4], "neon");
 #[cfg(target_arch = "aarch64")]
-isa!(dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod");
+isa!(dotprod, crate::cpu::matmul::neon::Dotprod, one crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod");
 #[cfg(target_arch = "aarch64")]
 pairs!(dotprod_pairs, dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod,bf16");
 
@@ -199,6 +227,32 @@ const fn int_packed<F: Form>(pack: Packer, takes: fn(&MatrixData) -> bool) -> Fo
         neon: neon::int::<F>(),
         #[cfg(target_arch = "aarch64")]
         dotprod: dotprod::int::<F>(),
+    }
+}
+
+/// A form in super-blocks, whose inputs have a scale per 128.
+const fn wide<F: SuperBlocks, B: pack::Pack>() -> FormRow {
+    assert!(F::BYTES == ROWS * B::BYTES && F::BLOCKS * BLOCK == B::DTYPE.block());
+    wide_packed::<F>(pack::blocks::<B>, pack::takes::<B>)
+}
+
+const fn wide_packed<F: SuperBlocks>(pack: Packer, takes: fn(&MatrixData) -> bool) -> FormRow {
+    FormRow {
+        input: Input::Wide,
+        weights: F::BLOCKS * BLOCK,
+        bytes: F::BYTES,
+        pack,
+        each_time: false,
+        takes,
+        scalar: scalar::wide::<F>(),
+        #[cfg(target_arch = "x86_64")]
+        avx2: avx2::wide::<F>(),
+        #[cfg(target_arch = "x86_64")]
+        avx512: avx512::wide::<F>(),
+        #[cfg(target_arch = "aarch64")]
+        neon: neon::wide::<F>(),
+        #[cfg(target_arch = "aarch64")]
+        dotprod: dotprod::wide::<F>(),
     }
 }
 
@@ -244,7 +298,7 @@ const fn bf16_pairs() -> FormRow {
 }
 
 const fn codebook<B: coded::Coded>() -> FormRow {
-    int_packed::<forms::Codebook<B>>(coded::blocks::<B>, coded::takes::<B>)
+    wide_packed::<forms::Codebook<B>>(coded::blocks::<B>, coded::takes::<B>)
 }
 
 /// The form of a matrix: the first row that the instruction set has and that takes it.
@@ -263,21 +317,21 @@ static FORMS: [FormRow; 33] = [
     int::<forms::Q5_0, BlockQ5_0>(),
     int::<forms::Q5_1, BlockQ5_1>(),
     int::<forms::Q8_0, BlockQ8_0>(),
-    int::<forms::Q2_K, BlockQ2_K>(),
-    int::<forms::Q3_K, BlockQ3_K>(),
-    int::<forms::Q4_K, BlockQ4_K>(),
-    int::<forms::Q5_K, BlockQ5_K>(),
-    int::<forms::Q6_K, BlockQ6_K>(),
-    int::<forms::Q8_K, BlockQ8_K>(),
+    wide::<forms::Q2_K, BlockQ2_K>(),
+    wide::<forms::Q3_K, BlockQ3_K>(),
+    wide::<forms::Q4_K, BlockQ4_K>(),
+    wide::<forms::Q5_K, BlockQ5_K>(),
+    wide::<forms::Q6_K, BlockQ6_K>(),
+    wide::<forms::Q8_K, BlockQ8_K>(),
     int::<forms::IQ4_NL, BlockIQ4_NL>(),
-    int::<forms::IQ4_XS, BlockIQ4_XS>(),
+    wide::<forms::IQ4_XS, BlockIQ4_XS>(),
     int::<forms::Fp4, BlockMXFP4>(),
     int::<forms::NVFP4, BlockNVFP4>(),
     int_packed::<forms::Affine4<1>>(pack::affine::<4, 1>, pack::takes_affine::<4, 1>),
     int_packed::<forms::Affine4<2>>(pack::affine::<4, 2>, pack::takes_affine::<4, 2>),
     int_packed::<forms::Affine8<1>>(pack::affine::<8, 1>, pack::takes_affine::<8, 1>),
     int_packed::<forms::Affine8<2>>(pack::affine::<8, 2>, pack::takes_affine::<8, 2>),
-    int::<forms::IQ1_S, BlockIQ1_S>(),
+    wide::<forms::IQ1_S, BlockIQ1_S>(),
     codebook::<BlockIQ1_M>(),
     codebook::<BlockIQ2_XXS>(),
     codebook::<BlockIQ2_XS>(),

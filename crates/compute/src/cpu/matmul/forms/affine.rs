@@ -46,8 +46,8 @@ impl<const BLOCKS: usize> Form for Affine4<BLOCKS> {
     }
 
     #[inline(always)]
-    unsafe fn mins<S: Simd>(head: &[S::Floats; 2], _: usize, _: usize) -> [S::Floats; 2] {
-        [head[1]; 2]
+    unsafe fn min<S: Simd>(head: &[S::Floats; 2]) -> S::Floats {
+        head[1]
     }
 }
 
@@ -85,7 +85,7 @@ impl<const BLOCKS: usize> Form for Affine8<BLOCKS> {
     }
 
     #[inline(always)]
-    unsafe fn mins<S: Simd>(head: &[S::Floats; 2], _: usize, _: usize) -> [S::Floats; 2] {
-        [head[1]; 2]
+    unsafe fn min<S: Simd>(head: &[S::Floats; 2]) -> S::Floats {
+        head[1]
     }
 }

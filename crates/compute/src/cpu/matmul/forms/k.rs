@@ -4,6 +4,7 @@
 
 use super::super::kernel::{Form, Offset, ROWS};
 use super::super::simd::{Codes, Simd};
+use super::super::wide::SuperBlocks;
 use super::{add_bit, add_two_bits, bytes, nibbles, three_bits, two_bits};
 use crate::quant::iq1::DELTA;
 
@@ -42,6 +43,14 @@ unsafe fn head45<S: Simd>(p: *const u8, row: usize) -> Head45<S::Floats> {
             mins: six_bits(p.add(160)),
         }
     }
+}
+
+/// Rows `2 i` and `2 i + 1` of `numbers`, 16 bytes each, side by side.
+#[inline(always)]
+unsafe fn pair<S: Simd>(numbers: &[u8], i: usize, row: usize) -> S::Bytes {
+    let at = |index: usize| numbers[ROWS * index..][..ROWS][row..].as_ptr();
+    // SAFETY: the rows of 16 have `S::LANES` numbers from `row` on.
+    unsafe { S::byte_pairs(at(2 * i), at(2 * i + 1)) }
 }
 
 /// `factor` times the unsigned numbers of 16 rows, `index` rows into `numbers`.
@@ -86,11 +95,18 @@ impl Form for Q4_K {
         // SAFETY: see [`Form`].
         unsafe { [times::<S>(head.d, &head.scales, b, row); 2] }
     }
+}
+
+impl SuperBlocks for Q4_K {
+    #[inline(always)]
+    unsafe fn min_pair<S: Simd>(head: &Head45<S::Floats>, i: usize, row: usize) -> S::Bytes {
+        // SAFETY: see [`Form`].
+        unsafe { pair::<S>(&head.mins, i, row) }
+    }
 
     #[inline(always)]
-    unsafe fn mins<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
-        // SAFETY: see [`Form`].
-        unsafe { [times::<S>(head.dmin, &head.mins, b, row); 2] }
+    unsafe fn min_factor<S: Simd>(head: &Head45<S::Floats>) -> S::Floats {
+        head.dmin
     }
 }
 
@@ -127,11 +143,18 @@ impl Form for Q5_K {
         // SAFETY: see [`Form`].
         unsafe { Q4_K::scales::<S>(head, b, row) }
     }
+}
+
+impl SuperBlocks for Q5_K {
+    #[inline(always)]
+    unsafe fn min_pair<S: Simd>(head: &Head45<S::Floats>, i: usize, row: usize) -> S::Bytes {
+        // SAFETY: see [`Form`].
+        unsafe { pair::<S>(&head.mins, i, row) }
+    }
 
     #[inline(always)]
-    unsafe fn mins<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
-        // SAFETY: see [`Form`].
-        unsafe { Q4_K::mins::<S>(head, b, row) }
+    unsafe fn min_factor<S: Simd>(head: &Head45<S::Floats>) -> S::Floats {
+        head.dmin
     }
 }
 
@@ -169,6 +192,8 @@ impl Form for Q6_K {
         unsafe { [times_signed::<S>(head.0, head.1, 2 * b, row), times_signed::<S>(head.0, head.1, 2 * b + 1, row)] }
     }
 }
+
+impl SuperBlocks for Q6_K {}
 
 /// Scales and minima of a group of Q2_K.
 pub(in super::super) struct Head2<F> {
@@ -214,11 +239,18 @@ impl Form for Q2_K {
         // SAFETY: see [`Form`].
         unsafe { [times::<S>(head.d, &head.scales, 2 * b, row), times::<S>(head.d, &head.scales, 2 * b + 1, row)] }
     }
+}
+
+impl SuperBlocks for Q2_K {
+    #[inline(always)]
+    unsafe fn min_pair<S: Simd>(head: &Head2<S::Floats>, i: usize, row: usize) -> S::Bytes {
+        // SAFETY: see [`Form`].
+        unsafe { pair::<S>(&head.mins, i, row) }
+    }
 
     #[inline(always)]
-    unsafe fn mins<S: Simd>(head: &Head2<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
-        // SAFETY: see [`Form`].
-        unsafe { [times::<S>(head.dmin, &head.mins, 2 * b, row), times::<S>(head.dmin, &head.mins, 2 * b + 1, row)] }
+    unsafe fn min_factor<S: Simd>(head: &Head2<S::Floats>) -> S::Floats {
+        head.dmin
     }
 }
 
@@ -265,6 +297,8 @@ impl Form for Q3_K {
     }
 }
 
+impl SuperBlocks for Q3_K {}
+
 /// Q8_K. Group: `d` f32 `[16]`, 8 times 8 byte lines.
 pub(in super::super) struct Q8_K;
 
@@ -293,6 +327,8 @@ impl Form for Q8_K {
         [*head; 2]
     }
 }
+
+impl SuperBlocks for Q8_K {}
 
 /// IQ1_S, whose codebook holds -1, 0 and 1: `d s (grid + shift / 8)` is `d s code - d / 8 * m` with a code of 0, 1 or 2
 /// and `m = s (8 - shift)`. Group: `d` f16 `[16]`, nibbles of blocks `b` and `b + 4` `[4, 16]` (three bits of `s = 2 n + 1`,
@@ -333,10 +369,17 @@ impl Form for IQ1_S {
         // SAFETY: see [`Form`].
         unsafe { Q4_K::scales::<S>(head, b, row) }
     }
+}
+
+impl SuperBlocks for IQ1_S {
+    #[inline(always)]
+    unsafe fn min_pair<S: Simd>(head: &Head45<S::Floats>, i: usize, row: usize) -> S::Bytes {
+        // SAFETY: see [`Form`].
+        unsafe { pair::<S>(&head.mins, i, row) }
+    }
 
     #[inline(always)]
-    unsafe fn mins<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
-        // SAFETY: see [`Form`].
-        unsafe { Q4_K::mins::<S>(head, b, row) }
+    unsafe fn min_factor<S: Simd>(head: &Head45<S::Floats>) -> S::Floats {
+        head.dmin
     }
 }

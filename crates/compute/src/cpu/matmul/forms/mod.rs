@@ -184,8 +184,8 @@ impl Form for Q4_1 {
     }
 
     #[inline(always)]
-    unsafe fn mins<S: Simd>(head: &[S::Floats; 2], _: usize, _: usize) -> [S::Floats; 2] {
-        [head[1]; 2]
+    unsafe fn min<S: Simd>(head: &[S::Floats; 2]) -> S::Floats {
+        head[1]
     }
 }
 
@@ -255,8 +255,8 @@ impl Form for Q5_1 {
     }
 
     #[inline(always)]
-    unsafe fn mins<S: Simd>(head: &[S::Floats; 2], _: usize, _: usize) -> [S::Floats; 2] {
-        [head[1]; 2]
+    unsafe fn min<S: Simd>(head: &[S::Floats; 2]) -> S::Floats {
+        head[1]
     }
 }
 

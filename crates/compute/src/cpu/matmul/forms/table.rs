@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use super::super::coded::{self, Coded};
 use super::super::kernel::{Form, Offset, ROWS};
 use super::super::simd::{Codes, Simd};
+use super::super::wide::SuperBlocks;
 use super::k::{six_bits, times};
 use super::{nibbles, three_bits, two_bits};
 use crate::quant::float::{e8m0_half, ue4m3_half};
@@ -83,6 +84,8 @@ impl Form for IQ4_XS {
         unsafe { [S::mul(head.0, S::load_i8(head.1.as_ptr().add(ROWS * b + row))); 2] }
     }
 }
+
+impl SuperBlocks for IQ4_XS {}
 
 /// MXFP4 with e8m0 scales. Group: `e` u8 `[16]`, 4 nibble lines.
 pub(in super::super) struct Fp4;
@@ -201,3 +204,5 @@ impl<B: Coded> Form for Codebook<B> {
         }
     }
 }
+
+impl<B: Coded> SuperBlocks for Codebook<B> {}
