@@ -7,8 +7,8 @@ use super::activations::{Activations, Tile};
 use super::kernel::{Args, BLOCK, ROWS};
 use super::packed::{PackedMatrix, Panel};
 use super::table::Input;
-use crate::cpu::Pool;
 use crate::cpu::pool::Worker;
+use crate::cpu::{Isa, Pool};
 use crate::{DType, Encoding, Error};
 
 /// Most columns of a tile of any instruction set.
@@ -263,25 +263,58 @@ impl Job<'_, '_, '_> {
             let out = self.outs.0.add(p.place.out);
             (&raw mut *(*out).data, (*out).stride)
         };
-        let len = data.len();
-        for j in 0..tile.n {
-            let at = (p.place.row + column + j) * stride + p.place.col + panel.row;
-            assert!(at + panel.n <= len, "checked by `check`");
-            // SAFETY: within the output, and no other item writes there.
-            let out = unsafe { std::slice::from_raw_parts_mut(data.cast::<f32>().add(at), panel.n) };
-            let y = &y.0[j * ROWS..][..ROWS];
-            // Of a length that the compiler knows, where it can be.
-            match out.as_mut_array::<ROWS>() {
-                Some(out) => put(&p.epilogue, out, y),
-                None => put(&p.epilogue, out, y),
-            }
+        let at = (p.place.row + column) * stride + p.place.col + panel.row;
+        assert!(at + tile.n.saturating_sub(1) * stride + panel.n <= data.len(), "checked by `check`");
+        // SAFETY: within the output, and no other item writes to its columns of these rows.
+        let rows = Rows { first: unsafe { data.cast::<f32>().add(at) }, stride, n: tile.n, len: panel.n };
+        match p.weights.matrix.isa() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: whoever chose the instruction set has made sure that the machine has it (`PackedMatrix::new`).
+            Isa::Avx512Vnni | Isa::Avx512Bf16 => unsafe { put_avx512(&p.epilogue, &rows, y) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: likewise.
+            Isa::Avx2 => unsafe { put_avx2(&p.epilogue, &rows, y) },
+            _ => put(&p.epilogue, &rows, y),
         }
     }
 }
 
-/// Writes a column's results.
+/// Where the results of a panel and a tile go: `n` rows of `len` numbers, `stride` numbers apart.
+struct Rows {
+    first: *mut f32,
+    stride: usize,
+    n: usize,
+    len: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+fn put_avx512(epilogue: &Epilogue<'_>, rows: &Rows, y: &Results) {
+    put(epilogue, rows, y);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn put_avx2(epilogue: &Epilogue<'_>, rows: &Rows, y: &Results) {
+    put(epilogue, rows, y);
+}
+
+/// Writes results, column after column, to their rows.
 #[inline(always)]
-fn put(epilogue: &Epilogue<'_>, out: &mut [f32], y: &[f32]) {
+fn put(epilogue: &Epilogue<'_>, rows: &Rows, y: &Results) {
+    for (j, y) in y.0.as_chunks::<ROWS>().0[..rows.n].iter().enumerate() {
+        // SAFETY: `Job::store` has checked where the rows are.
+        let out = unsafe { std::slice::from_raw_parts_mut(rows.first.add(j * rows.stride), rows.len) };
+        // Of a length that the compiler knows, where it can be.
+        match out.as_mut_array::<ROWS>() {
+            Some(out) => put_row(epilogue, out, y),
+            None => put_row(epilogue, out, y),
+        }
+    }
+}
+
+#[inline(always)]
+fn put_row(epilogue: &Epilogue<'_>, out: &mut [f32], y: &[f32; ROWS]) {
     match epilogue {
         Epilogue::Add(factor) => out.iter_mut().zip(y).for_each(|(out, y)| *out += factor * y),
         Epilogue::Store | Epilogue::Gate { .. } => out.iter_mut().zip(y).for_each(|(out, y)| *out = *y),
@@ -304,7 +337,7 @@ struct Found<'a> {
 /// Consecutive panels.
 struct Strip<'a> {
     panels: [Option<Found<'a>>; PANELS],
-    isa: crate::cpu::Isa,
+    isa: Isa,
     n_in: usize,
     scale: f32,
 }
