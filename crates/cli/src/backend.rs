@@ -11,7 +11,7 @@ use mlxr_compute::cpu::{Cpu, Isa, Pool};
 use mlxr_compute::op::KvType;
 use mlxr_compute::recorder::{Record, Recorder, Recording};
 use mlxr_compute::scalar::Scalar;
-use mlxr_engine::Runner;
+use mlxr_engine::{Draft, Reads, Runner, RunnerInfo};
 use mlxr_mlx::{Device, Kernels, Kind, Mlx, Precision, find};
 use mlxr_models::{LoadError, LoadOptions, Model};
 use mlxr_weights::Checkpoint;
@@ -148,6 +148,46 @@ pub fn load_next(
         BackendName::Scalar => mlxr_models::load_next(checkpoint, Scalar, options)?.map(boxed),
         BackendName::Mlx => mlxr_models::load_next(checkpoint, mlx()?, options)?.map(boxed),
         BackendName::Auto | BackendName::Cpu => mlxr_models::load_next(checkpoint, cpu(choice)?, options)?.map(boxed),
+    })
+}
+
+/// Loads what was trained to draft for the model of `large`, of which `info` says what is to be known, onto the backend that the
+/// model was loaded onto; `None` if `checkpoint` is nothing of that kind.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_head(
+    (checkpoint, large, info): (&Checkpoint, &Checkpoint, &RunnerInfo),
+    choice: &BackendChoice,
+    used: BackendName,
+    options: &LoadOptions,
+) -> Result<Option<Draft>, CliError> {
+    fn head<B: Backend + Send + 'static>(
+        (checkpoint, large, info): (&Checkpoint, &Checkpoint, &RunnerInfo),
+        backend: B,
+        options: &LoadOptions,
+    ) -> Result<Option<Draft>, LoadError>
+    where
+        B::Tensor: Send,
+        B::Matrix: Send,
+        B::Kv: Send,
+    {
+        if mlxr_models::is_medusa(checkpoint) {
+            let heads = mlxr_models::load_medusa(checkpoint, (info.d_model, info.n_vocab), backend)?;
+            let n = heads.n_head();
+            return Ok(Some(Draft { runner: Box::new(heads), reads: Reads::Heads(n) }));
+        }
+        if mlxr_models::is_eagle(checkpoint) {
+            let layer = mlxr_models::load_eagle(checkpoint, large, backend, options)?;
+            return Ok(Some(Draft { runner: Box::new(layer), reads: Reads::Hidden }));
+        }
+        Ok(None)
+    }
+    let parts = (checkpoint, large, info);
+    Ok(match used {
+        BackendName::Scalar => head(parts, Scalar, options)?,
+        BackendName::Mlx => head(parts, mlx()?, options)?,
+        BackendName::Auto | BackendName::Cpu => head(parts, cpu(choice)?, options)?,
     })
 }
 

@@ -150,7 +150,17 @@ pub fn parts(
             maker.push(OWN_LAYERS.as_bytes().to_vec());
             Some(own_layers((model, checkpoint), (&choice, used), &beside)?)
         }
-        Some(name) => Some(small_model(&folder.find(name)?, (&tokenizer, &mut maker), &choice, &beside)?),
+        Some(name) => {
+            let (small, info) = (folder.find(name)?, runner.info());
+            let opened = self::checkpoint(&small)?;
+            match backend::load_head((&opened, checkpoint, &info), &choice, used, &beside)? {
+                Some(head) => {
+                    maker.push(identity(&small));
+                    Some(head)
+                }
+                None => Some(small_model((&small, &opened), (&tokenizer, &mut maker), &choice, &beside)?),
+            }
+        }
         None => None,
     };
     let maker = Maker::new(&maker.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -172,15 +182,14 @@ fn own_layers(
 
 /// A small model that drafts for another.
 fn small_model(
-    small: &Model,
+    (small, checkpoint): (&Model, &Checkpoint),
     (tokenizer, maker): (&Arc<Tokenizer>, &mut Vec<Vec<u8>>),
     choice: &BackendChoice<'_>,
     options: &LoadOptions,
 ) -> Result<Draft, CliError> {
-    let checkpoint = checkpoint(small)?;
-    let own = vocab::tokenizer(&checkpoint)?;
+    let own = vocab::tokenizer(checkpoint)?;
     let options = LoadOptions { n_ctx: None, ..*options };
-    let runner = backend::load(&checkpoint, choice, &options, &mut |_| ())?.0;
+    let runner = backend::load(checkpoint, choice, &options, &mut |_| ())?.0;
     let reads = match vocab::is_same(tokenizer, &own) {
         // Its keys and values lie in the same pages.
         true => {
@@ -255,7 +264,7 @@ pub fn start(
 ) -> Result<Loaded, CliError> {
     let Parts { runner, draft, tokenizer, template, settings, .. } =
         parts(&model, &checkpoint, (folder, args), (asked_template, config.max_running))?;
-    config.max_draft = args.draft_max;
+    (config.max_draft, config.draft_trees) = (args.draft_max, args.draft_trees);
     config.seed = random_seed();
     let engine = Engine::spawn(mlxr_engine::Parts { runner, draft, disk: None, held: None }, config)?;
     Ok(Loaded { name: model.name, engine, tokenizer, template, settings, structure: None })

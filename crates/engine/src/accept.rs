@@ -10,6 +10,8 @@ const WEIGHT_ALL: f64 = 0.02;
 const PRIOR: f64 = 4.0;
 /// The acceptance of a model's drafts that is supposed at first.
 const ACCEPT: f64 = 0.7;
+/// How often a second token comes where the first does not, as is supposed at first.
+const SECOND: f64 = 0.5;
 /// How many tokens agree before a drafted one, at least, by class, and the acceptance that is supposed at first.
 pub(crate) const AGREE: [(usize, f64); 5] = [(0, 0.4), (GRAM, 0.6), (6, 0.75), (12, 0.85), (24, 0.9)];
 /// How sure a model is of a token, at least, by class, and the acceptance that is supposed at first: as a probability, or
@@ -127,8 +129,9 @@ pub(crate) struct Calibration {
 struct Calibrated {
     /// Classes of certainty.
     classes: &'static [(f32, f64); N_SURE],
-    /// By class.
+    /// By class: of the token, and of the second one.
     accept: [f64; N_SURE],
+    second: [f64; N_SURE],
     mean: f64,
 }
 
@@ -136,7 +139,10 @@ impl Calibration {
     /// Nothing measured.
     pub fn new() -> Calibration {
         let classes = [&SURE, &SURE, &SURE_DRAWN];
-        let kinds = classes.map(|classes| Calibrated { classes, accept: classes.map(|(_, a)| a), mean: ACCEPT });
+        let kinds = classes.map(|classes| {
+            let accept = classes.map(|(_, accept)| accept);
+            Calibrated { classes, accept, second: accept.map(|accept| SECOND * (1.0 - accept)), mean: ACCEPT }
+        });
         Calibration { kinds }
     }
 
@@ -146,7 +152,13 @@ impl Calibration {
         kind.accept[kind.class(sure)]
     }
 
-    /// The same of all tokens together.
+    /// The probability that the second token comes in its place.
+    pub fn second(&self, kind: Kind, sure: f32) -> f64 {
+        let kind = &self.kinds[kind as usize];
+        kind.second[kind.class(sure)]
+    }
+
+    /// [`Calibration::accept`] of all tokens together.
     pub fn mean(&self, kind: Kind) -> f64 {
         self.kinds[kind as usize].mean
     }
@@ -158,6 +170,13 @@ impl Calibration {
         let accept = &mut kind.accept[kind.class(sure)];
         *accept += WEIGHT * (hit - *accept);
         kind.mean += WEIGHT_ALL * (hit - kind.mean);
+    }
+
+    /// Learns whether a second token came in place of the first.
+    pub fn learn_second(&mut self, kind: Kind, sure: f32, came: bool) {
+        let kind = &mut self.kinds[kind as usize];
+        let second = &mut kind.second[kind.class(sure)];
+        *second += WEIGHT * (f64::from(u8::from(came)) - *second);
     }
 }
 

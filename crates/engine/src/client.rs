@@ -7,7 +7,7 @@ use crate::accept::{Kind, Others};
 use crate::constraint::{Bound, ConstraintError, Progress};
 use crate::metrics::Metrics;
 use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
-use crate::sampler::{Logits, Rng, SampleError, Sampler, Scratch, likeliest, logprobs};
+use crate::sampler::{Guess, Logits, Rng, SampleError, Sampler, Scratch, likeliest, logprobs};
 use crate::share::ClientId;
 use crate::speculate::{Source, Speculator};
 use crate::{Logprob, PromptLogprob, SeqId, TokenId};
@@ -196,8 +196,8 @@ impl Client {
         self.ahead = self.sampler.ahead();
     }
 
-    /// The next token of a draft by a model with these logits, and how sure it is of that, by [`Client::kind`].
-    pub fn draft(&mut self, scratch: &mut Scratch, logits: &[f32]) -> (TokenId, f32) {
+    /// The next token of a draft by a model with these logits.
+    pub fn draft(&mut self, scratch: &mut Scratch, logits: &[f32]) -> Guess {
         match (&mut self.bound, self.sampler.is_greedy()) {
             (Some(bound), _) => bound.draft(logits),
             (None, true) => likeliest(scratch, logits.into()),

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::TokenId;
-use crate::sampler::Mask;
+use crate::sampler::{Guess, Mask};
 
 /// Why a constraint cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,11 +114,13 @@ impl Bound {
 
     /// The next token of a draft: the likeliest one of those that may come, and how sure the model is of it among those.
     /// After the end any is as good.
-    pub fn draft(&mut self, logits: &[f32]) -> (TokenId, f32) {
+    pub fn draft(&mut self, logits: &[f32]) -> Guess {
         if !self.is_ahead_complete && self.constraint.allowed(&mut self.mask).is_ok() {
             let allowed = || self.mask.tokens().map_while(|token| Some((token, *logits.get(token as usize)?)));
-            let best = allowed().fold((None, f32::NEG_INFINITY), |m, (t, x)| if x > m.1 { (Some(t), x) } else { m });
+            let larger = |m: (Option<TokenId>, f32), (t, x)| if x > m.1 { (Some(t), x) } else { m };
+            let best = allowed().fold((None, f32::NEG_INFINITY), larger);
             if let Some(token) = best.0 {
+                let second = allowed().filter(|(t, _)| *t != token).fold((None, f32::NEG_INFINITY), larger).0;
                 let sure = 1.0 / allowed().map(|(_, x)| (x - best.1).exp()).sum::<f32>();
                 self.is_ahead_complete = match self.constraint.push(token) {
                     Ok(progress) => {
@@ -128,11 +130,11 @@ impl Bound {
                     // Sampling meets the same error, and tells it.
                     Err(_) => true,
                 };
-                return (token, sure);
+                return Guess { token, sure, second };
             }
         }
         self.is_ahead_complete = true;
-        (0, 0.0)
+        Guess::default()
     }
 
     /// Takes a draft back, which is to be verified.

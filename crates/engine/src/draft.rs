@@ -23,7 +23,7 @@ use crate::engine::{Clock, Draft, Reads};
 use crate::features::Features;
 use crate::reading::Reading;
 use crate::runner::PAGE_TOKENS;
-use crate::sampler::{Scratch, likeliest};
+use crate::sampler::{Guess, Scratch, likeliest};
 use crate::schedule::Schedule;
 use crate::speculate::{Pair, Source};
 use crate::translate::Translated;
@@ -37,8 +37,12 @@ pub(crate) struct DraftModel {
     reading: Reading,
     /// Rows of the large model's batch that are drafted for.
     rows: Vec<Drafted>,
-    /// How sure it was of each of their tokens.
-    sure: Vec<(SeqId, f32)>,
+    /// How sure it was of each of their tokens, and what it named second.
+    sure: Vec<(SeqId, Guess)>,
+    /// Second tokens that are worth to be verified.
+    seconds: Vec<Second>,
+    /// Whether the large model verifies trees.
+    grows_trees: bool,
     calibration: Calibration,
     scratch: Scratch,
     n_ctx: usize,
@@ -58,6 +62,8 @@ enum Reader {
     Translated(Translated),
     /// The large model's tokens and hidden states.
     Hidden(Hidden),
+    /// The large model's last hidden state, of which so many heads say further tokens.
+    Heads(Features, usize),
 }
 
 /// Hidden states.
@@ -81,15 +87,25 @@ struct Drafted {
     at: usize,
 }
 
+/// A token in place of one that was drafted.
+struct Second {
+    /// Which of [`DraftModel::rows`].
+    of: usize,
+    /// The token before it, as index in the row.
+    parent: usize,
+    token: TokenId,
+}
+
 impl DraftModel {
-    /// `n_vocab`: of the large model, whose tokens alone are drafted.
-    pub fn new(draft: Draft, n_vocab: usize) -> DraftModel {
+    /// `n_vocab`: of the large model, whose tokens alone are drafted; `grows_trees`: whether it verifies trees.
+    pub fn new(draft: Draft, n_vocab: usize, grows_trees: bool) -> DraftModel {
         let Draft { runner, reads } = draft;
         let info = runner.info();
         let reader = match reads {
             Reads::Tokens => Reader::Tokens,
             Reads::Translated(translate) => Reader::Translated(Translated::new(translate, info.n_page)),
             Reads::Hidden => Reader::Hidden(Hidden { features: Features::new(info.d_model), states: Vec::new() }),
+            Reads::Heads(n) => Reader::Heads(Features::new(info.d_model), n.max(1)),
         };
         let is_translated = matches!(reader, Reader::Translated(_));
         DraftModel {
@@ -98,6 +114,8 @@ impl DraftModel {
             reading: Reading::new(if is_translated { 0 } else { info.n_page }),
             rows: Vec::new(),
             sure: Vec::new(),
+            seconds: Vec::new(),
+            grows_trees,
             calibration: Calibration::new(),
             scratch: Scratch::default(),
             n_ctx: info.n_ctx,
@@ -110,17 +128,22 @@ impl DraftModel {
 
     /// Whether its keys and values lie in pages of the large model's numbers.
     pub fn shares_pages(&self) -> bool {
-        !matches!(self.reader, Reader::Translated(_))
+        matches!(self.reader, Reader::Tokens | Reader::Hidden(_))
+    }
+
+    /// Whether it has another vocabulary.
+    fn is_translated(&self) -> bool {
+        matches!(self.reader, Reader::Translated(_))
     }
 
     /// Whether it wants [`Runner::hidden`] of the large model.
     pub fn reads_hidden(&self) -> bool {
-        matches!(self.reader, Reader::Hidden(_))
+        matches!(self.reader, Reader::Hidden(_) | Reader::Heads(..))
     }
 
     /// Seconds that a drafted token takes, by measure; 0 before there is one.
     pub fn pass_seconds(&self) -> f64 {
-        self.reading.pass_seconds()
+        self.reading.pass_seconds() / self.reader.n_token() as f64
     }
 
     /// What is known of drafts for a sequence of `n_token` tokens.
@@ -129,6 +152,7 @@ impl DraftModel {
         let n_unread = match &self.reader {
             Reader::Translated(translated) => translated.n_unread(id, n_token),
             Reader::Hidden(hidden) => hidden.features.tokens(id).len(),
+            Reader::Heads(..) => 0,
             Reader::Tokens => n_token - own.map_or(0, |own| own.n_stored.min(n_token)),
         };
         Pair {
@@ -141,7 +165,7 @@ impl DraftModel {
 
     /// How it drafts for a sequence of a kind: in another vocabulary nothing is drawn with the same random numbers.
     fn kind(&self, kind: Kind) -> Kind {
-        if self.shares_pages() { kind } else { kind.without_draws() }
+        if self.is_translated() { kind.without_draws() } else { kind }
     }
 
     /// Copies page `from` over page `to`, if it has the large model's.
@@ -179,6 +203,7 @@ impl DraftModel {
         self.rows.clear();
         self.rows.extend(rows.map(|(row, _)| Drafted { row, n_tok: 0, power: 1.0, goes_on: true, at: 0 }));
         self.sure.clear();
+        self.seconds.clear();
         for at in 0.. {
             let since = clock();
             let DraftModel { reader, rows, batch: plan, reading, n_ctx, .. } = self;
@@ -205,8 +230,9 @@ impl DraftModel {
         }
         self.translate_back(batch, clients);
         self.cut(batch);
-        for row in batch.rows.iter().filter(|row| row.want == Want::All) {
-            if let Some(bound) = clients.get_mut(&row.seq).and_then(|client| client.bound.as_mut()) {
+        for drafted in &self.rows {
+            let seq = batch.rows[drafted.row].seq;
+            if let Some(bound) = clients.get_mut(&seq).and_then(|client| client.bound.as_mut()) {
                 // What cannot be taken back fails again when the next token is sampled, and is told then.
                 let _ = bound.undo_draft();
             }
@@ -239,33 +265,45 @@ impl DraftModel {
         batch: &mut Batch,
         clients: &mut HashMap<SeqId, Client>,
     ) -> Result<(), RunError> {
-        let is_translated = !self.shares_pages();
-        let DraftModel { runner, rows, sure, calibration, scratch, n_vocab, reader, .. } = self;
+        let is_translated = self.is_translated();
+        let DraftModel { runner, rows, sure, seconds, grows_trees, calibration, scratch, n_vocab, reader, .. } = self;
         let outputs = runner.wait()?;
-        let logits = outputs.data.chunks_exact(outputs.n_vocab.max(1));
-        for (drafted, logits) in rows.iter_mut().filter(|drafted| drafted.goes_on).zip(logits) {
+        let n_logit = outputs.n_vocab.max(1);
+        let of_rows = outputs.data.chunks_exact(n_logit * reader.n_token());
+        let going_on = rows.iter_mut().enumerate().filter(|(_, drafted)| drafted.goes_on);
+        for ((of, drafted), logits) in going_on.zip(of_rows) {
             let row = &batch.rows[drafted.row];
             let client = clients.get_mut(&row.seq).expect("each sequence has a client");
-            let logits = &logits[..*n_vocab];
-            let (token, sureness) = match is_translated {
-                false => client.draft(scratch, logits),
-                true => likeliest(scratch, logits.into()),
-            };
-            batch.tokens[row.tokens.0 + 1 + pass] = token;
             let kind = if is_translated { client.kind().without_draws() } else { client.kind() };
-            let speculator = client.speculator().expect("a draft was proposed");
-            speculator.drafted();
-            let worth = speculator.worth;
-            // In a sequence in which it is wrong more often than in others, it is so however sure it is.
-            let trust = (speculator.accept() / calibration.mean(kind).max(f64::MIN_POSITIVE)).min(1.0);
-            let power = drafted.power * trust * calibration.accept(kind, sureness);
-            // The first one is verified in any case: how often a model that is not sure is right is learned by that.
-            if pass == 0 || power >= worth.verify {
-                sure.push((row.seq, sureness));
-                (drafted.n_tok, drafted.power) = (pass + 1, power);
+            let places = &mut batch.tokens[row.tokens.0 + 1 + pass..row.tokens.1];
+            for ((at, place), logits) in (pass..).zip(places).zip(logits.chunks_exact(n_logit)) {
+                let logits = &logits[..*n_vocab];
+                let guess = match is_translated {
+                    false => client.draft(scratch, logits),
+                    // What is translated back stands for no single token.
+                    true => Guess { second: None, ..likeliest(scratch, logits.into()) },
+                };
+                *place = guess.token;
+                let speculator = client.speculator().expect("a draft was proposed");
+                speculator.drafted();
+                let worth = speculator.worth;
+                // In a sequence in which it is wrong more often than in others, it is so however sure it is.
+                let trust = (speculator.accept() / calibration.mean(kind).max(f64::MIN_POSITIVE)).min(1.0);
+                let power = drafted.power * trust * calibration.accept(kind, guess.sure);
+                // What comes in its place tells how often a model that is not sure is right, verified or not.
+                sure.push((row.seq, guess));
+                if power < worth.verify {
+                    drafted.goes_on = false;
+                    break;
+                }
+                let second = drafted.power * trust * calibration.second(kind, guess.sure);
+                let is_worth = *grows_trees && worth.verify > 0.0 && second >= worth.verify;
+                seconds.extend(guess.second.filter(|_| is_worth).map(|token| Second { of, parent: at, token }));
+                (drafted.n_tok, drafted.power) = (at + 1, power);
                 drafted.goes_on = power * speculator.accept() >= worth.draft;
-            } else {
-                drafted.goes_on = false;
+                if !drafted.goes_on {
+                    break;
+                }
             }
         }
         if let Reader::Hidden(Hidden { features, states }) = reader {
@@ -278,15 +316,27 @@ impl DraftModel {
         Ok(())
     }
 
-    /// Takes tokens that were not drafted out of the batch.
+    /// Takes tokens that were not drafted out of the batch, and puts second ones in, as far as there is room.
     fn cut(&self, batch: &mut Batch) {
-        let mut drafted = self.rows.iter().peekable();
+        let mut drafted = self.rows.iter().enumerate().peekable();
         let (mut from, mut to) = (0, 0);
         for (i, row) in batch.rows.iter_mut().enumerate() {
-            let n_tok = match drafted.next_if(|drafted| drafted.row == i) {
-                Some(drafted) => 1 + drafted.n_tok,
-                None => row.tokens.1 - row.tokens.0,
-            };
+            let planned = row.tokens.1 - row.tokens.0;
+            let mut n_tok = planned;
+            if let Some((of, drafted)) = drafted.next_if(|(_, drafted)| drafted.row == i) {
+                n_tok = 1 + drafted.n_tok;
+                let seconds = self.seconds.iter().filter(|second| second.of == of && second.parent < drafted.n_tok);
+                let first = batch.parents.len();
+                for (at, second) in (n_tok..planned).zip(seconds) {
+                    if row.parents.is_none() {
+                        batch.parents.extend(-1..drafted.n_tok as i32);
+                    }
+                    batch.tokens[row.tokens.0 + at] = second.token;
+                    batch.parents.push(second.parent as i32);
+                    n_tok = at + 1;
+                    row.parents = Some((first, batch.parents.len()));
+                }
+            }
             batch.tokens.copy_within(from..from + n_tok, to);
             from = row.tokens.1;
             row.tokens = (to, to + n_tok);
@@ -298,21 +348,38 @@ impl DraftModel {
         batch.tokens.truncate(to);
     }
 
-    /// Learns that the first `n_accepted` drafted tokens of a row were accepted, and that the next, if there is one, was not.
-    pub fn learn(&mut self, id: SeqId, kind: Kind, n_accepted: usize) {
+    /// Learns that of a line of drafted tokens the first `n_accepted` were accepted, and what came then. Returns whether a
+    /// token came that was drafted and not verified.
+    pub fn learn(
+        &mut self,
+        (id, kind): (SeqId, Kind),
+        (n_line, n_accepted): (usize, usize),
+        came: Option<TokenId>,
+    ) -> Option<bool> {
         let kind = self.kind(kind);
-        let sure = self.sure.iter().filter(|(of, _)| *of == id).map(|(_, sure)| *sure);
-        for (i, sure) in sure.take(n_accepted + 1).enumerate() {
-            self.calibration.learn(kind, sure, i < n_accepted);
+        let sure = self.sure.iter().filter(|(of, _)| *of == id).map(|(_, guess)| *guess);
+        let mut of_rest = None;
+        for (i, guess) in sure.take(n_accepted + 1).enumerate() {
+            let is_right = i < n_accepted || came == Some(guess.token);
+            self.calibration.learn(kind, guess.sure, is_right);
+            if guess.second.is_some() {
+                self.calibration.learn_second(kind, guess.sure, !is_right && guess.second == came);
+            }
+            of_rest = (i == n_line).then_some(is_right);
         }
+        of_rest
     }
 
-    /// Keeps the large model's states of a batch's tokens, as many of each row as count.
-    pub fn keep(&mut self, batch: &Batch, n_kept: &[usize], hidden: &[f32]) {
-        let Reader::Hidden(Hidden { features, .. }) = &mut self.reader else { return };
+    /// Keeps the large model's states of a row of the batch, of the tokens that count: `n_kept`, or those of a path.
+    pub fn keep(&mut self, row: &Row, (n_kept, path): (usize, &[usize]), hidden: &[f32]) {
+        let (Reader::Hidden(Hidden { features, .. }) | Reader::Heads(features, _)) = &mut self.reader else { return };
         let d_model = features.d_model();
-        for (row, n_kept) in batch.rows.iter().zip(n_kept) {
-            features.take(row.seq, row.start, &hidden[row.tokens.0 * d_model..][..n_kept * d_model]);
+        let of = |from: usize, n: usize| &hidden[(row.tokens.0 + from) * d_model..][..n * d_model];
+        if path.is_empty() {
+            return features.take(row.seq, row.start, of(0, n_kept));
+        }
+        for (i, from) in path.iter().enumerate() {
+            features.take(row.seq, row.start + i, of(*from, 1));
         }
     }
 
@@ -327,16 +394,16 @@ impl DraftModel {
         match &mut self.reader {
             Reader::Tokens => {}
             Reader::Translated(translated) => translated.forget(id),
-            Reader::Hidden(hidden) => hidden.features.forget(id),
+            Reader::Hidden(Hidden { features, .. }) | Reader::Heads(features, _) => features.forget(id),
         }
     }
 }
 
-/// Appends a row to a draft model's batch.
+/// Appends a row to a draft model's batch, with as many pages as it needs and has.
 fn push(batch: &mut Batch, row: &Row, start: usize, (tokens, pages): (&[TokenId], &[PageId]), want: Want) {
     let (first_token, first_page) = (batch.tokens.len(), batch.pages.len());
     batch.tokens.extend_from_slice(tokens);
-    batch.pages.extend_from_slice(&pages[..(start + tokens.len()).div_ceil(PAGE_TOKENS)]);
+    batch.pages.extend_from_slice(&pages[..(start + tokens.len()).div_ceil(PAGE_TOKENS).min(pages.len())]);
     batch.rows.push(Row {
         seq: row.seq,
         start,

@@ -40,6 +40,9 @@ pub struct Config {
     pub step_time: Duration,
     /// Most tokens that are drafted for a sequence in a step; 0 for no speculation.
     pub max_draft: usize,
+    /// Whether a model drafts a second token where it is not sure, so that a row is a tree. What a token sees lies in another
+    /// order then, and sums are rounded otherwise: where two tokens are nearly as likely, the text may be another one.
+    pub draft_trees: bool,
     /// Most requests of one client, waiting or running.
     pub max_client: usize,
     /// Most sequences at once; the model's slots may allow fewer.
@@ -61,6 +64,7 @@ impl Default for Config {
             token_time: Duration::from_millis(80),
             step_time: Duration::from_millis(500),
             max_draft: 16,
+            draft_trees: false,
             max_client: usize::MAX,
             max_running: 32,
             max_running_client: usize::MAX,
@@ -132,8 +136,10 @@ pub enum Reads {
     Tokens,
     /// Tokens of its own, of another vocabulary.
     Translated(Box<dyn Translate>),
-    /// The large model's tokens, each with the hidden state before it: its own layer for further tokens.
+    /// The large model's tokens, each with the hidden state before it: a layer for further tokens.
     Hidden,
+    /// The large model's last hidden state, of which so many heads each say a further token.
+    Heads(usize),
 }
 
 impl std::fmt::Debug for Reads {
@@ -142,6 +148,7 @@ impl std::fmt::Debug for Reads {
             Reads::Tokens => "Tokens",
             Reads::Translated(_) => "Translated",
             Reads::Hidden => "Hidden",
+            Reads::Heads(_) => "Heads",
         })
     }
 }
@@ -423,10 +430,10 @@ fn check_draft(draft: &Draft, model: &RunnerInfo) -> Result<(), SpawnError> {
     let error = |found: String, expected: String| Err(SpawnError::Draft { found, expected });
     let Draft { runner, reads } = draft;
     let draft = runner.info();
-    if matches!(reads, Reads::Hidden) && draft.d_model != model.d_model {
+    if matches!(reads, Reads::Hidden | Reads::Heads(_)) && draft.d_model != model.d_model {
         return error(format!("hidden states of {}", draft.d_model), format!("the model's {}", model.d_model));
     }
-    if !matches!(reads, Reads::Translated(_)) && draft.n_page < model.n_page {
+    if matches!(reads, Reads::Tokens | Reads::Hidden) && draft.n_page < model.n_page {
         return error(format!("{} pages", draft.n_page), format!("at least the model's {}", model.n_page));
     }
     if draft.recurrent || model.recurrent {

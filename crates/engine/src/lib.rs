@@ -14,7 +14,7 @@
 //! constraint what a sequence may say                 propose   the draft of a sequence
 //! translate a draft model's own tokens              reading   what a draft model has read
 //! accept    how often drafts are right                account   what drafts may cost
-//! features  hidden states that a draft model reads
+//! features  hidden states that a draft model reads   models    the model and what drafts for it
 //! ```
 //! GLOSSARY: a *sequence* is a request's tokens; a *step* computes a *batch* of *rows*, one a sequence; a *page* holds the
 //! keys and values of 16 tokens; a *prefix* is whole pages of tokens from a sequence's start.
@@ -30,6 +30,7 @@ mod features;
 mod limits;
 mod lookup;
 pub mod metrics;
+mod models;
 mod offload;
 mod pace;
 pub mod pages;

@@ -194,6 +194,10 @@ pub trait Runner: Send {
     /// Copies page `from` over page `to`.
     fn copy_page(&mut self, from: PageId, to: PageId);
 
+    /// Copies what is stored of the token at `from`, page and place in it, over that of the token at `to`: where a token tree
+    /// was verified, the tokens that count are brought into a line.
+    fn copy_token(&mut self, from: (PageId, usize), to: (PageId, usize));
+
     /// Appends the bytes of a page to `out`.
     fn export_page(&self, page: PageId, out: &mut Vec<u8>);
 

@@ -24,10 +24,18 @@ pub(crate) struct Sampling {
     pub outcomes: Vec<Outcome>,
     /// By row: tokens that count.
     pub n_kept: Vec<usize>,
+    /// By row: where in `path` stands which tokens count of a tree; empty where they are the first ones.
+    paths: Vec<(usize, usize)>,
+    /// Indices in a row.
+    path: Vec<usize>,
+    /// By row: the token that came after a draft.
+    pub ends: Vec<Option<TokenId>>,
     /// Sequences whose prompt was computed and that have others to split off.
     pub parents: Vec<SeqId>,
     /// A draft.
     pub draft: Vec<TokenId>,
+    /// Its parents, if it is a tree.
+    pub draft_parents: Vec<i32>,
     /// A sequence and its accepted draft.
     history: Vec<TokenId>,
     scratch: Scratch,
@@ -63,6 +71,8 @@ impl Sampling {
         Sampling {
             outcomes: Vec::with_capacity(n_tok),
             n_kept: Vec::with_capacity(n_row),
+            paths: Vec::with_capacity(n_row),
+            ends: Vec::with_capacity(n_row),
             history: Vec::with_capacity(n_history),
             ..Sampling::default()
         }
@@ -78,6 +88,9 @@ impl Sampling {
     ) -> Result<(), RunError> {
         let mut rest = Rest { logits: outputs.data, maxima: outputs.maxima, n_vocab: outputs.n_vocab.max(1) };
         self.n_kept.clear();
+        self.paths.clear();
+        self.path.clear();
+        self.ends.clear();
         for row in &batch.rows {
             let tokens = &batch.tokens[row.tokens.0..row.tokens.1];
             let n_logits = match row.want {
@@ -88,15 +101,21 @@ impl Sampling {
             let missing = || RunError::Backend("the model returned fewer logits than were asked for".into());
             let logits = rest.take(n_logits).ok_or_else(missing)?;
             let client = clients.get_mut(&row.seq).expect("each sequence has a client");
+            let (first, mut end) = (self.path.len(), None);
             let stored = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
             let n_kept = match row.want {
                 Want::Nothing | Want::Hidden => tokens.len(),
                 Want::Last => {
                     self.one(row.seq, client, (logits.last().expect("one was taken"), stored));
+                    let sampled = self.outcomes.last().and_then(|outcome| outcome.sampled.as_ref()?.as_ref().ok());
+                    end = sampled.map(|sampled| sampled.token);
                     tokens.len()
                 }
                 Want::All if stored.len() - row.start < tokens.len() => {
-                    self.drafted(row.seq, client, (logits, stored), tokens)
+                    let parents = row.parents.map(|(from, to)| &batch.parents[from..to]);
+                    let (n_kept, came) = self.drafted(row.seq, client, (logits, stored), (tokens, parents));
+                    end = came;
+                    n_kept
                 }
                 Want::All => {
                     self.read(client, (logits.clone(), stored), row.start);
@@ -107,8 +126,16 @@ impl Sampling {
                 }
             };
             self.n_kept.push(n_kept);
+            self.paths.push((first, self.path.len()));
+            self.ends.push(end);
         }
         Ok(())
+    }
+
+    /// The tokens of the batch's row `at` that count, as indices in the row, if they are not the first ones.
+    pub fn path(&self, at: usize) -> &[usize] {
+        let (from, to) = self.paths[at];
+        &self.path[from..to]
     }
 
     /// Tells how likely tokens of a prompt were, where logits after each from `start` on were wanted.
@@ -140,30 +167,42 @@ impl Sampling {
         client.forks = forks;
     }
 
-    /// Tokens where `row` holds a token and its draft: each is sampled as it would be without a draft, which counts as far as
-    /// it agrees. Returns how many tokens of the row count.
+    /// Tokens where a row holds a token and its draft: each is sampled as it would be without a draft, which counts as far as
+    /// it agrees. Returns how many tokens of the row count, and the token that comes after them. Where the draft is a tree it
+    /// notes their path.
     fn drafted<'a>(
         &mut self,
         id: SeqId,
         client: &mut Client,
-        (logits, stored): (impl Iterator<Item = Logits<'a>>, &[TokenId]),
-        row: &[TokenId],
-    ) -> usize {
+        (logits, stored): (impl Iterator<Item = Logits<'a>> + Clone, &[TokenId]),
+        (row, parents): (&[TokenId], Option<&[i32]>),
+    ) -> (usize, Option<TokenId>) {
         self.history.clear();
         self.history.extend_from_slice(stored);
-        let mut n_kept = 0;
-        for logits in logits {
+        let (mut n_kept, mut at, mut came) = (0, 0, None);
+        loop {
+            let logits = logits.clone().nth(at).expect("logits were taken of the whole row");
             let sampled = client.sample(&mut self.scratch, logits, &self.history);
+            came = sampled.as_ref().ok().map(|sampled| sampled.token).or(came);
             n_kept += 1;
-            let next = row.get(n_kept).copied();
-            let agrees = |sampled: &Sampled| Some(sampled.token) == next && !client.ends_with(sampled, n_kept - 1);
-            let goes_on = sampled.as_ref().is_ok_and(agrees);
-            self.outcomes.push(Outcome { id, sampled: Some(sampled), is_new: !goes_on });
-            if !goes_on {
-                break;
+            if parents.is_some() {
+                self.path.push(at);
             }
-            self.history.extend(next);
+            let ends = |sampled: &Sampled| client.ends_with(sampled, n_kept - 1);
+            let going_on = sampled.as_ref().ok().filter(|sampled| !ends(sampled));
+            let next = going_on.and_then(|sampled| child(row, parents, at, sampled.token));
+            self.outcomes.push(Outcome { id, sampled: Some(sampled), is_new: next.is_none() });
+            let Some(next) = next else { return (n_kept, came) };
+            self.history.push(row[next]);
+            at = next;
         }
-        n_kept
+    }
+}
+
+/// Where `token` stands in a row as one that was drafted after the one at `at`.
+fn child(row: &[TokenId], parents: Option<&[i32]>, at: usize, token: TokenId) -> Option<usize> {
+    match parents {
+        None => (row.get(at + 1) == Some(&token)).then_some(at + 1),
+        Some(parents) => (at + 1..row.len()).find(|i| parents[*i] == at as i32 && row[*i] == token),
     }
 }

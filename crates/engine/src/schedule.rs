@@ -143,10 +143,10 @@ impl Schedule {
     }
 
     /// Drafts tokens for a running sequence that needs one token: as many of them as fit are part of its next row.
-    pub fn draft(&mut self, id: SeqId, tokens: &[TokenId]) {
+    /// Where they are a tree, `parents` are the tokens before them, as indices in that row; else it is empty.
+    pub fn draft(&mut self, id: SeqId, tokens: &[TokenId], parents: &[i32]) {
         if let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == id && sequence.is_decode()) {
-            sequence.draft.clear();
-            sequence.draft.extend_from_slice(tokens);
+            sequence.set_draft(tokens, parents);
         }
     }
 
@@ -331,6 +331,7 @@ impl Schedule {
         let stored = (sequence.n_page() + spare) * PAGE_TOKENS;
         let fits = stored.saturating_sub(sequence.n_computed + 1).min(budget);
         sequence.draft.truncate(fits);
+        sequence.draft_parents.truncate(fits);
         let need = (sequence.n_computed + 1 + sequence.draft.len()).div_ceil(PAGE_TOKENS);
         while self.running[at].n_page() < need {
             let page = self.alloc().expect("pages that are spare are available");
@@ -413,7 +414,7 @@ impl Schedule {
             if sequence.n_computed >= sequence.n_wanted {
                 sequence.n_wanted = 0;
             }
-            sequence.draft.clear();
+            sequence.set_draft(&[], &[]);
             if sequence.n_computed == sequence.tokens.len() {
                 self.shares.serve(sequence.client, GENERATED_WEIGHT * (n_kept - n_kept.min(&n_known) + 1) as u64);
             }

@@ -53,6 +53,9 @@ pub struct Sequence {
     pub client: ClientId,
     /// Tokens that may come next, to be verified in the next step.
     pub(crate) draft: Vec<TokenId>,
+    /// Where these are a tree: of each the token before it, as index in the row that they are part of, which begins with the
+    /// last known one. Empty where they follow each other.
+    pub(crate) draft_parents: Vec<i32>,
     /// Tokens after each of which logits are wanted, those of a prompt; 0 once they were computed.
     pub(crate) n_wanted: usize,
     /// Pages that it holds.
@@ -86,6 +89,7 @@ impl Sequence {
             n_cached: None,
             client,
             draft: Vec::with_capacity(MAX_LOOKUP),
+            draft_parents: Vec::with_capacity(MAX_LOOKUP),
             pages: Vec::with_capacity(n_page),
             n_unseen: 0,
             slot: 0,
@@ -107,6 +111,7 @@ impl Sequence {
             n_cached: self.n_cached,
             client: self.client,
             draft: Vec::with_capacity(MAX_LOOKUP),
+            draft_parents: Vec::with_capacity(MAX_LOOKUP),
             n_wanted: 0,
             // Pages that were only for a draft stay this one's.
             pages: self.pages[..self.n_computed.div_ceil(PAGE_TOKENS) - self.n_unseen].to_vec(),
@@ -125,7 +130,15 @@ impl Sequence {
     pub(crate) fn reset(&mut self) {
         (self.n_computed, self.n_registered, self.n_unseen, self.branch) = (0, 0, 0, 0);
         self.n_rolled = None;
+        self.set_draft(&[], &[]);
+    }
+
+    /// Replaces its draft; `parents` are as [`Sequence::draft_parents`].
+    pub(crate) fn set_draft(&mut self, tokens: &[TokenId], parents: &[i32]) {
         self.draft.clear();
+        self.draft.extend_from_slice(tokens);
+        self.draft_parents.clear();
+        self.draft_parents.extend_from_slice(parents);
     }
 
     /// Tokens that are not computed yet.
@@ -181,13 +194,18 @@ impl Sequence {
             (true, true) => Want::Last,
             (true, false) => Want::All,
         };
+        let first_parent = batch.parents.len();
+        if !self.draft_parents.is_empty() {
+            batch.parents.push(-1);
+            batch.parents.extend_from_slice(&self.draft_parents);
+        }
         batch.rows.push(Row {
             seq: self.id,
             start,
             tokens: (first_token, batch.tokens.len()),
             pages: (first_page, batch.pages.len()),
             slot: self.slot,
-            parents: None,
+            parents: (first_parent < batch.parents.len()).then_some((first_parent, batch.parents.len())),
             want,
         });
         n + self.draft.len()

@@ -234,8 +234,9 @@ impl Speculator {
         self.by_model.unwrap_or_default().mean
     }
 
-    /// Learns that of `n_draft` drafted tokens `n_accepted` were accepted.
-    pub fn learn(&mut self, source: Source, n_draft: usize, n_accepted: usize) {
+    /// Learns that of `n_draft` drafted tokens `n_accepted` were accepted; of the first line of them, where they are a tree,
+    /// `line` says how many there were and how many were accepted.
+    pub fn learn(&mut self, source: Source, (n_draft, n_accepted): (usize, usize), line: (usize, usize)) {
         let Prices { verify, step, .. } = self.prices;
         let cost = n_draft as f64 * verify - n_accepted as f64 * step;
         match source {
@@ -243,8 +244,8 @@ impl Speculator {
             Source::Model => self.account.spend(By::Model, cost),
             Source::Forced => return,
         }
-        for i in 0..n_draft.min(n_accepted + 1) {
-            self.compared(source, i, i < n_accepted);
+        for i in 0..line.0.min(line.1 + 1) {
+            self.compared(source, i, i < line.1);
         }
     }
 
@@ -339,6 +340,11 @@ mod tests {
 
     const PAIR: Pair = Pair { accept: 0.6, is_tried: true, unread_seconds: 0.0 };
 
+    /// Learns of a line.
+    fn learn(speculator: &mut Speculator, source: Source, n_draft: usize, n_accepted: usize) {
+        speculator.learn(source, (n_draft, n_accepted), (n_draft, n_accepted));
+    }
+
     /// A step in which all drafted tokens are accepted, or none. Returns how many were drafted.
     fn step(speculator: &mut Speculator, pair: &Pair, costs: &Costs<'_>, is_right: bool) -> usize {
         speculator.step(costs);
@@ -350,7 +356,7 @@ mod tests {
         (0..n).for_each(|_| speculator.drafted());
         if n > 0 {
             speculator.account.spend(By::Model, pair.unread_seconds);
-            speculator.learn(Source::Model, n, if is_right { n } else { 0 });
+            learn(speculator, Source::Model, n, if is_right { n } else { 0 });
         }
         n
     }
@@ -429,8 +435,8 @@ mod tests {
         let mut speculator = Speculator::new(0, Kind::Greedy, &Others::new());
         for _ in 0..100 {
             // Copies go on for as long as they are long already.
-            speculator.learn(Source::Lookup(3), 16, 0);
-            speculator.learn(Source::Lookup(40), 16, 16);
+            learn(&mut speculator, Source::Lookup(3), 16, 0);
+            learn(&mut speculator, Source::Lookup(40), 16, 16);
         }
         // As many steps as fill the account.
         (0..1000).for_each(|_| speculator.step(&costs));
@@ -452,7 +458,7 @@ mod tests {
         for (right, want) in [(16, first + 1..17), (0, 0..1)] {
             for _ in 0..20 {
                 let mut speculator = Speculator::new(0, Kind::Greedy, &others);
-                (0..20).for_each(|_| speculator.learn(Source::Lookup(3), 16, right));
+                (0..20).for_each(|_| learn(&mut speculator, Source::Lookup(3), 16, right));
                 others.learn(Kind::Greedy, speculator.by_agreement(), None);
             }
             assert!(want.contains(&length(&others)), "{} and not {want:?}", length(&others));

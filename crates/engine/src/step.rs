@@ -10,7 +10,8 @@ use crate::client::Client;
 use crate::disk::RETRY;
 use crate::draft::DraftModel;
 use crate::engine::{Clock, Config, Event, Parts, Shared};
-use crate::offload::{Offload, Pages};
+use crate::models::Models;
+use crate::offload::Offload;
 use crate::pace::{Pace, Targets};
 use crate::prefix::PrefixHash;
 use crate::propose::{Means, propose};
@@ -18,8 +19,9 @@ use crate::request::{FinishReason, Request, Stats};
 use crate::sampling::{Outcome, Sampling};
 use crate::schedule::{Limits, Op, Past, Schedule};
 use crate::sequence::Arrival;
+use crate::speculate::Source;
 use crate::times::{MEAN, StepTimes, UNDISTURBED};
-use crate::{Batch, PageId, Row, RunError, Runner, SeqId, StateId, Want};
+use crate::{Batch, PageId, Row, RunError, Runner, SeqId, TokenId, Want};
 
 /// Bytes of pages that are written to disk after a step while others wait for tokens.
 const WRITE_BYTES: usize = 1 << 20;
@@ -57,15 +59,6 @@ pub(crate) struct Steps {
     ids: Vec<SeqId>,
 }
 
-/// The model, and one that drafts for it.
-struct Models {
-    runner: Box<dyn Runner>,
-    draft: Option<DraftModel>,
-    page_bytes: usize,
-    /// Dropped after them.
-    _held: Option<Box<dyn Send>>,
-}
-
 /// Whether the loop goes on.
 #[derive(PartialEq, Eq)]
 enum Next {
@@ -92,7 +85,7 @@ impl Steps {
             bytes.len()
         };
         let own_bytes = exported(runner.as_ref());
-        let draft = draft.map(|draft| DraftModel::new(draft, info.n_vocab));
+        let draft = draft.map(|draft| DraftModel::new(draft, info.n_vocab, config.draft_trees && !info.recurrent));
         let paged = draft.as_ref().filter(|draft| draft.shares_pages());
         let page_bytes = own_bytes + paged.map_or(0, |draft| exported(draft.runner.as_ref()));
         let offload = disk.and_then(|disk| Offload::new(disk, page_bytes, runner.as_ref()));
@@ -238,11 +231,15 @@ impl Steps {
         self.sampling.sample(&self.batch, outputs, &self.schedule, &mut self.clients)?;
         if let Some(draft) = &mut self.models.draft {
             let since = (self.clock)();
-            draft.keep(&self.batch, &self.sampling.n_kept, self.models.runner.hidden());
+            for (at, row) in self.batch.rows.iter().enumerate() {
+                let kept = (self.sampling.n_kept[at], self.sampling.path(at));
+                draft.keep(row, kept, self.models.runner.hidden());
+            }
             draft.follow(&self.batch, (&self.schedule, &self.clients), &self.clock)?;
             self.stats.computing += (self.clock)().saturating_sub(since);
         }
         self.learn_drafts();
+        self.models.straighten(&mut self.batch, &self.sampling);
         self.schedule.commit(&self.batch, &self.sampling.n_kept);
         self.do_ops();
         let now = (self.clock)();
@@ -293,7 +290,7 @@ impl Steps {
             };
             propose(client, tokens, &means, &mut self.sampling.draft);
             n_tok += self.sampling.draft.len();
-            self.schedule.draft(id, &self.sampling.draft);
+            self.schedule.draft(id, &self.sampling.draft, &self.sampling.draft_parents);
         }
         n_decode
     }
@@ -306,20 +303,27 @@ impl Steps {
     }
 
     fn learn_drafts(&mut self) {
-        for (row, n_kept) in self.batch.rows.iter().zip(&self.sampling.n_kept) {
+        for (at, (row, n_kept)) in self.batch.rows.iter().zip(&self.sampling.n_kept).enumerate() {
             let n_draft = self.schedule.n_draft(row);
-            if n_draft == 0 {
-                continue;
-            }
-            let n_accepted = n_kept - 1;
             let client = self.clients.get_mut(&row.seq).expect("each sequence has a client");
-            if let (Some(source), Some(speculator)) = (client.source, client.speculator()) {
-                speculator.learn(source, n_draft, n_accepted);
+            let (line, came) = match n_draft {
+                0 => ((0, 0), self.sampling.ends[at]),
+                _ => line_of(&self.batch, &self.sampling, at),
+            };
+            let kind = client.kind();
+            if n_draft > 0 {
+                if let (Some(source), Some(speculator)) = (client.source, client.speculator()) {
+                    speculator.learn(source, (n_draft, n_kept - 1), line);
+                }
+                self.shared.metrics.drafted(n_draft, n_kept - 1);
             }
-            self.shared.metrics.drafted(n_draft, n_accepted);
-            if let Some(draft) = &mut self.models.draft {
-                draft.learn(row.seq, client.kind(), n_accepted);
-                draft.verified(row.seq, row.start + n_kept);
+            let Some(draft) = &mut self.models.draft else { continue };
+            let of_rest = draft.learn((row.seq, kind), line, came);
+            if let (Some(agrees), Some(speculator)) = (of_rest, client.speculator()) {
+                speculator.compared(Source::Model, 0, agrees);
+            }
+            if n_draft > 0 {
+                draft.verified(row.seq, row.start + 1 + line.1);
             }
         }
     }
@@ -460,41 +464,20 @@ impl Steps {
     }
 }
 
-impl Models {
-    fn copy_page(&mut self, from: PageId, to: PageId) {
-        self.runner.copy_page(from, to);
-        if let Some(draft) = &mut self.draft {
-            draft.copy_page(from, to);
-        }
-    }
-}
-
-impl Pages for Models {
-    fn export(&self, page: PageId, out: &mut Vec<u8>) {
-        self.runner.export_page(page, out);
-        if let Some(draft) = self.draft.as_ref().filter(|draft| draft.shares_pages()) {
-            draft.runner.export_page(page, out);
-        }
-    }
-
-    fn import(&mut self, page: PageId, bytes: &[u8]) -> bool {
-        let Some((own, rest)) = bytes.split_at_checked(self.page_bytes) else { return false };
-        let is_own = self.runner.import_page(page, own).is_ok();
-        let draft = self.draft.as_mut().filter(|draft| draft.shares_pages());
-        is_own && draft.is_none_or(|draft| draft.import_page(page, rest).is_ok())
-    }
-
-    fn export_state(&self, state: StateId, out: &mut Vec<u8>) {
-        self.runner.export_state(state, out);
-    }
-
-    fn import_state(&mut self, state: StateId, bytes: &[u8]) -> bool {
-        self.runner.import_state(state, bytes).is_ok()
-    }
-}
-
 /// Tokens of a row that are the prompt's.
 fn prompt_tokens(start: usize, tokens: (usize, usize), n_prompt: usize) -> u64 {
     let end = start + tokens.1 - tokens.0;
     (end.min(n_prompt).saturating_sub(start)) as u64
+}
+
+/// Of the first line of a row's draft: how many tokens it has and how many of them were accepted; and what came in place of
+/// the next.
+fn line_of(batch: &Batch, sampling: &Sampling, at: usize) -> ((usize, usize), Option<TokenId>) {
+    let (row, path) = (&batch.rows[at], sampling.path(at));
+    let n_draft = row.tokens.1 - row.tokens.0 - 1;
+    let Some((from, to)) = row.parents else { return ((n_draft, sampling.n_kept[at] - 1), sampling.ends[at]) };
+    let n_line = (1..).zip(&batch.parents[from + 1..to]).take_while(|(i, parent)| **parent + 1 == *i).count();
+    let n_same = path.iter().enumerate().take_while(|(i, at)| i == *at).count();
+    let came = path.get(n_same).map(|at| batch.tokens[row.tokens.0 + at]);
+    ((n_line, n_same - 1), came.or(sampling.ends[at]))
 }

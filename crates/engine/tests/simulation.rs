@@ -122,7 +122,7 @@ impl World {
                 let right = self.below(3) > 0;
                 tokens.push(if right { next_token(&tokens) } else { 999_999 });
             }
-            self.schedule.draft(id, &tokens[n_token..]);
+            self.schedule.draft(id, &tokens[n_token..], &[]);
         }
     }
 

@@ -24,12 +24,16 @@ struct Markov {
     /// Microseconds of a step and of each token.
     costs: (u64, u64),
     n_step: Arc<AtomicU64>,
+    /// Rows that were trees.
+    n_tree: Arc<AtomicU64>,
     /// How much this model's logits differ from the other one's.
     noise: f32,
     /// Whether its tokens are numbered from the other end.
     flips: bool,
     /// Whether it knows the token before a new one by the other model's hidden state only.
     reads_hidden: bool,
+    /// How many tokens it says at once of the other model's last hidden state, where it does that.
+    n_head: usize,
     /// The last two tokens after each new one.
     hidden: Vec<f32>,
     /// Recurrent states by slot, and saved ones: all tokens so far. `None`: the model has none.
@@ -52,6 +56,23 @@ fn logits(tokens: &[TokenId], noise: f32, out: &mut Vec<f32>) {
     out.extend((0..N_TOKEN).map(|_| 4.0 * rng.next_unit() as f32 + noise * other.next_unit() as f32));
 }
 
+impl Markov {
+    /// Logits of its heads: each goes on with what is likeliest before.
+    fn say(&mut self, pair: TokenId) {
+        let mut two = [pair / N_TOKEN as TokenId, pair % N_TOKEN as TokenId];
+        for head in 0..=self.n_head {
+            let mut all = Vec::new();
+            logits(&two, self.noise, &mut all);
+            let best = (0..N_TOKEN).max_by(|a, b| all[*a].total_cmp(&all[*b])).expect("some tokens");
+            two = [two[1], best as TokenId];
+            // The first is the token that is known already.
+            if head > 0 {
+                self.logits.extend(all);
+            }
+        }
+    }
+}
+
 impl Runner for Markov {
     fn info(&self) -> RunnerInfo {
         RunnerInfo {
@@ -70,9 +91,14 @@ impl Runner for Markov {
     fn submit(&mut self, batch: &Batch) -> Result<(), RunError> {
         self.logits.clear();
         self.hidden.clear();
-        assert_eq!(batch.features.len(), if self.reads_hidden { batch.tokens.len() } else { 0 });
+        let reads = self.reads_hidden || self.n_head > 0;
+        assert_eq!(batch.features.len(), if reads { batch.tokens.len() } else { 0 });
         self.n_step.fetch_add(1, Ordering::SeqCst);
         self.now.fetch_add(self.costs.0 + self.costs.1 * batch.tokens.len() as u64, Ordering::SeqCst);
+        if self.n_head > 0 {
+            batch.features.iter().for_each(|state| self.say(*state as TokenId));
+            return Ok(());
+        }
         for row in &batch.rows {
             let new = &batch.tokens[row.tokens.0..row.tokens.1];
             let pages = &batch.pages[row.pages.0..row.pages.1];
@@ -86,15 +112,24 @@ impl Runner for Markov {
                 stored.iter_mut().for_each(|token| *token = flip(*token));
             }
             if let Some((slots, _)) = &mut self.states {
+                assert!(row.parents.is_none(), "a state follows one line");
                 let state = slots.entry(row.slot).or_default();
                 state.truncate(if row.start == 0 { 0 } else { usize::MAX });
                 assert_eq!(state[..], stored[..row.start], "the slot holds another state");
                 state.extend(new);
             }
-            for (at, new) in (row.tokens.0..).zip(new) {
+            let parents = row.parents.map(|(from, to)| &batch.parents[from..to]);
+            self.n_tree.fetch_add(u64::from(parents.is_some()), Ordering::SeqCst);
+            // Where the token before one of the row stands, which in a tree is its parent.
+            let before = |i: usize| match parents.map(|parents| parents[i]) {
+                Some(parent) if parent >= 0 => Some(row.start + parent as usize),
+                Some(_) => row.start.checked_sub(1),
+                None => (row.start + i).checked_sub(1),
+            };
+            for (i, new) in new.iter().enumerate() {
                 let before = match self.reads_hidden {
-                    true => batch.features[at] as TokenId % N_TOKEN as TokenId,
-                    false => (row.start + at - row.tokens.0).checked_sub(1).map_or(0, |at| stored[at]),
+                    true => batch.features[row.tokens.0 + i] as TokenId % N_TOKEN as TokenId,
+                    false => before(i).map_or(0, |at| stored[at]),
                 };
                 self.hidden.push((before * N_TOKEN as TokenId + new) as f32);
             }
@@ -110,7 +145,11 @@ impl Runner for Markov {
                         let pair = self.hidden[row.tokens.0 + at - row.start] as TokenId;
                         logits(&[pair / N_TOKEN as TokenId, pair % N_TOKEN as TokenId], self.noise, &mut self.logits);
                     }
-                    false => logits(&stored[..=at], self.noise, &mut self.logits),
+                    false => {
+                        let two = [before(at - row.start).map(|at| stored[at]), Some(stored[at])];
+                        let two: Vec<TokenId> = two.into_iter().flatten().collect();
+                        logits(&two, self.noise, &mut self.logits);
+                    }
                 }
                 if self.flips {
                     self.logits[begin..].reverse();
@@ -130,6 +169,10 @@ impl Runner for Markov {
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
         self.arena[to.0 as usize] = self.arena[from.0 as usize];
+    }
+
+    fn copy_token(&mut self, from: (PageId, usize), to: (PageId, usize)) {
+        self.arena[to.0.0 as usize][to.1] = self.arena[from.0.0 as usize][from.1];
     }
 
     fn export_page(&self, _: PageId, _: &mut Vec<u8>) {}
@@ -175,6 +218,7 @@ struct Bench {
     engine: Engine,
     now: Arc<AtomicU64>,
     n_step: Arc<AtomicU64>,
+    n_tree: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -188,10 +232,12 @@ enum Drafts {
     Translated,
     /// One that reads hidden states.
     Hidden,
+    /// Heads on the last of them.
+    Heads,
 }
 
 fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
-    let (now, n_step) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let [now, n_step, n_tree] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
     let flips = drafts == Drafts::Translated;
     let reads_hidden = drafts == Drafts::Hidden;
     let model = |(noise, is_draft, n_page), costs, n_step: &Arc<AtomicU64>| -> Box<dyn Runner> {
@@ -203,9 +249,11 @@ fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
             now,
             costs,
             n_step,
+            n_tree: n_tree.clone(),
             noise,
             flips: flips && is_draft,
             reads_hidden: reads_hidden && is_draft,
+            n_head: if drafts == Drafts::Heads && is_draft { 4 } else { 0 },
             hidden: vec![],
             states,
         })
@@ -214,6 +262,7 @@ fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
         Drafts::Model => Some(Reads::Tokens),
         Drafts::Translated => Some(Reads::Translated(Box::new(Flip))),
         Drafts::Hidden => Some(Reads::Hidden),
+        Drafts::Heads => Some(Reads::Heads(4)),
         _ => None,
     };
     let draft = reads.map(|reads| Draft {
@@ -221,12 +270,13 @@ fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
         reads,
     });
     let parts = Parts { runner: model((0.0, false, 64), costs, &n_step), draft, disk: None, held: None };
-    let config = Config { max_draft: if drafts == Drafts::None { 0 } else { 16 }, ..Config::default() };
+    let max_draft = if drafts == Drafts::None { 0 } else { 16 };
+    let config = Config { max_draft, draft_trees: true, ..Config::default() };
     let clock = {
         let now = now.clone();
         Arc::new(move || Duration::from_micros(now.load(Ordering::SeqCst)))
     };
-    Bench { engine: Engine::spawn_with_clock(parts, config, clock).expect("valid limits"), now, n_step }
+    Bench { engine: Engine::spawn_with_clock(parts, config, clock).expect("valid limits"), now, n_step, n_tree }
 }
 
 impl Bench {
@@ -260,13 +310,19 @@ fn the_same_seed_gives_the_same_text_with_drafts_and_without() {
     for temperature in [0.0, 0.5, 1.5] {
         let requests = requests(5, temperature);
         let (want, _) = bench(Drafts::None, (1000, 10)).texts(&requests);
-        for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model, Drafts::Translated, Drafts::Hidden] {
+        for drafts in
+            [Drafts::Lookup, Drafts::Recurrent, Drafts::Model, Drafts::Translated, Drafts::Hidden, Drafts::Heads]
+        {
             let bench = bench(drafts, (1000, 10));
             assert_eq!(bench.texts(&requests).0, want, "{drafts:?} at temperature {temperature}");
             let metrics = bench.engine.metrics();
             let accepted = metrics.spec_decode_num_accepted_tokens.load(Ordering::Relaxed);
             let drafted = metrics.spec_decode_num_draft_tokens.load(Ordering::Relaxed);
             assert!(accepted > 2 && accepted <= drafted, "{drafts:?} at {temperature}: {accepted} of {drafted}");
+            // A model that is not sure drafts two tokens for a place, where the large one can take one of them back.
+            let grows_trees = matches!(drafts, Drafts::Model | Drafts::Hidden | Drafts::Heads);
+            let n_tree = bench.n_tree.load(Ordering::SeqCst);
+            assert_eq!(n_tree > 0, grows_trees, "{drafts:?} at {temperature}: {n_tree} trees");
             bench.engine.shutdown();
             assert_eq!(bench.engine.stats().pages_used, 0);
         }
@@ -290,7 +346,8 @@ fn the_distribution_of_tokens_is_the_models() {
         counts
     };
     let plain = counts(Drafts::None, 0..1500);
-    for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model, Drafts::Translated, Drafts::Hidden] {
+    for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model, Drafts::Translated, Drafts::Hidden, Drafts::Heads]
+    {
         let drafted = counts(drafts, 10_000..11_500);
         let keys = plain.iter().filter(|(_, n)| **n >= 50.0).map(|(key, _)| key);
         let terms: Vec<f64> = keys
@@ -318,6 +375,7 @@ fn drafts_pay_where_weights_are_dear_and_cost_nothing_elsewhere() {
         (1000, 10, Drafts::Model, 0.7),
         (1000, 10, Drafts::Translated, 0.7),
         (1000, 10, Drafts::Hidden, 0.7),
+        (1000, 10, Drafts::Heads, 0.7),
         (1000, 10, Drafts::Recurrent, 0.6),
         (0, 1000, Drafts::Lookup, 1.03),
         (0, 1000, Drafts::Recurrent, 1.03),
@@ -325,6 +383,7 @@ fn drafts_pay_where_weights_are_dear_and_cost_nothing_elsewhere() {
         // These read a few tokens before each draft.
         (0, 1000, Drafts::Translated, 1.04),
         (0, 1000, Drafts::Hidden, 1.04),
+        (0, 1000, Drafts::Heads, 1.04),
     ];
     for (step, token, drafts, limit) in rows {
         let (_, plain) = bench(Drafts::None, (step, token)).texts(&requests);

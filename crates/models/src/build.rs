@@ -62,7 +62,7 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     /// What mixes tokens is known by its tensors.
-    fn mixer(&mut self, i: usize) -> Result<Mixer<B>, LoadError> {
+    pub(crate) fn mixer(&mut self, i: usize) -> Result<Mixer<B>, LoadError> {
         let has = |role| self.named() && self.names.find(role, i).is_some();
         let attention = has(Role::AttnQ) || has(Role::AttnQkv);
         if has(Role::ShortConvIn) {

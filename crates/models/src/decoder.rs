@@ -18,7 +18,8 @@ pub struct Decoder<B: Backend> {
     /// Of a model that reads another's hidden states.
     pub join: Option<Join<B>>,
     pub layers: Vec<Layer<B>>,
-    pub output_norm: Norm<B>,
+    /// `None`: the output reads hidden states as they are.
+    pub output_norm: Option<Norm<B>>,
     pub output: Linear<B>,
     pub n_vocab: usize,
 }
@@ -77,13 +78,27 @@ impl<B: Backend> Decoder<B> {
         if self.join.is_some() {
             return pass.backend.read(hidden, out);
         }
-        let normed = pass.backend.norm(hidden, &self.output_norm);
-        pass.backend.read(&normed, out)
+        self.normed(pass, hidden, out)
+    }
+
+    fn normed(
+        &self,
+        pass: &mut Pass<'_, B>,
+        hidden: &B::Tensor,
+        out: &mut Vec<f32>,
+    ) -> Result<(), mlxr_compute::Error> {
+        match &self.output_norm {
+            Some(norm) => {
+                let normed = pass.backend.norm(hidden, norm);
+                pass.backend.read(&normed, out)
+            }
+            None => pass.backend.read(hidden, out),
+        }
     }
 
     /// Logits of hidden states: `[n_row, n_vocab]`.
     pub fn logits(&self, pass: &mut Pass<'_, B>, hidden: &B::Tensor) -> B::Tensor {
-        let [mut logits] = pass.backend.linears(hidden, Some(&self.output_norm), [&self.output]);
+        let [mut logits] = pass.backend.linears(hidden, self.output_norm.as_ref(), [&self.output]);
         if pass.hyper.logit_scale != 1.0 {
             logits = pass.backend.scale(logits, pass.hyper.logit_scale);
         }
@@ -472,11 +487,13 @@ impl<B: Backend> Decoder<B> {
             let indices: Vec<usize> = (from..from + n).collect();
             from += n;
             let part = pass.backend.rows(hidden, &indices);
-            let vectors = match row.want {
-                Want::Hidden => pass.backend.norm(&part, &self.output_norm),
-                _ => self.logits(pass, &part),
-            };
-            pass.backend.read(&vectors, output)?;
+            match row.want {
+                Want::Hidden => self.normed(pass, &part, output)?,
+                _ => {
+                    let logits = self.logits(pass, &part);
+                    pass.backend.read(&logits, output)?;
+                }
+            }
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 //! | [`rope`] | rotation frequencies under every scaling |
 //! | [`convert`] | a checkpoint in another form: GGUF, Hugging Face, MLX |
 //! | [`next`] | layers that predict further tokens, as a draft model |
+//! | [`eagle`], [`medusa`] | what was trained to draft for a model, as a draft model |
 //! | [`model`] | a loaded model as the engine's `Runner` |
 //!
 //! [`load`] puts them together.
@@ -23,6 +24,7 @@ pub mod config;
 pub mod convert;
 #[allow(missing_docs)] // fields are the field's own terms, documented by the ops that take them
 pub mod decoder;
+pub mod eagle;
 mod error;
 mod guard;
 #[allow(missing_docs)]
@@ -30,6 +32,7 @@ pub mod hyper;
 #[allow(missing_docs)]
 pub mod layer;
 mod load;
+pub mod medusa;
 pub mod model;
 pub mod names;
 mod names_table;
@@ -46,7 +49,9 @@ mod table_dense;
 mod table_experts;
 mod table_recurrent;
 
+pub use eagle::{is_eagle, load_eagle};
 pub use error::LoadError;
+pub use medusa::{is_medusa, load_medusa};
 pub use model::Model;
 pub use next::load_next;
 pub use open::{Arena, LoadOptions, architecture, load};

@@ -69,7 +69,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             Some(norm) => norm,
             None => self.plain_norm(Role::OutputNorm, 0)?,
         };
-        let output = self.linear(output)?;
+        let (output, output_norm) = (self.linear(output)?, Some(output_norm));
         progress(1.0);
         self.nothing_left(0..n_layer)?;
         let decoder = Decoder { embed, positions, embed_norm, join: None, layers, output_norm, output, n_vocab };

@@ -310,6 +310,12 @@ where
         self.backend.copy_page(&mut self.kv, from.0, to.0);
     }
 
+    fn copy_token(&mut self, from: (PageId, usize), to: (PageId, usize)) {
+        self.forget();
+        let place = |(page, place): (PageId, usize)| (page.0, place);
+        self.backend.copy_token(&mut self.kv, place(from), place(to));
+    }
+
     fn export_page(&self, page: PageId, out: &mut Vec<u8>) {
         self.backend.export_page(&self.kv, page.0, out);
     }

@@ -356,4 +356,5 @@ pub(crate) const NAMES: &[NameRow] = &[
     layer(Role::NextProject, &["nextn.eh_proj"], &["eh_proj"]),
     layer(Role::NextNorm, &["nextn.shared_head_norm"], &["shared_head.norm"]),
     layer(Role::NextOutput, &["nextn.shared_head_head"], &["shared_head.head"]),
+    root(Role::HeadProject, &[], &["fc"]),
 ];

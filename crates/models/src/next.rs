@@ -25,9 +25,9 @@ use crate::{LoadError, Model};
 /// What joins a token with the hidden state before it.
 pub struct Join<B: Backend> {
     /// Of the token's embedding.
-    pub embed_norm: Norm<B>,
+    pub embed_norm: Option<Norm<B>>,
     /// Of the hidden state.
-    pub hidden_norm: Norm<B>,
+    pub hidden_norm: Option<Norm<B>>,
     /// `[d_model, 2 * d_model]`: of the embedding, then of the hidden state.
     pub project: Linear<B>,
 }
@@ -37,9 +37,17 @@ impl<B: Backend> Join<B> {
     pub(crate) fn apply(&self, pass: &mut Pass<'_, B>, embedded: &B::Tensor, features: &[f32]) -> B::Tensor {
         let backend = &mut *pass.backend;
         let shape = backend.shape(embedded);
-        let hidden = backend.tensor(shape, features);
-        let (embedded, hidden) = (backend.norm(embedded, &self.embed_norm), backend.norm(&hidden, &self.hidden_norm));
-        let both = backend.concat_heads(&embedded, &hidden, 1, 1);
+        let mut hidden = backend.tensor(shape, features);
+        if let Some(norm) = &self.hidden_norm {
+            hidden = backend.norm(&hidden, norm);
+        }
+        let both = match &self.embed_norm {
+            Some(norm) => {
+                let embedded = backend.norm(embedded, norm);
+                backend.concat_heads(&embedded, &hidden, 1, 1)
+            }
+            None => backend.concat_heads(embedded, &hidden, 1, 1),
+        };
         let [x] = backend.linears(&both, None, [&self.project]);
         x
     }
@@ -82,8 +90,8 @@ impl<B: Backend> Loader<'_, B> {
         };
         self.expect(&output.matrix, [n_vocab, d_model])?;
         let join = Join {
-            embed_norm: self.need_norm(Role::NextEmbedNorm, at, d_model)?,
-            hidden_norm: self.need_norm(Role::NextHiddenNorm, at, d_model)?,
+            embed_norm: Some(self.need_norm(Role::NextEmbedNorm, at, d_model)?),
+            hidden_norm: Some(self.need_norm(Role::NextHiddenNorm, at, d_model)?),
             project: self.need(Role::NextProject, at, [d_model, 2 * d_model])?,
         };
         let layer = self.layer(at)?;
@@ -95,7 +103,7 @@ impl<B: Backend> Loader<'_, B> {
         let (embed, output) = (self.backend.matrix(&[embed])?, self.linear(output)?);
         self.hyper.keep_layer(at);
         let (positions, embed_norm) = (None, None);
-        let join = Some(join);
+        let (join, output_norm) = (Some(join), Some(output_norm));
         let decoder = Decoder { embed, positions, embed_norm, join, layers: vec![layer], output_norm, output, n_vocab };
         Ok(Some((decoder, self.hyper)))
     }

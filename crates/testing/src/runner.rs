@@ -78,6 +78,7 @@ impl<F: FnMut(&Batch, &mut Vec<f32>) + Send> Runner for Scripted<F> {
     }
 
     fn copy_page(&mut self, _: PageId, _: PageId) {}
+    fn copy_token(&mut self, _: (PageId, usize), _: (PageId, usize)) {}
     fn export_page(&self, _: PageId, _: &mut Vec<u8>) {}
     fn import_page(&mut self, _: PageId, _: &[u8]) -> Result<(), RunError> {
         Ok(())

@@ -55,13 +55,16 @@ pub struct LoadArgs {
     /// Memory for keys and values, which all conversations share, such as 4GiB [default: half of what is left]
     #[arg(long, env = "MLXR_KV_MEMORY", value_name = "SIZE", value_parser = parse_size, help_heading = "Loading")]
     pub kv_memory: Option<u64>,
-    /// A small model that drafts tokens, which the model verifies many at once, best of the same vocabulary; `mtp`: the
-    /// model's own layers for further tokens
+    /// A small model that drafts tokens, which the model verifies many at once, best of the same vocabulary; a
+    /// folder with an EAGLE layer or Medusa heads for it; `mtp`: the model's own layers for further tokens
     #[arg(long, value_name = "MODEL", help_heading = "Speculation")]
     pub draft: Option<String>,
     /// Most tokens drafted at once, by the draft model or from what was said before; 0 for none
     #[arg(long, default_value_t = 16, value_name = "N", help_heading = "Speculation")]
     pub draft_max: usize,
+    /// Draft a second token where the draft model is not sure, and verify both: as likely texts, but not always the same ones
+    #[arg(long, help_heading = "Speculation")]
+    pub draft_trees: bool,
     /// Tokens that all conversations together may keep, in place of --kv-memory
     #[arg(long, value_name = "N", conflicts_with = "kv_memory", help_heading = "Loading")]
     pub kv_tokens: Option<usize>,

@@ -52,6 +52,7 @@ pub fn record(
         kv_tokens: None,
         draft: None,
         draft_max: 0,
+        draft_trees: false,
     };
     let args = ImatrixArgs {
         model: model.to_owned(),

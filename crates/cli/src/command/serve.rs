@@ -33,6 +33,7 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
         max_queue: args.queue,
         max_client: if args.client_limit == 0 { usize::MAX } else { args.client_limit },
         max_draft: args.load.draft_max,
+        draft_trees: args.load.draft_trees,
         token_time: Duration::from_millis(args.token_time),
         step_tokens: EngineConfig::default().step_tokens.max(args.parallel),
         seed: load::random_seed(),

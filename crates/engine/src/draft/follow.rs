@@ -25,6 +25,7 @@ impl DraftModel {
             translated.begins();
         }
         match self.reader {
+            Reader::Heads(..) => self.forget_read(batch),
             Reader::Hidden(_) => self.follow_hidden(batch, schedule, clients),
             Reader::Tokens | Reader::Translated(_) => self.follow_tokens(batch, schedule, clients),
         }
@@ -35,6 +36,15 @@ impl DraftModel {
             self.reading.took(self.batch.tokens.len(), clock().saturating_sub(since));
         }
         Ok(())
+    }
+
+    /// Forgets states but the last one of each sequence.
+    fn forget_read(&mut self, batch: &Batch) {
+        let Reader::Heads(features, _) = &mut self.reader else { return };
+        for row in &batch.rows {
+            let kept = features.tokens(row.seq);
+            features.forget_before(row.seq, kept.end.saturating_sub(1));
+        }
     }
 
     /// Plans to read prompt chunks with the states that are kept. Replies are read when a draft is made.

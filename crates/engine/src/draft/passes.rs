@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{Drafted, Hidden, Reader, push};
 use crate::client::Client;
+use crate::features::Features;
 use crate::reading::Reading;
 use crate::schedule::Schedule;
 use crate::translate::Translated;
@@ -30,7 +31,13 @@ impl Reader {
             Reader::Tokens => pass.tokens(rows),
             Reader::Translated(translated) => pass.translated(rows, translated, n_ctx),
             Reader::Hidden(hidden) => pass.hidden(rows, hidden),
+            Reader::Heads(features, _) => pass.heads(rows, features),
         }
+    }
+
+    /// Tokens that a pass drafts for a row.
+    pub(super) fn n_token(&self) -> usize {
+        if let Reader::Heads(_, n) = self { *n } else { 1 }
     }
 }
 
@@ -115,6 +122,20 @@ impl<'a> Pass<'a> {
             push(self.plan, row, place, (tokens, pages), Want::Last);
             features.forget_before(row.seq, row.start);
             self.reading.wrote((place, place + tokens.len()), row.start, pages);
+        }
+    }
+
+    /// With the state of the token before the last one: a single pass.
+    fn heads(&mut self, rows: &mut [Drafted], features: &mut Features) {
+        for drafted in rows {
+            let row = &self.batch.rows[drafted.row];
+            let kept = features.tokens(row.seq);
+            drafted.goes_on &= self.at == 0 && !kept.is_empty() && kept.end == row.start;
+            if drafted.goes_on {
+                self.plan.features.extend_from_slice(features.of(row.seq, kept.end - 1..kept.end));
+                push(self.plan, row, 0, (&self.all(row)[row.start..=row.start], &[]), Want::Last);
+                features.forget_before(row.seq, row.start - 1);
+            }
         }
     }
 }

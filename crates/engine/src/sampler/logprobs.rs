@@ -33,9 +33,32 @@ pub fn logprobs<'a>(
     (chosen, top.collect())
 }
 
+/// A token that a model takes for the next one.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Guess {
+    pub token: TokenId,
+    /// How sure it is of that: a probability, or where the token was drawn the distance to where another would have been.
+    pub sure: f32,
+    /// What comes most likely if this does not, where the model is not sure.
+    pub second: Option<TokenId>,
+}
+
+/// A model that is surer of its guess names no second one.
+const UNSURE: f32 = 0.9;
+
 /// The token of the largest logit, and its probability by the softmax of `logits`, `[n_vocab]`.
-pub(crate) fn likeliest(scratch: &mut Scratch, logits: Logits<'_>) -> (TokenId, f32) {
+pub(crate) fn likeliest(scratch: &mut Scratch, logits: Logits<'_>) -> Guess {
     let mut pool = Pool::new(logits, scratch);
-    let Some(best) = pool.best() else { return (0, 0.0) };
-    (best.id, (1.0 / pool.weight_sum(best.logit)) as f32)
+    let Some(best) = pool.best() else { return Guess::default() };
+    let sure = (1.0 / pool.weight_sum(best.logit)) as f32;
+    let second = if sure < UNSURE { likeliest_but(logits.all, best.id) } else { None };
+    Guess { token: best.id, sure, second }
+}
+
+/// The token of the largest logit but one.
+fn likeliest_but(logits: &[f32], but: TokenId) -> Option<TokenId> {
+    let larger = |best: (Option<usize>, f32), (i, x): (usize, &f32)| {
+        if *x > best.1 && i != but as usize { (Some(i), *x) } else { best }
+    };
+    logits.iter().enumerate().fold((None, f32::NEG_INFINITY), larger).0.map(|i| i as TokenId)
 }

@@ -15,8 +15,8 @@ mod rng;
 mod scan;
 mod stages;
 
-pub(crate) use logprobs::likeliest;
 pub use logprobs::logprobs;
+pub(crate) use logprobs::{Guess, likeliest};
 pub use mask::Mask;
 pub use params::{
     Dry, MAX_BREAKER_TOKENS, MAX_BREAKERS, MAX_LOGIT_BIAS, Mirostat, MirostatVersion, ParamError, Params, Stage,
@@ -157,7 +157,10 @@ impl Sampler {
     ///
     /// Source: Daliri, Musco, Suresh, "Coupling without communication and drafter-invariant speculative decoding",
     /// arXiv:2408.07978; here with the inverse of the distribution function in the order of ids.
-    pub(crate) fn guess(&self, ahead: &mut Rng, scratch: &mut Scratch, logits: &[f32]) -> (TokenId, f32) {
+    pub(crate) fn guess(&self, ahead: &mut Rng, scratch: &mut Scratch, logits: &[f32]) -> Guess {
+        // A margin below which another token is named, and how far beyond the border that is drawn: borders move.
+        const NEAR: f64 = 0.1;
+        const BEYOND: f64 = 0.02;
         let mut pool = Pool::new(logits, scratch);
         let is_mirostat = self.params.mirostat.version != MirostatVersion::Off;
         for stage in &self.params.order {
@@ -168,7 +171,13 @@ impl Sampler {
                 _ => stages::apply(*stage, &mut pool, &self.params, ahead),
             }
         }
-        pool.draw(ahead.next_unit()).map_or((0, 0.0), |drawn| (drawn.id, drawn.margin as f32))
+        let unit = ahead.next_unit();
+        let Some(drawn) = pool.draw(unit) else { return Guess::default() };
+        let far = drawn.margin + BEYOND;
+        let other = if drawn.is_low { unit - far } else { unit + far };
+        let is_near = drawn.margin < NEAR && (0.0..1.0).contains(&other);
+        let second = if is_near { pool.draw(other).map(|other| other.id) } else { None };
+        Guess { token: drawn.id, sure: drawn.margin as f32, second: second.filter(|id| *id != drawn.id) }
     }
 }
 

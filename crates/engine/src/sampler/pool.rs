@@ -44,14 +44,16 @@ pub struct Drawn {
     pub id: TokenId,
     /// Its probability.
     pub probability: f64,
-    /// How far the random number is from where another token would have been drawn.
+    /// How far the random number is from where another token would have been drawn, and whether that is a lower one.
     pub margin: f64,
+    pub is_low: bool,
 }
 
 impl Drawn {
     /// The random number is so far within the token's weight.
     fn new(id: TokenId, (within, weight): (f64, f64), sum: f64) -> Drawn {
-        Drawn { id, probability: weight / sum, margin: within.min(weight - within).max(0.0) / sum }
+        let (margin, is_low) = (within.min(weight - within).max(0.0) / sum, within < weight - within);
+        Drawn { id, probability: weight / sum, margin, is_low }
     }
 }
 

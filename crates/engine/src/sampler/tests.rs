@@ -460,15 +460,15 @@ fn what_is_guessed_of_nearly_the_same_logits_comes_more_often_than_the_likeliest
         let other: Vec<f32> = logits.iter().map(|x| x + 0.5 * rng.next_unit() as f32).collect();
         // Of the same logits, what comes: as many tokens ahead as are asked for.
         let mut ahead = sampler.ahead();
-        let guessed: Vec<TokenId> = (0..20).map(|_| sampler.guess(&mut ahead, &mut scratch, &logits).0).collect();
+        let guessed: Vec<TokenId> = (0..20).map(|_| sampler.guess(&mut ahead, &mut scratch, &logits).token).collect();
         let mut ahead = sampler.ahead();
         for same in guessed {
             let guess = sampler.guess(&mut ahead, &mut scratch, &other);
             let came = sampler.sample(&mut scratch, &logits, &[0], None).expect("a token");
             assert_eq!(came, same);
-            assert!((0.0..=0.5).contains(&guess.1), "{guess:?}");
-            n_guessed += usize::from(guess.0 == came);
-            n_likeliest += usize::from(likeliest(&mut scratch, other.as_slice().into()).0 == came);
+            assert!((0.0..=0.5).contains(&guess.sure) && guess.second != Some(guess.token), "{guess:?}");
+            n_guessed += usize::from(guess.token == came);
+            n_likeliest += usize::from(likeliest(&mut scratch, other.as_slice().into()).token == came);
             n += 1;
         }
     }

@@ -94,6 +94,14 @@ impl Fake {
     }
 }
 
+/// The tokens of a tree up to the one at `i`, as indices in the row.
+fn line(parents: &[i32], i: usize) -> Vec<usize> {
+    let parent = |i: &usize| usize::try_from(parents[*i]).ok();
+    let mut line: Vec<usize> = std::iter::successors(Some(i), parent).collect();
+    line.reverse();
+    line
+}
+
 impl Runner for Fake {
     fn info(&self) -> RunnerInfo {
         self.info.clone()
@@ -134,7 +142,15 @@ impl Runner for Fake {
             for at in first..n {
                 let begin = self.logits.len();
                 self.logits.resize(begin + N_VOCAB, 0.0);
-                self.logits[begin + next_token(&tokens[..=at]) as usize] = 5.0;
+                let line = row.parents.map(|(from, _)| line(&batch.parents[from..], at - row.start));
+                let seen = match &line {
+                    None => &tokens[..=at],
+                    Some(line) => {
+                        let line = line.iter().map(|i| new[*i]);
+                        &[&tokens[..row.start], &line.collect::<Vec<_>>()].concat()
+                    }
+                };
+                self.logits[begin + next_token(seen) as usize] = 5.0;
             }
         }
         match self.fault {
@@ -154,6 +170,10 @@ impl Runner for Fake {
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
         self.arena[to.0 as usize] = self.arena[from.0 as usize];
+    }
+
+    fn copy_token(&mut self, from: (PageId, usize), to: (PageId, usize)) {
+        self.arena[to.0.0 as usize][to.1] = self.arena[from.0.0 as usize][from.1];
     }
 
     fn export_page(&self, page: PageId, out: &mut Vec<u8>) {

@@ -210,6 +210,10 @@ impl Runner for Fake {
         self.pages[to.0 as usize] = self.pages[from.0 as usize];
     }
 
+    fn copy_token(&mut self, from: (PageId, usize), to: (PageId, usize)) {
+        self.pages[to.0.0 as usize][to.1] = self.pages[from.0.0 as usize][from.1];
+    }
+
     fn export_page(&self, page: PageId, out: &mut Vec<u8>) {
         out.extend(self.pages[page.0 as usize].iter().flat_map(|token| token.to_le_bytes()));
     }

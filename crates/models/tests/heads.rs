@@ -1,0 +1,204 @@
+//! What was trained to draft for a model drafts for it: EAGLE layers and Medusa heads. Texts are those without it, token by
+//! token, and where the head is right all that it drafts is accepted.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+
+use mlxr_compute::DType;
+use mlxr_compute::op::KvType;
+use mlxr_compute::scalar::Scalar;
+use mlxr_engine::sampler::{Params, Rng};
+use mlxr_engine::{Config, Draft, Engine, Parts, Reads, Request, Runner, TokenEvent, TokenId};
+use mlxr_models::{Arena, LoadOptions, is_eagle, is_medusa, load, load_eagle, load_medusa};
+use mlxr_weights::safetensors::{Entry, Writer};
+use serde_json::json;
+
+/// Tokens, and numbers of a hidden state: one for each token.
+const N: usize = 48;
+const D_FF: usize = 32;
+const N_HEAD: usize = 3;
+
+/// A folder that goes with the test.
+struct Temp(PathBuf);
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        // A folder that stays does no harm.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// The tensors of a checkpoint.
+#[derive(Default)]
+struct Tensors(Vec<(Entry, Vec<u8>)>);
+
+impl Tensors {
+    fn push(&mut self, name: &str, shape: &[usize], number: &mut dyn FnMut(usize, usize) -> f32) {
+        let n_col = shape[shape.len() - 1];
+        let bytes =
+            (0..shape.iter().product()).flat_map(|i: usize| number(i / n_col, i % n_col).to_le_bytes()).collect();
+        self.0.push((Entry { name: name.to_owned(), dtype: DType::F32, shape: shape.to_vec() }, bytes));
+    }
+
+    /// A layer without a norm before its attention; one that adds nothing if `is_idle`.
+    fn layer(&mut self, prefix: &str, is_idle: bool, rng: &mut Rng) {
+        let mut random = |_, _| rng.next_unit() as f32 - 0.5;
+        for name in ["q", "k", "v"] {
+            self.push(&format!("{prefix}.self_attn.{name}_proj.weight"), &[N, N], &mut random);
+        }
+        self.push(&format!("{prefix}.mlp.gate_proj.weight"), &[D_FF, N], &mut random);
+        self.push(&format!("{prefix}.mlp.up_proj.weight"), &[D_FF, N], &mut random);
+        let mut out = |row, col| if is_idle { 0.0 } else { random(row, col) };
+        self.push(&format!("{prefix}.self_attn.o_proj.weight"), &[N, N], &mut out);
+        self.push(&format!("{prefix}.mlp.down_proj.weight"), &[N, D_FF], &mut out);
+        self.push(&format!("{prefix}.post_attention_layernorm.weight"), &[N], &mut |_, _| 1.0);
+    }
+
+    fn write(&self, name: &str, config: &serde_json::Value) -> Temp {
+        let folder = std::env::temp_dir().join(format!("mlxr-heads-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("config.json"), config.to_string()).expect("it can be written");
+        let entries: Vec<Entry> = self.0.iter().map(|(entry, _)| entry.clone()).collect();
+        let mut writer = Writer::create(&folder.join("model.safetensors"), &[], &entries).expect("it can be written");
+        self.0.iter().for_each(|(_, bytes)| writer.push(bytes).expect("it can be written"));
+        writer.finish().expect("it is whole");
+        Temp(folder)
+    }
+}
+
+fn config(d_model: usize) -> serde_json::Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": d_model,
+        "intermediate_size": D_FF, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "tie_word_embeddings": false, "vocab_size": N,
+    })
+}
+
+/// The token that mostly follows one, in a model that is not random.
+fn next(token: usize) -> usize {
+    (5 * token + 7) % N
+}
+
+fn one(row: usize, col: usize) -> f32 {
+    f32::from(u8::from(row == col))
+}
+
+/// A model: random, or one whose next token follows from the last one alone.
+fn large(is_random: bool) -> Temp {
+    let (mut tensors, mut rng) = (Tensors::default(), Rng::new(1));
+    tensors.layer("model.layers.0", !is_random, &mut rng);
+    let mut weight = |row, col| if is_random { rng.next_unit() as f32 - 0.5 } else { one(row, col) };
+    tensors.push("model.embed_tokens.weight", &[N, N], &mut weight);
+    let mut output = |row, col| if is_random { weight(row, col) } else { one(row, next(col)) };
+    tensors.push("lm_head.weight", &[N, N], &mut output);
+    for name in ["model.norm", "model.layers.0.input_layernorm"] {
+        tensors.push(&format!("{name}.weight"), &[N], &mut |_, _| 1.0);
+    }
+    tensors.write(&format!("large-{is_random}"), &config(N))
+}
+
+/// An EAGLE layer: random, or one that hands the embedding on.
+fn eagle(is_random: bool) -> Temp {
+    let (mut tensors, mut rng) = (Tensors::default(), Rng::new(2));
+    tensors.layer("layers.0", !is_random, &mut rng);
+    let mut fc = |row, col| if is_random { rng.next_unit() as f32 - 0.5 } else { one(row, col) };
+    tensors.push("fc.weight", &[N, 2 * N], &mut fc);
+    tensors.write(&format!("eagle-{is_random}"), &config(N))
+}
+
+/// Medusa heads: random, or such that know what follows.
+fn medusa(is_random: bool) -> Temp {
+    let (mut tensors, mut rng) = (Tensors::default(), Rng::new(3));
+    for head in 0..N_HEAD {
+        let mut random = |_, _| if is_random { rng.next_unit() as f32 - 0.5 } else { 0.0 };
+        tensors.push(&format!("{head}.0.linear.weight"), &[N, N], &mut random);
+        tensors.push(&format!("{head}.0.linear.bias"), &[N], &mut random);
+        let mut output = |row, col| match is_random {
+            true => random(row, col),
+            false => one(row, (0..head + 2).fold(col, |token, _| next(token))),
+        };
+        tensors.push(&format!("{head}.1.weight"), &[N, N], &mut output);
+    }
+    tensors.write(&format!("medusa-{is_random}"), &json!({"medusa_num_heads": N_HEAD, "medusa_num_layers": 1}))
+}
+
+/// Texts of five sequences at once; how many tokens were drafted for them and accepted.
+fn texts(folder: &Path, head: &Path, temperature: f32, max_draft: usize) -> (Vec<Vec<TokenId>>, [u64; 2]) {
+    let options = LoadOptions { kv_type: KvType::F32, arena: Arena::Tokens(1024), ..LoadOptions::default() };
+    let [large, head] = [folder, head].map(|path| mlxr_weights::open(path).expect("a checkpoint"));
+    let runner = load(&large, Scalar, &options, &mut |_| ()).expect("the model loads");
+    let draft = match is_medusa(&head) {
+        true => {
+            let heads = load_medusa(&head, (N, runner.info().n_vocab), Scalar).expect("the heads load");
+            assert_eq!((heads.n_head(), is_eagle(&head)), (N_HEAD, false));
+            Draft { reads: Reads::Heads(heads.n_head()), runner: Box::new(heads) }
+        }
+        false => {
+            assert!(is_eagle(&head) && !is_eagle(&large));
+            let layer = load_eagle(&head, &large, Scalar, &options).expect("the layer loads");
+            Draft { reads: Reads::Hidden, runner: Box::new(layer) }
+        }
+    };
+    let config = Config { max_draft, draft_trees: true, ..Config::default() };
+    let parts = Parts { runner: Box::new(runner), draft: Some(draft), disk: None, held: None };
+    let engine = Engine::spawn(parts, config).expect("valid limits");
+    let ask = |i: u32| {
+        let (tell, hear) = mpsc::channel();
+        let params = Params { temperature, seed: Some(u64::from(i)), ..Params::neutral() };
+        let prompt = (0..10 + 7 * i).map(|at| (at * at * 5 + i) % N as u32).collect();
+        let request = Request { params, ..Request::new(prompt, 40) };
+        let sink = Box::new(move |event| drop(tell.send(event)));
+        (engine.submit(request, sink).expect("a valid request"), hear)
+    };
+    let asked: Vec<_> = (0..5).map(ask).collect();
+    let text = |hear: &mpsc::Receiver<TokenEvent>| {
+        let token = |event| match event {
+            TokenEvent::Token { token, .. } => Some(token),
+            _ => None,
+        };
+        hear.iter().filter_map(token).collect()
+    };
+    let texts = asked.iter().map(|(_, hear)| text(hear)).collect();
+    let metrics = engine.metrics();
+    let counts = [&metrics.spec_decode_num_draft_tokens, &metrics.spec_decode_num_accepted_tokens];
+    let counts = counts.map(|count| count.load(Ordering::Relaxed));
+    engine.shutdown();
+    (texts, counts)
+}
+
+#[test]
+fn texts_are_the_same_with_drafts_of_heads() {
+    for is_random in [false, true] {
+        let large = large(is_random);
+        for head in [eagle(is_random), medusa(is_random)] {
+            for temperature in [0.0, 1.0] {
+                let name = head.0.display();
+                let (want, none) = texts(&large.0, &head.0, temperature, 0);
+                let (found, [n_draft, n_accepted]) = texts(&large.0, &head.0, temperature, 8);
+                assert_eq!((none, want.iter().all(|text| text.len() == 40)), ([0, 0], true));
+                let told = format!("{name} at {temperature}: {n_accepted} of {n_draft} accepted");
+                assert!(found == want && n_draft > 0, "{told}");
+                assert!(is_random || temperature > 0.0 || n_accepted == n_draft, "{told}");
+                eprintln!("{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_of_another_model_are_refused() {
+    let (large, options) = (large(true), LoadOptions::default());
+    let open = |temp: &Temp| mlxr_weights::open(&temp.0).expect("a checkpoint");
+    let heads = open(&medusa(true));
+    let error = load_medusa(&heads, (N, N + 1), Scalar).err().expect("other tokens").to_string();
+    assert!(error.contains("0.1.weight") && error.contains("[49, 48]"), "{error}");
+    let error = load_medusa(&heads, (N / 2, N), Scalar).err().expect("other hidden states").to_string();
+    assert!(error.contains("0.0.linear.weight"), "{error}");
+    let (mut tensors, mut rng) = (Tensors::default(), Rng::new(2));
+    tensors.layer("layers.0", true, &mut rng);
+    tensors.push("fc.weight", &[N, 2 * N], &mut one);
+    let other = tensors.write("eagle-narrow", &config(N / 2));
+    let error = load_eagle(&open(&other), &open(&large), Scalar, &options).err().expect("other hidden states");
+    assert!(error.to_string().contains("the model has 48"), "{error}");
+}
