@@ -1,18 +1,21 @@
 //! What was trained to draft for a model drafts for it: EAGLE layers and Medusa heads. Texts are those without it, token by
 //! token, and where the head is right all that it drafts is accepted.
 
+mod drafting;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
 
 use mlxr_compute::DType;
 use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
-use mlxr_engine::sampler::{Params, Rng};
-use mlxr_engine::{Config, Draft, Engine, Parts, Reads, Request, Runner, TokenEvent, TokenId};
+use mlxr_engine::sampler::Rng;
+use mlxr_engine::{Config, Draft, Engine, Parts, Reads, Runner, TokenId};
 use mlxr_models::{Arena, LoadOptions, is_eagle, is_medusa, load, load_eagle, load_medusa};
 use mlxr_weights::safetensors::{Entry, Writer};
 use serde_json::json;
+
+use drafting::texts_of_five;
 
 /// Tokens, and numbers of a hidden state: one for each token.
 const N: usize = 48;
@@ -143,23 +146,7 @@ fn texts(folder: &Path, head: &Path, temperature: f32, max_draft: usize) -> (Vec
     let config = Config { max_draft, draft_trees: true, ..Config::default() };
     let parts = Parts { runner: Box::new(runner), draft: Some(draft), disk: None, held: None };
     let engine = Engine::spawn(parts, config).expect("valid limits");
-    let ask = |i: u32| {
-        let (tell, hear) = mpsc::channel();
-        let params = Params { temperature, seed: Some(u64::from(i)), ..Params::neutral() };
-        let prompt = (0..10 + 7 * i).map(|at| (at * at * 5 + i) % N as u32).collect();
-        let request = Request { params, ..Request::new(prompt, 40) };
-        let sink = Box::new(move |event| drop(tell.send(event)));
-        (engine.submit(request, sink).expect("a valid request"), hear)
-    };
-    let asked: Vec<_> = (0..5).map(ask).collect();
-    let text = |hear: &mpsc::Receiver<TokenEvent>| {
-        let token = |event| match event {
-            TokenEvent::Token { token, .. } => Some(token),
-            _ => None,
-        };
-        hear.iter().filter_map(token).collect()
-    };
-    let texts = asked.iter().map(|(_, hear)| text(hear)).collect();
+    let texts = texts_of_five(&engine, (temperature, 40), |at, i| (at * at * 5 + i) % N as u32);
     let metrics = engine.metrics();
     let counts = [&metrics.spec_decode_num_draft_tokens, &metrics.spec_decode_num_accepted_tokens];
     let counts = counts.map(|count| count.load(Ordering::Relaxed));

@@ -1,14 +1,16 @@
 //! A model's own layer for further tokens drafts for it: texts are those without it, token by token.
 
+mod drafting;
+
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
 
 use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
-use mlxr_engine::sampler::Params;
-use mlxr_engine::{Config, Draft, Engine, Parts, Reads, Request, TokenEvent, TokenId};
+use mlxr_engine::{Config, Draft, Engine, Parts, Reads, TokenId};
 use mlxr_models::{Arena, LoadOptions, load, load_next};
+
+use drafting::texts_of_five;
 
 /// Texts of five sequences at once, and how many tokens were drafted for them.
 fn texts(folder: &Path, temperature: f32, max_draft: usize) -> (Vec<Vec<TokenId>>, u64) {
@@ -19,22 +21,7 @@ fn texts(folder: &Path, temperature: f32, max_draft: usize) -> (Vec<Vec<TokenId>
     let draft = Some(Draft { runner: Box::new(next), reads: Reads::Hidden });
     let config = Config { max_draft, ..Config::default() };
     let engine = Engine::spawn(Parts { runner, draft, disk: None, held: None }, config).expect("valid limits");
-    let ask = |i: u32| {
-        let (tell, hear) = mpsc::channel();
-        let params = Params { temperature, seed: Some(u64::from(i)), ..Params::neutral() };
-        let request = Request { params, ..Request::new((0..10 + 7 * i).map(|at| 3 + (at * 5 + i) % 90).collect(), 60) };
-        let sink = Box::new(move |event| drop(tell.send(event)));
-        (engine.submit(request, sink).expect("a valid request"), hear)
-    };
-    let asked: Vec<_> = (0..5).map(ask).collect();
-    let text = |hear: &mpsc::Receiver<TokenEvent>| {
-        let token = |event| match event {
-            TokenEvent::Token { token, .. } => Some(token),
-            _ => None,
-        };
-        hear.iter().filter_map(token).collect()
-    };
-    let texts = asked.iter().map(|(_, hear)| text(hear)).collect();
+    let texts = texts_of_five(&engine, (temperature, 60), |at, i| 3 + (at * 5 + i) % 90);
     let n_draft = engine.metrics().spec_decode_num_draft_tokens.load(Ordering::Relaxed);
     engine.shutdown();
     (texts, n_draft)

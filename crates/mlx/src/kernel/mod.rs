@@ -127,39 +127,35 @@ macro_rules! decode {
     };
 }
 
+/// What the kernels that attend to one token of a sequence read and write.
+const PAGED_INPUTS: &[(&str, &str)] = &[
+    ("q", "float"),
+    ("k", "half"),
+    ("v", "half"),
+    ("table", "int"),
+    ("sizes", "uint"),
+    ("factors", "float"),
+    ("sinks", "float"),
+];
+const PARTS: &[(&str, &str)] = &[("parts", "float"), ("sums", "float")];
+
 /// Every kernel.
 pub const KERNELS: [Kernel; 39] = [
     Kernel {
         name: "paged_attention",
         body: body!("paged_attention"),
-        inputs: &[
-            ("q", "float"),
-            ("k", "half"),
-            ("v", "half"),
-            ("table", "int"),
-            ("sizes", "uint"),
-            ("factors", "float"),
-            ("sinks", "float"),
-        ],
+        inputs: PAGED_INPUTS,
         written: &[],
-        outputs: &[("parts", "float"), ("sums", "float")],
+        outputs: PARTS,
         constants: &["D", "G"],
         n_wave: 4,
     },
     Kernel {
         name: "paged_attention_tiles",
         body: body!("paged_attention_tiles"),
-        inputs: &[
-            ("q", "float"),
-            ("k", "half"),
-            ("v", "half"),
-            ("table", "int"),
-            ("sizes", "uint"),
-            ("factors", "float"),
-            ("sinks", "float"),
-        ],
+        inputs: PAGED_INPUTS,
         written: &[],
-        outputs: &[("parts", "float"), ("sums", "float")],
+        outputs: PARTS,
         constants: &["D", "G", "PAGE"],
         n_wave: 4,
     },

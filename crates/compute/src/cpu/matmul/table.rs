@@ -205,29 +205,32 @@ isa!(dotprod, crate::cpu::matmul::neon::Dotprod, one crate::cpu::matmul::neon::D
 #[cfg(target_arch = "aarch64")]
 pairs!(dotprod_pairs, dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod,bf16");
 
+/// A row, given its fields but for the kernels, which are `$kernels` of each instruction set for the form.
+macro_rules! row {
+    ($kernels:ident<$form:ty>, $($field:tt)*) => {
+        FormRow {
+            scalar: scalar::$kernels::<$form>(),
+            #[cfg(target_arch = "x86_64")]
+            avx2: avx2::$kernels::<$form>(),
+            #[cfg(target_arch = "x86_64")]
+            avx512: avx512::$kernels::<$form>(),
+            #[cfg(target_arch = "aarch64")]
+            neon: neon::$kernels::<$form>(),
+            #[cfg(target_arch = "aarch64")]
+            dotprod: dotprod::$kernels::<$form>(),
+            each_time: false,
+            $($field)*
+        }
+    };
+}
+
 const fn int<F: Form, B: pack::Pack>() -> FormRow {
     assert!(F::BYTES == ROWS * B::BYTES && F::BLOCKS * BLOCK == B::DTYPE.block());
     int_packed::<F>(pack::blocks::<B>, pack::takes::<B>)
 }
 
 const fn int_packed<F: Form>(pack: Packer, takes: fn(&MatrixData) -> bool) -> FormRow {
-    FormRow {
-        input: Input::Int8,
-        weights: F::BLOCKS * BLOCK,
-        bytes: F::BYTES,
-        pack,
-        each_time: false,
-        takes,
-        scalar: scalar::int::<F>(),
-        #[cfg(target_arch = "x86_64")]
-        avx2: avx2::int::<F>(),
-        #[cfg(target_arch = "x86_64")]
-        avx512: avx512::int::<F>(),
-        #[cfg(target_arch = "aarch64")]
-        neon: neon::int::<F>(),
-        #[cfg(target_arch = "aarch64")]
-        dotprod: dotprod::int::<F>(),
-    }
+    row!(int<F>, input: Input::Int8, weights: F::BLOCKS * BLOCK, bytes: F::BYTES, pack, takes)
 }
 
 /// A form in super-blocks, whose inputs have a scale per 128.
@@ -237,44 +240,12 @@ const fn wide<F: SuperBlocks, B: pack::Pack>() -> FormRow {
 }
 
 const fn wide_packed<F: SuperBlocks>(pack: Packer, takes: fn(&MatrixData) -> bool) -> FormRow {
-    FormRow {
-        input: Input::Wide,
-        weights: F::BLOCKS * BLOCK,
-        bytes: F::BYTES,
-        pack,
-        each_time: false,
-        takes,
-        scalar: scalar::wide::<F>(),
-        #[cfg(target_arch = "x86_64")]
-        avx2: avx2::wide::<F>(),
-        #[cfg(target_arch = "x86_64")]
-        avx512: avx512::wide::<F>(),
-        #[cfg(target_arch = "aarch64")]
-        neon: neon::wide::<F>(),
-        #[cfg(target_arch = "aarch64")]
-        dotprod: dotprod::wide::<F>(),
-    }
+    row!(wide<F>, input: Input::Wide, weights: F::BLOCKS * BLOCK, bytes: F::BYTES, pack, takes)
 }
 
 const fn float<F: Number, const SIZE: usize>(takes: fn(&MatrixData) -> bool) -> FormRow {
     assert!(F::SIZE == SIZE);
-    FormRow {
-        input: Input::Float,
-        weights: 1,
-        bytes: ROWS * SIZE,
-        pack: pack::numbers::<SIZE>,
-        each_time: false,
-        takes,
-        scalar: scalar::float::<F>(),
-        #[cfg(target_arch = "x86_64")]
-        avx2: avx2::float::<F>(),
-        #[cfg(target_arch = "x86_64")]
-        avx512: avx512::float::<F>(),
-        #[cfg(target_arch = "aarch64")]
-        neon: neon::float::<F>(),
-        #[cfg(target_arch = "aarch64")]
-        dotprod: dotprod::float::<F>(),
-    }
+    row!(float<F>, input: Input::Float, weights: 1, bytes: ROWS * SIZE, pack: pack::numbers::<SIZE>, takes)
 }
 
 const fn bf16_pairs() -> FormRow {
