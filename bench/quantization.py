@@ -19,6 +19,7 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -70,13 +71,18 @@ MEMORY = [
     ("`quant` Q4_K_M", "large-bf16.gguf", "large-q4_k_m.gguf", ["quant"]),
 ]
 
+# Says the peak of a command. A process begins with the peak of the one that made it, and this one is small.
+PEAK = """import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, "KiB")
+sys.exit(code)"""
+
 
 class Bench:
     def __init__(self, args, folder):
         self.args, self.folder = args, folder
         self.held_out, self.training = folder / "held-out.txt", folder / "training.txt"
         self.base, self.imatrix, self.full_imatrix = (folder / n for n in ("base.logits", "imatrix.gguf", "full.gguf"))
-        self.peak = 0  # bytes of the last process
         self.results = json.loads(Path(args.results).read_text()) if Path(args.results).exists() else {}
 
     def kept(self, key, make):
@@ -100,7 +106,6 @@ class Bench:
             process.returncode = os.waitstatus_to_exitcode(status)
             out.seek(0)
             text = out.read().decode(errors="replace")
-        self.peak = usage.ru_maxrss * 1024
         if process.returncode:
             raise SystemExit(f"{' '.join(command)}: {text[-800:]}")
         return text, usage.ru_utime + usage.ru_stime, wall
@@ -146,8 +151,11 @@ class Bench:
 
     def peers_perplexity(self, model):
         options = ["-f", self.held_out, "-c", CTX, "--chunks", self.args.chunks]
-        text, _, _ = self.run(f"{self.args.peer}/llama-perplexity", "-m", model, *options)
-        return float(re.search(r"PPL = ([\d.]+)", text)[1])
+        for _ in range(3):  # sometimes its log ends before its last line
+            text, _, _ = self.run(f"{self.args.peer}/llama-perplexity", "-m", model, *options)
+            if found := re.search(r"PPL = ([\d.]+)", text):
+                return float(found[1])
+        raise SystemExit(f"llama-perplexity of {model}: no perplexity in {text[-800:]}")
 
     def quantize(self, ours, options, recipe, out, model=None):
         model, threads = model or self.args.model, self.args.t
@@ -208,9 +216,9 @@ class Bench:
         for what, source, out, (command, *options) in MEMORY:
             source, out = self.folder / source, self.folder / out
             recipe = ["Q4_K_M"] if command == "quant" else ["--no-tokenizer"]
-            self.run(self.args.mlx_run, command, *options, source, out, *recipe)
+            text, _, _ = self.run(sys.executable, "-c", PEAK, self.args.mlx_run, command, *options, source, out, *recipe)
             files = [source] if source.is_file() else source.glob("*.safetensors")
-            made[what] = [sum(f.stat().st_size for f in files), self.peak]
+            made[what] = [sum(f.stat().st_size for f in files), int(re.search(r"peak (\d+) KiB", text)[1]) * 1024]
         return made
 
     def mlx(self, options, calibrated):
@@ -246,13 +254,15 @@ blocks. Mean KL over {n_equivalent} such files (the largest KL of one before qua
 
 One type for all matrices (bf16: of a copy in f32), `+i` with an importance matrix, of which some types cannot do without. CPU and
 wall seconds of the whole process with {threads} threads on {machine};
-medians of {pairs} pair(s) by turns. Files lie in memory (page cache).
+medians of {pairs} pair(s) by turns. Files lie in memory (page cache), what is written included, but for ours the wall seconds
+contain the wait until the file is on the disk, which comes before it gets its name; llama-quantize does not wait. The quickest
+types are little more than that writing (bf16: nine tenths of the CPU time are the system's).
 
 {times}
 ## Memory
 
 Tensors are read, quantized and written one by one: peak resident memory of the process (`ru_maxrss`, parts of the mapped
-source included), 2 threads.
+source included); without a tokenizer.
 
 {memory}
 ## Calibration

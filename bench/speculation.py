@@ -3,6 +3,7 @@
 
     cargo build --release --bin mlx-run
     bench/speculation.py [--mlx-run PROGRAM] [--only NAME,...] [--runs 3] [--draft MODEL] [--base OTHER_PROGRAM] [-t 1]
+                         [--held-out DATA [--conversations 8]]
 
 One server drafts (`--draft mlxr-draft`, prompt lookup), the other does not (`--draft-max 0`). Each prompt goes to both by
 turns, under a cache salt of its own, so that its reading counts too. Processor time of the server's threads is read from
@@ -10,7 +11,8 @@ turns, under a cache salt of its own, so that its reading counts too. Processor 
 error if they are not. Rows are prompts that the pair of models was trained on, others that repeat themselves, and free text on
 which the two disagree; each at temperature 0 and 0.8. `gain` is plain over drafted: 1.5 is half more tokens a second. Requests
 for a single token tell what reading a prompt takes without drafts: `decoding` is the gain of what is left without that.
-With `--base` the second server is another program's with the same flags: before and after a change.
+With `--held-out` the longest replies of the first conversations of each kind that the pair of models was not trained on are added;
+DATA is what assets/embedded/build.py makes. With `--base` the second server is another program's with the same flags: before and after a change.
 """
 
 import argparse
@@ -61,6 +63,33 @@ PROMPTS = [
     ("free", "numbers", "3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9,"),
     ("free", "poem", "O wind that comes across the sea,\nWhat is the song you bring to me?\n"),
 ]  # fmt: skip
+
+
+def held_out(data, n):
+    """Prompts of the first `n` held-out conversations of each kind: what is before their longest reply."""
+    prompts = []
+    for path in sorted(Path(data).glob("checks-*.json")):
+        for kind, conversations in json.loads(path.read_text()).items():
+            for i, conversation in enumerate(conversations[:n]):
+                messages = conversation["messages"]
+                replies = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+                longest = max(replies, key=lambda at: len(json.dumps(messages[at])))
+                messages = [openai(message) for message in messages[:longest]]
+                tools = {"tools": conversation["tools"]} if conversation.get("tools") else {}
+                prompts.append(("held-out", f"{kind} {i + 1}", {"messages": messages, **tools}))
+    return prompts
+
+
+def openai(message):
+    """A message of the training data as OpenAI's clients write it."""
+    message = dict(message)
+    if calls := message.get("tool_calls"):
+        message["tool_calls"] = [{"id": f"call_{i}", "type": "function",
+                                  "function": {"name": call["name"], "arguments": json.dumps(call["arguments"])}}
+                                 for i, call in enumerate(calls)]  # fmt: skip
+    if message["role"] == "tool":
+        message.setdefault("tool_call_id", "call_0")
+    return message
 
 
 class Server:
@@ -118,12 +147,15 @@ def main():
     parser.add_argument("--mlx-run", default=ROOT / "target/release/mlx-run")
     parser.add_argument("--base", help="another program, which drafts too, in place of the plain server")
     parser.add_argument("--draft", default="mlxr-draft")
+    parser.add_argument("--held-out", metavar="DATA", help="what assets/embedded/build.py made")
+    parser.add_argument("--conversations", type=int, default=8, help="of each kind that is held out")
     parser.add_argument("--only", help="kinds or names of prompts")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=200)
     parser.add_argument("-t", "--threads", type=int, default=1)
     args = parser.parse_args()
-    chosen = [p for p in PROMPTS if not args.only or {p[0], p[1]} & set(args.only.split(","))]
+    prompts = PROMPTS + (held_out(args.held_out, args.conversations) if args.held_out else [])
+    chosen = [p for p in prompts if not args.only or {p[0], p[1]} & set(args.only.split(","))]
     folder = tempfile.mkdtemp(prefix="mlxr-speculation-")
     flags = ["-t", args.threads, "--parallel", 1]
     drafts = [*flags, "--draft", args.draft]
