@@ -161,6 +161,8 @@ def main():
     drafts = [*flags, "--draft", args.draft]
     drafted = Server(args.mlx_run, folder, drafts)
     plain = Server(args.base, folder, drafts) if args.base else Server(args.mlx_run, folder, [*flags, "--draft-max", 0])
+    for server in [drafted, plain]:  # the first request packs the weights
+        reply(server, ask("Hello."), 0, 8, "warm")
     print("| prompt | temperature | tokens | plain, us a token | drafted | gain | decoding | accepted of drafted |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     gains = {}
