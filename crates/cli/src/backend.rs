@@ -131,6 +131,76 @@ pub fn load(
     }
 }
 
+/// What is loaded beside a model.
+trait Beside {
+    /// What comes of it.
+    type Loaded;
+
+    /// Loads it onto a backend.
+    fn load<B: Backend + Send + 'static>(self, backend: B) -> Result<Self::Loaded, LoadError>
+    where
+        B::Tensor: Send,
+        B::Matrix: Send,
+        B::Kv: Send;
+}
+
+/// Loads something onto the backend that its model was loaded onto.
+fn load_beside<T: Beside>(what: T, choice: &BackendChoice, used: BackendName) -> Result<T::Loaded, CliError> {
+    Ok(match used {
+        BackendName::Scalar => what.load(Scalar)?,
+        BackendName::Mlx => what.load(mlx()?)?,
+        BackendName::Auto | BackendName::Cpu => what.load(cpu(choice)?)?,
+    })
+}
+
+/// A model's layer for further tokens.
+struct Next<'a>(&'a Checkpoint, &'a LoadOptions);
+
+impl Beside for Next<'_> {
+    type Loaded = Option<Box<dyn Runner>>;
+
+    fn load<B: Backend + Send + 'static>(self, backend: B) -> Result<Self::Loaded, LoadError>
+    where
+        B::Tensor: Send,
+        B::Matrix: Send,
+        B::Kv: Send,
+    {
+        let next = mlxr_models::load_next(self.0, backend, self.1)?;
+        Ok(next.map(|next| Box::new(next) as Box<dyn Runner>))
+    }
+}
+
+/// What was trained to draft for a model.
+struct Head<'a> {
+    checkpoint: &'a Checkpoint,
+    large: &'a Checkpoint,
+    info: &'a RunnerInfo,
+    options: &'a LoadOptions,
+}
+
+impl Beside for Head<'_> {
+    type Loaded = Option<Draft>;
+
+    fn load<B: Backend + Send + 'static>(self, backend: B) -> Result<Self::Loaded, LoadError>
+    where
+        B::Tensor: Send,
+        B::Matrix: Send,
+        B::Kv: Send,
+    {
+        let Head { checkpoint, large, info, options } = self;
+        if mlxr_models::is_medusa(checkpoint) {
+            let heads = mlxr_models::load_medusa(checkpoint, (info.d_model, info.n_vocab), backend)?;
+            let n = heads.n_head();
+            return Ok(Some(Draft { runner: Box::new(heads), reads: Reads::Heads(n) }));
+        }
+        if mlxr_models::is_eagle(checkpoint) {
+            let layer = mlxr_models::load_eagle(checkpoint, large, backend, options)?;
+            return Ok(Some(Draft { runner: Box::new(layer), reads: Reads::Hidden }));
+        }
+        Ok(None)
+    }
+}
+
 /// Loads a model's layer for further tokens onto the backend that the model was loaded onto; `None` if it has none.
 ///
 /// # Errors
@@ -141,14 +211,7 @@ pub fn load_next(
     used: BackendName,
     options: &LoadOptions,
 ) -> Result<Option<Box<dyn Runner>>, CliError> {
-    fn boxed<M: Runner + 'static>(model: M) -> Box<dyn Runner> {
-        Box::new(model)
-    }
-    Ok(match used {
-        BackendName::Scalar => mlxr_models::load_next(checkpoint, Scalar, options)?.map(boxed),
-        BackendName::Mlx => mlxr_models::load_next(checkpoint, mlx()?, options)?.map(boxed),
-        BackendName::Auto | BackendName::Cpu => mlxr_models::load_next(checkpoint, cpu(choice)?, options)?.map(boxed),
-    })
+    load_beside(Next(checkpoint, options), choice, used)
 }
 
 /// Loads what was trained to draft for the model of `large`, of which `info` says what is to be known, onto the backend that the
@@ -162,33 +225,7 @@ pub fn load_head(
     used: BackendName,
     options: &LoadOptions,
 ) -> Result<Option<Draft>, CliError> {
-    fn head<B: Backend + Send + 'static>(
-        (checkpoint, large, info): (&Checkpoint, &Checkpoint, &RunnerInfo),
-        backend: B,
-        options: &LoadOptions,
-    ) -> Result<Option<Draft>, LoadError>
-    where
-        B::Tensor: Send,
-        B::Matrix: Send,
-        B::Kv: Send,
-    {
-        if mlxr_models::is_medusa(checkpoint) {
-            let heads = mlxr_models::load_medusa(checkpoint, (info.d_model, info.n_vocab), backend)?;
-            let n = heads.n_head();
-            return Ok(Some(Draft { runner: Box::new(heads), reads: Reads::Heads(n) }));
-        }
-        if mlxr_models::is_eagle(checkpoint) {
-            let layer = mlxr_models::load_eagle(checkpoint, large, backend, options)?;
-            return Ok(Some(Draft { runner: Box::new(layer), reads: Reads::Hidden }));
-        }
-        Ok(None)
-    }
-    let parts = (checkpoint, large, info);
-    Ok(match used {
-        BackendName::Scalar => head(parts, Scalar, options)?,
-        BackendName::Mlx => head(parts, mlx()?, options)?,
-        BackendName::Auto | BackendName::Cpu => head(parts, cpu(choice)?, options)?,
-    })
+    load_beside(Head { checkpoint, large, info, options }, choice, used)
 }
 
 /// Loads a model whose matrices' inputs are recorded; `record` says what of them.

@@ -1,7 +1,7 @@
 //! A step allocates nothing after warm-up: allocators take locks and time, and buffers that come and go break up memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use mlxr_engine::sampler::Params;
 use mlxr_engine::{Batch, Config, Engine, Parts, Request, Runner, TokenEvent, TokenId, Want};
@@ -14,9 +14,17 @@ const N_VOCAB: usize = 1000;
 const N_SEQ: usize = 32;
 const N_TOKEN: usize = 1900;
 
-/// Counts up from the last token, over a few of them; notes what the allocator had given at each step.
-fn counting(given: Arc<Vec<AtomicU64>>, n_step: Arc<AtomicUsize>) -> impl FnMut(&Batch, &mut Vec<f32>) + Send {
+/// Counts up from the last token, over a few of them, once all requests have come: making them allocates. Notes what the
+/// allocator had given at each step.
+fn counting(
+    given: Arc<Vec<AtomicU64>>,
+    n_step: Arc<AtomicUsize>,
+    all_came: Arc<AtomicBool>,
+) -> impl FnMut(&Batch, &mut Vec<f32>) + Send {
     move |batch, logits| {
+        while !all_came.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
         given[n_step.fetch_add(1, Ordering::SeqCst)].store(ALLOCATOR.given(), Ordering::SeqCst);
         for row in &batch.rows {
             let tokens = &batch.tokens[row.tokens.0..row.tokens.1];
@@ -39,7 +47,8 @@ fn steps_allocate_nothing_after_warm_up() {
     for max_draft in [0, 16] {
         let given: Arc<Vec<AtomicU64>> = Arc::new((0..4 * N_TOKEN).map(|_| AtomicU64::new(0)).collect());
         let (n_step, first_end) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(usize::MAX)));
-        let mut runner = Scripted::new(N_VOCAB, 1024, counting(given.clone(), n_step.clone()));
+        let all_came = Arc::new(AtomicBool::new(false));
+        let mut runner = Scripted::new(N_VOCAB, 1024, counting(given.clone(), n_step.clone(), all_came.clone()));
         runner.gives_maxima = true;
         let config = Config { max_running: N_SEQ, max_draft, ..Config::default() };
         let engine = Engine::spawn(Parts::from(Box::new(runner) as Box<dyn Runner>), config).expect("valid limits");
@@ -59,6 +68,7 @@ fn steps_allocate_nothing_after_warm_up() {
                 engine.submit(request, Box::new(sink)).expect("a valid request")
             })
             .collect();
+        all_came.store(true, Ordering::SeqCst);
         // A channel would allocate when it is waited for, which is counted too.
         while n_left.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now();

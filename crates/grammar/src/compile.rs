@@ -29,9 +29,12 @@ pub struct Grammars {
     ends: Arc<[TokenId]>,
     limits: Limits,
     n_compiling: AtomicUsize,
-    /// The last ones, the latest first, by what they were made of.
-    kept: Mutex<VecDeque<(String, Arc<Compiled>)>>,
+    /// The last ones, the latest first, by what they were made of, and why there is none of it.
+    kept: Mutex<VecDeque<(String, Made)>>,
 }
+
+/// What came of compiling.
+type Made = Result<Arc<Compiled>, GrammarError>;
 
 /// A grammar that sequences may keep to.
 pub struct Compiled {
@@ -81,10 +84,10 @@ impl Grammars {
     /// If it is over a limit, cannot be compiled, or allows nothing.
     pub fn compile(self: &Arc<Self>, reply: &Reply) -> Result<Arc<Compiled>, GrammarError> {
         let written = reply.write(&self.tokenizer, &self.limits)?;
-        let key = serde_json::to_string(&written.grammar)
+        let key = serde_json::to_string(&(&written.grammar, &written.fields))
             .map_err(|error| GrammarError::Invalid { what: "the grammar", message: error.to_string() })?;
         if let Some(known) = self.find(&key) {
-            return Ok(known);
+            return known;
         }
         let compiling = Compiling::begin(self)?;
         let (sender, receiver) = mpsc::channel();
@@ -98,7 +101,7 @@ impl Grammars {
         spawned.map_err(|error| GrammarError::Invalid { what: "the grammar", message: error.to_string() })?;
         let limit_ms = self.limits.compile_ms;
         let made = match receiver.recv_timeout(Duration::from_millis(limit_ms)) {
-            Ok(made) => Arc::new(made?),
+            Ok(made) => made.map(Arc::new),
             Err(RecvTimeoutError::Timeout) => return Err(GrammarError::Slow { limit_ms }),
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(GrammarError::Invalid { what: "the grammar", message: "its compiler failed".into() });
@@ -107,10 +110,10 @@ impl Grammars {
         let mut kept = lock(&self.kept);
         kept.push_front((key, made.clone()));
         kept.truncate(self.limits.n_kept);
-        Ok(made)
+        made
     }
 
-    fn find(&self, key: &str) -> Option<Arc<Compiled>> {
+    fn find(&self, key: &str) -> Option<Made> {
         let mut kept = lock(&self.kept);
         let at = kept.iter().position(|(known, _)| known == key)?;
         let entry = kept.remove(at)?;
@@ -183,5 +186,39 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl std::fmt::Debug for Grammars {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Grammars").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mlxr_text::token::{GgufIds, GgufVocab, Source as Tokens};
+
+    use super::*;
+    use crate::limits::Source;
+
+    #[test]
+    fn what_cannot_be_compiled_is_not_tried_again_but_what_others_kept_from_it_is() {
+        let tokenizer = Tokenizer::from_source(Tokens::Gguf(GgufVocab {
+            model: "gpt2".into(),
+            pre: Some("gpt-2".into()),
+            types: vec![1, 1, 3],
+            merges: vec!["a b".into()],
+            tokens: ["a", "b", "<|im_end|>"].map(|token| token.as_bytes().to_vec()).to_vec(),
+            ids: GgufIds { eos: Some(2), ..GgufIds::default() },
+            ..GgufVocab::default()
+        }));
+        let tokenizer = Arc::new(tokenizer.expect("a tokenizer of three tokens"));
+        let limits = Limits::default();
+        let grammars = Grammars::new(&tokenizer, 3, limits).expect("it has an end token");
+        let compile = |lark: &str| grammars.compile(&Reply::of(Source::Lark(lark.into()))).map(|_| ());
+        let (bad, good) = ("start: missing", "start: /a+/");
+        let failed = compile(bad);
+        assert!(matches!(failed, Err(GrammarError::Invalid { .. })), "{failed:?}");
+        // Whatever would be compiled now finds no place.
+        grammars.n_compiling.store(limits.n_compiling, Ordering::Release);
+        let busy = Err(GrammarError::Busy { limit: limits.n_compiling });
+        assert_eq!((compile(bad), compile(good)), (failed, busy));
+        grammars.n_compiling.store(0, Ordering::Release);
+        assert_eq!(compile(good), Ok(()));
     }
 }

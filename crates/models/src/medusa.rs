@@ -51,7 +51,7 @@ pub fn is_medusa(checkpoint: &Checkpoint) -> bool {
 /// Loads the heads in `checkpoint` for a model with hidden states of `d_model` numbers and `n_vocab` tokens.
 ///
 /// # Errors
-/// If a tensor is missing or has another shape, or the backend refuses.
+/// If a tensor is missing or has another shape, there are more than 16 heads, or the backend refuses.
 pub fn load_medusa<B: Backend>(
     checkpoint: &Checkpoint,
     (d_model, n_vocab): (usize, usize),
@@ -74,6 +74,10 @@ pub fn load_medusa<B: Backend>(
         let bias = bias.map(|bias| backend.tensor([1, bias.len()], &bias));
         Ok(Some(Linear { matrix: backend.matrix(&[matrix])?, bias, scale: 1.0 }))
     };
+    if checkpoint.tensor(&format!("{prefix}{MAX}.0.linear.weight")).is_some() {
+        let (path, arch) = (checkpoint.path().display().to_string(), "medusa".to_owned());
+        return Err(LoadError::Unsupported { path, arch, what: format!("it has more than {MAX} heads") });
+    }
     let mut heads = Vec::new();
     for i in 0..MAX {
         let mut layers = Vec::new();

@@ -111,9 +111,9 @@ fn eagle(is_random: bool) -> Temp {
 }
 
 /// Medusa heads: random, or such that know what follows.
-fn medusa(is_random: bool) -> Temp {
+fn medusa(is_random: bool, n_head: usize) -> Temp {
     let (mut tensors, mut rng) = (Tensors::default(), Rng::new(3));
-    for head in 0..N_HEAD {
+    for head in 0..n_head {
         let mut random = |_, _| if is_random { rng.next_unit() as f32 - 0.5 } else { 0.0 };
         tensors.push(&format!("{head}.0.linear.weight"), &[N, N], &mut random);
         tensors.push(&format!("{head}.0.linear.bias"), &[N], &mut random);
@@ -123,7 +123,8 @@ fn medusa(is_random: bool) -> Temp {
         };
         tensors.push(&format!("{head}.1.weight"), &[N, N], &mut output);
     }
-    tensors.write(&format!("medusa-{is_random}"), &json!({"medusa_num_heads": N_HEAD, "medusa_num_layers": 1}))
+    let config = json!({"medusa_num_heads": n_head, "medusa_num_layers": 1});
+    tensors.write(&format!("medusa-{is_random}-{n_head}"), &config)
 }
 
 /// Texts of five sequences at once; how many tokens were drafted for them and accepted.
@@ -158,7 +159,7 @@ fn texts(folder: &Path, head: &Path, temperature: f32, max_draft: usize) -> (Vec
 fn texts_are_the_same_with_drafts_of_heads() {
     for is_random in [false, true] {
         let large = large(is_random);
-        for head in [eagle(is_random), medusa(is_random)] {
+        for head in [eagle(is_random), medusa(is_random, N_HEAD)] {
             for temperature in [0.0, 1.0] {
                 let name = head.0.display();
                 let (want, none) = texts(&large.0, &head.0, temperature, 0);
@@ -177,11 +178,13 @@ fn texts_are_the_same_with_drafts_of_heads() {
 fn heads_of_another_model_are_refused() {
     let (large, options) = (large(true), LoadOptions::default());
     let open = |temp: &Temp| mlxr_weights::open(&temp.0).expect("a checkpoint");
-    let heads = open(&medusa(true));
+    let heads = open(&medusa(true, N_HEAD));
     let error = load_medusa(&heads, (N, N + 1), Scalar).err().expect("other tokens").to_string();
     assert!(error.contains("0.1.weight") && error.contains("[49, 48]"), "{error}");
     let error = load_medusa(&heads, (N / 2, N), Scalar).err().expect("other hidden states").to_string();
     assert!(error.contains("0.0.linear.weight"), "{error}");
+    let error = load_medusa(&open(&medusa(true, 17)), (N, N), Scalar).err().expect("too many heads").to_string();
+    assert!(error.contains("medusa-true-17") && error.contains("more than 16 heads"), "{error}");
     let (mut tensors, mut rng) = (Tensors::default(), Rng::new(2));
     tensors.layer("layers.0", true, &mut rng);
     tensors.push("fc.weight", &[N, 2 * N], &mut one);

@@ -257,14 +257,11 @@ impl Drop for Generation {
 fn grammar(model: &Model, bound: &Bound) -> Result<Option<SharedGrammar>, Error> {
     let compile =
         |reply| model.grammars().and_then(|grammars| grammars.compile(reply)).map(|compiled| SharedGrammar(compiled));
-    let names = match (compile(&bound.reply), &bound.names) {
-        (Ok(compiled), _) => return Ok(Some(compiled)),
-        (Err(error), None) => return Err(Error::Grammar { param: bound.param.clone(), error }),
-        (Err(error), Some(names)) => {
-            tracing::warn!(model = %model.card.name, %error, "calls of tools are not held to their schemas");
-            names
-        }
-    };
+    match compile(&bound.reply) {
+        Ok(compiled) => return Ok(Some(compiled)),
+        Err(error) if bound.asked => return Err(Error::Grammar { param: bound.param.clone(), error }),
+        Err(error) => tracing::warn!(model = %model.card.name, %error, "calls of tools are not held to their schemas"),
+    }
     let told = |error| tracing::warn!(model = %model.card.name, %error, "nor to the tools' names");
-    Ok(compile(names).map_err(told).ok())
+    Ok(compile(&bound.names()).map_err(told).ok())
 }

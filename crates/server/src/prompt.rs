@@ -31,9 +31,24 @@ pub(crate) struct Bound {
     /// The field that says so.
     pub(crate) param: String,
     pub(crate) reply: Reply,
-    /// What is enforced where `reply` cannot be, since the request did not ask for it: names of tools without their
-    /// schemas. `None`: the request did, and is refused.
-    pub(crate) names: Option<Reply>,
+    /// Whether the request asked for it, and is refused where it cannot be enforced.
+    pub(crate) asked: bool,
+}
+
+impl Bound {
+    /// What is enforced where `reply` cannot be and the request did not ask for it: names of tools without their schemas.
+    pub(crate) fn names(&self) -> Reply {
+        let mut reply = self.reply.clone();
+        for tool in reply.calls.iter_mut().flat_map(|calls| &mut calls.tools) {
+            tool.parameters = Some(any_object());
+        }
+        reply
+    }
+}
+
+/// The schema of arguments of which nothing is enforced.
+fn any_object() -> Value {
+    json!({"type": "object"})
 }
 
 /// A rendered conversation and its tokens.
@@ -50,7 +65,7 @@ pub(crate) fn prepare(model: &Arc<Model>, job: &Job, prompt: &Prompt) -> Result<
         let bound = job.structure.as_ref().map(|structure| Bound {
             param: structure.param.clone(),
             reply: Reply::of(structure.source.clone()),
-            names: None,
+            asked: true,
         });
         Ready { tokens, continues, format: None, one_call: false, tools: Vec::new(), bound }
     };
@@ -164,29 +179,23 @@ fn bound(job: &Job, chat: &Chat, template: &ChatTemplate, reasoning: Reasoning) 
     };
     let syntax = format.call_syntax(template.source());
     let parallel = !chat.one_call && !matches!(chat.tool_choice, ToolChoice::Named(_));
-    let calls = |fits: &dyn Fn(&Value) -> bool| {
-        let tool = |(index, tool): (usize, &Value)| Tool {
-            field: format!("tools[{index}]"),
-            name: tool["function"]["name"].as_str().unwrap_or_default().to_owned(),
-            parameters: match tool["function"].get("parameters") {
-                given if fits(tool) && (given.is_some() || asked) => given.cloned(),
-                _ => Some(json!({"type": "object"})),
-            },
-        };
-        let tools: Vec<Tool> = offered.iter().enumerate().filter(|(_, tool)| is_meant(tool)).map(tool).collect();
-        (!tools.is_empty()).then_some(Calls { tools, parallel, syntax })
+    let fits = |tool: &Value| !asked || must_call || is_strict(tool);
+    let tool = |(index, tool): (usize, &Value)| Tool {
+        field: format!("tools[{index}]"),
+        name: tool["function"]["name"].as_str().unwrap_or_default().to_owned(),
+        parameters: match tool["function"].get("parameters") {
+            given if fits(tool) && (given.is_some() || asked) => given.cloned(),
+            _ => Some(any_object()),
+        },
     };
+    let tools: Vec<Tool> = offered.iter().enumerate().filter(|(_, tool)| is_meant(tool)).map(tool).collect();
+    let calls = (!tools.is_empty()).then_some(Calls { tools, parallel, syntax });
     let (param, content) = match (must_call, &job.structure) {
         (true, _) => ("tool_choice", None),
         (false, Some(structure)) => (structure.param.as_str(), Some(Content::Bound(structure.source.clone()))),
         (false, None) => ("tools", Some(Content::Free)),
     };
-    let reply = |calls: Option<Calls>| Reply { reasoning, content: content.clone(), calls };
-    Some(Bound {
-        param: param.to_owned(),
-        reply: reply(calls(&|tool| !asked || must_call || is_strict(tool))),
-        names: (!asked).then(|| reply(calls(&|_| false))),
-    })
+    Some(Bound { param: param.to_owned(), reply: Reply { reasoning, content, calls }, asked })
 }
 
 /// Renders; an assistant's message at the end is continued rather than answered.
