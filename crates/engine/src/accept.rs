@@ -8,7 +8,8 @@ const WEIGHT: f64 = 0.1;
 const WEIGHT_ALL: f64 = 0.02;
 /// Observations that what is supposed of a new sequence counts for, which makes its first ones weigh more.
 const PRIOR: f64 = 4.0;
-/// The acceptance of a model's drafts that is supposed at first.
+/// The acceptance of a model's drafts that is supposed of a new sequence, at least: whatever others showed, its own first tokens
+/// tell soon, and an account bounds what they cost.
 const ACCEPT: f64 = 0.7;
 /// How often a second token comes where the first does not, as is supposed at first.
 const SECOND: f64 = 0.5;
@@ -19,6 +20,13 @@ pub(crate) const AGREE: [(usize, f64); 5] = [(0, 0.4), (GRAM, 0.6), (6, 0.75), (
 const SURE: [(f32, f64); N_SURE] = [(0.0, 0.4), (0.5, 0.6), (0.7, 0.75), (0.85, 0.88), (0.95, 0.95), (0.99, 0.99)];
 const SURE_DRAWN: [(f32, f64); N_SURE] = [(0.0, 0.4), (0.02, 0.6), (0.05, 0.75), (0.1, 0.85), (0.2, 0.92), (0.3, 0.97)];
 const N_SURE: usize = 6;
+/// How fast it is learned how often a class of tokens is accepted, and how far a sequence is from others: in logits, for a token
+/// that was certain to be accepted and was not. The sequence takes most of it, so that a text which no draft fits does not
+/// spoil what the next one begins with.
+const RATE_ALL: f64 = 0.1;
+const RATE_OWN: f64 = 0.8;
+/// How far it is at most.
+const MAX_BIAS: f64 = 4.0;
 /// What a sequence's drafts may cost before they have saved anything, in steps: where they saved others something or none is
 /// known, and where they did not.
 const START: f64 = 2.0;
@@ -129,27 +137,33 @@ pub(crate) struct Calibration {
 struct Calibrated {
     /// Classes of certainty.
     classes: &'static [(f32, f64); N_SURE],
-    /// By class: of the token, and of the second one.
+    /// By class: of the token, in logits.
     accept: [f64; N_SURE],
+    /// By class: of the second one.
     second: [f64; N_SURE],
     mean: f64,
 }
+
+/// How far a sequence's tokens are from others of which a model is as sure, in logits of their acceptance.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bias(f64);
 
 impl Calibration {
     /// Nothing measured.
     pub fn new() -> Calibration {
         let classes = [&SURE, &SURE, &SURE_DRAWN];
         let kinds = classes.map(|classes| {
-            let accept = classes.map(|(_, accept)| accept);
-            Calibrated { classes, accept, second: accept.map(|accept| SECOND * (1.0 - accept)), mean: ACCEPT }
+            let accept = classes.map(|(_, accept)| (accept / (1.0 - accept)).ln());
+            let second = classes.map(|(_, accept)| SECOND * (1.0 - accept));
+            Calibrated { classes, accept, second, mean: ACCEPT }
         });
         Calibration { kinds }
     }
 
-    /// The probability that a token is accepted.
-    pub fn accept(&self, kind: Kind, sure: f32) -> f64 {
+    /// The probability that a token of a sequence is accepted.
+    pub fn accept(&self, kind: Kind, sure: f32, bias: Bias) -> f64 {
         let kind = &self.kinds[kind as usize];
-        kind.accept[kind.class(sure)]
+        1.0 / (1.0 + (-kind.accept[kind.class(sure)] - bias.0).exp())
     }
 
     /// The probability that the second token comes in its place.
@@ -158,17 +172,18 @@ impl Calibration {
         kind.second[kind.class(sure)]
     }
 
-    /// [`Calibration::accept`] of all tokens together.
-    pub fn mean(&self, kind: Kind) -> f64 {
-        self.kinds[kind as usize].mean
+    /// The probability that is supposed of a new sequence's tokens.
+    pub fn supposed(&self, kind: Kind) -> f64 {
+        self.kinds[kind as usize].mean.max(ACCEPT)
     }
 
-    /// Learns whether a token was accepted.
-    pub fn learn(&mut self, kind: Kind, sure: f32, is_accepted: bool) {
+    /// Learns whether a token of a sequence was accepted.
+    pub fn learn(&mut self, kind: Kind, sure: f32, is_accepted: bool, bias: &mut Bias) {
         let hit = f64::from(u8::from(is_accepted));
+        let error = hit - self.accept(kind, sure, *bias);
         let kind = &mut self.kinds[kind as usize];
-        let accept = &mut kind.accept[kind.class(sure)];
-        *accept += WEIGHT * (hit - *accept);
+        kind.accept[kind.class(sure)] += RATE_ALL * error;
+        bias.0 = (bias.0 + RATE_OWN * error).clamp(-MAX_BIAS, MAX_BIAS);
         kind.mean += WEIGHT_ALL * (hit - kind.mean);
     }
 
@@ -198,14 +213,32 @@ mod tests {
     #[test]
     fn a_model_that_is_sure_is_right_more_often() {
         let mut calibration = Calibration::new();
+        let [mut greedy, mut drawn] = [Bias::default(); 2];
         for i in 0..400 {
-            calibration.learn(Kind::Greedy, 0.3, i % 4 == 0);
-            calibration.learn(Kind::Greedy, 1.0, i % 50 != 0);
-            calibration.learn(Kind::Drawn, 1.0, false);
+            calibration.learn(Kind::Greedy, 0.3, i % 4 == 0, &mut greedy);
+            calibration.learn(Kind::Greedy, 1.0, i % 50 != 0, &mut greedy);
+            calibration.learn(Kind::Drawn, 1.0, false, &mut drawn);
         }
-        let [unsure, sure] = [0.3, 1.0].map(|sure| calibration.accept(Kind::Greedy, sure));
+        let [unsure, sure] = [0.3, 1.0].map(|sure| calibration.accept(Kind::Greedy, sure, greedy));
         assert!((0.1..0.5).contains(&unsure) && sure > 0.9, "{unsure} {sure}");
-        assert!(calibration.accept(Kind::Drawn, 1.0) < 0.1 && calibration.mean(Kind::Drawn) < 0.1);
+        assert!(calibration.accept(Kind::Drawn, 1.0, drawn) < 0.1);
+    }
+
+    #[test]
+    fn a_text_that_no_draft_fits_does_not_spoil_the_next_one() {
+        let (mut calibration, mut bias) = (Calibration::new(), Bias::default());
+        let accept = |calibration: &Calibration, bias| calibration.accept(Kind::Greedy, 1.0, bias);
+        // Of five tokens one is accepted, however sure the model is.
+        (0..200).for_each(|i| calibration.learn(Kind::Greedy, 1.0, i % 5 == 0, &mut bias));
+        assert!(accept(&calibration, bias) < 0.5, "{calibration:?} {bias:?}");
+        assert!(accept(&calibration, Bias::default()) > 0.75, "{calibration:?}");
+        assert!(calibration.supposed(Kind::Greedy) >= ACCEPT);
+        // A pair that never agrees is known in the end.
+        for _ in 0..50 {
+            let mut bias = Bias::default();
+            (0..20).for_each(|_| calibration.learn(Kind::Greedy, 1.0, false, &mut bias));
+        }
+        assert!(accept(&calibration, Bias::default()) < 0.3, "{calibration:?}");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Account {
     saved_by_model: f64,
     /// Seconds of a step of the sequence alone.
     step: f64,
+    /// Seconds that its steps would have taken without drafts.
+    plain: f64,
 }
 
 /// Whose a draft is.
@@ -33,12 +35,13 @@ pub(crate) enum By {
 impl Account {
     /// Begins with the time of so many steps.
     pub fn new(start: f64) -> Account {
-        Account { start, seconds: None, saved: 0.0, saved_by_model: 0.0, step: 0.0 }
+        Account { start, seconds: None, saved: 0.0, saved_by_model: 0.0, step: 0.0, plain: 0.0 }
     }
 
     /// A step goes by that takes so many seconds for the sequence without a draft; 0: that is not known.
     pub fn step(&mut self, step: f64) {
         self.step = step;
+        self.plain += step;
         if step > 0.0 {
             let seconds = self.seconds.get_or_insert(self.start * step);
             *seconds = (*seconds + INCOME * step).min(CAP * step);
@@ -69,6 +72,11 @@ impl Account {
     /// Seconds that a model's drafts have saved, less what they cost.
     pub fn saved_by_model(&self) -> f64 {
         self.saved_by_model
+    }
+
+    /// What the sequence's time without drafts gives for trying other sequences, in seconds.
+    pub fn income(&self) -> f64 {
+        INCOME * self.plain
     }
 
     /// Steps that drafts have saved, less what they cost; `None` where nothing was measured.

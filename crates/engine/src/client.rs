@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::accept::{Kind, Others};
+use crate::account::Account;
 use crate::constraint::{Bound, ConstraintError, Progress};
 use crate::metrics::Metrics;
 use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
@@ -146,9 +147,9 @@ impl Client {
         self.speculator.as_mut()
     }
 
-    /// Seconds that a model's drafts saved, less what they cost.
-    pub fn saved_by_model(&self) -> f64 {
-        self.speculator.as_ref().map_or(0.0, |speculator| speculator.account.saved_by_model())
+    /// The account of its drafts, if they were begun.
+    pub fn account(&self) -> Option<&Account> {
+        self.speculator.as_ref().map(|speculator| &speculator.account)
     }
 
     /// Tells the sink how likely the token after the one at `at` was, if it is the prompt's and it has not heard of it.

@@ -156,7 +156,7 @@ impl DraftModel {
             Reader::Tokens => n_token - own.map_or(0, |own| own.n_stored.min(n_token)),
         };
         Pair {
-            accept: self.calibration.mean(self.kind(kind)),
+            accept: self.calibration.supposed(self.kind(kind)),
             is_tried: own.is_none_or(|own| own.follows),
             // The pass that drafts the first token reads the last one, or two, in any case.
             unread_seconds: if n_unread > 2 { self.reading.seconds(n_unread) } else { 0.0 },
@@ -287,16 +287,14 @@ impl DraftModel {
                 let speculator = client.speculator().expect("a draft was proposed");
                 speculator.drafted();
                 let worth = speculator.worth;
-                // In a sequence in which it is wrong more often than in others, it is so however sure it is.
-                let trust = (speculator.accept() / calibration.mean(kind).max(f64::MIN_POSITIVE)).min(1.0);
-                let power = drafted.power * trust * calibration.accept(kind, guess.sure);
+                let power = drafted.power * calibration.accept(kind, guess.sure, speculator.bias);
                 // What comes in its place tells how often a model that is not sure is right, verified or not.
                 sure.push((row.seq, guess));
                 if power < worth.verify {
                     drafted.goes_on = false;
                     break;
                 }
-                let second = drafted.power * trust * calibration.second(kind, guess.sure);
+                let second = drafted.power * calibration.second(kind, guess.sure);
                 let is_worth = *grows_trees && worth.verify > 0.0 && second >= worth.verify;
                 seconds.extend(guess.second.filter(|_| is_worth).map(|token| Second { of, parent: at, token }));
                 (drafted.n_tok, drafted.power) = (at + 1, power);
@@ -348,26 +346,27 @@ impl DraftModel {
         batch.tokens.truncate(to);
     }
 
-    /// Learns that of a line of drafted tokens the first `n_accepted` were accepted, and what came then. Returns whether a
-    /// token came that was drafted and not verified.
+    /// Learns that of a line of a sequence's drafted tokens the first `n_accepted` were accepted, and what came then, also
+    /// where that was drafted and not verified.
     pub fn learn(
         &mut self,
-        (id, kind): (SeqId, Kind),
+        (id, client): (SeqId, &mut Client),
         (n_line, n_accepted): (usize, usize),
         came: Option<TokenId>,
-    ) -> Option<bool> {
-        let kind = self.kind(kind);
+    ) {
+        let kind = self.kind(client.kind());
+        let Some(speculator) = client.speculator() else { return };
         let sure = self.sure.iter().filter(|(of, _)| *of == id).map(|(_, guess)| *guess);
-        let mut of_rest = None;
         for (i, guess) in sure.take(n_accepted + 1).enumerate() {
             let is_right = i < n_accepted || came == Some(guess.token);
-            self.calibration.learn(kind, guess.sure, is_right);
+            self.calibration.learn(kind, guess.sure, is_right, &mut speculator.bias);
             if guess.second.is_some() {
                 self.calibration.learn_second(kind, guess.sure, !is_right && guess.second == came);
             }
-            of_rest = (i == n_line).then_some(is_right);
+            if i == n_line {
+                speculator.compared(Source::Model, 0, is_right);
+            }
         }
-        of_rest
     }
 
     /// Keeps the large model's states of a row of the batch, of the tokens that count: `n_kept`, or those of a path.
@@ -388,9 +387,9 @@ impl DraftModel {
         self.reading.verified(id, n_token);
     }
 
-    /// Forgets a sequence, for which drafts saved so many seconds.
-    pub fn forget(&mut self, (id, kind): (SeqId, Kind), saved: f64) {
-        self.reading.forget((id, kind), saved);
+    /// Forgets a sequence and its client.
+    pub fn forget(&mut self, id: SeqId, client: &Client) {
+        self.reading.forget((id, client.kind()), client.account());
         match &mut self.reader {
             Reader::Tokens => {}
             Reader::Translated(translated) => translated.forget(id),

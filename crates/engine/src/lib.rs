@@ -15,6 +15,7 @@
 //! translate a draft model's own tokens              reading   what a draft model has read
 //! accept    how often drafts are right                account   what drafts may cost
 //! features  hidden states that a draft model reads   models    the model and what drafts for it
+//! length    how long a draft pays                    lookahead drafts from guesses
 //! ```
 //! GLOSSARY: a *sequence* is a request's tokens; a *step* computes a *batch* of *rows*, one a sequence; a *page* holds the
 //! keys and values of 16 tokens; a *prefix* is whole pages of tokens from a sequence's start.
@@ -27,7 +28,9 @@ pub mod disk;
 mod draft;
 pub mod engine;
 mod features;
+mod length;
 mod limits;
+mod lookahead;
 mod lookup;
 pub mod metrics;
 mod models;

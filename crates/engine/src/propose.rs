@@ -1,10 +1,12 @@
 //! The draft of a sequence: what its grammar forces, else what followed the last time or what a model will say, whichever
-//! promises more.
+//! promises more, else guesses.
 
 use crate::accept::Others;
 use crate::client::Client;
 use crate::draft::DraftModel;
-use crate::speculate::{Costs, Length, MAX_LOOKUP, MAX_MODEL, Source};
+use crate::length::{Costs, Length};
+use crate::lookahead::N_TOK;
+use crate::speculate::{MAX_LOOKUP, MAX_MODEL, Source};
 use crate::times::StepTimes;
 use crate::{SeqId, TokenId};
 
@@ -26,13 +28,21 @@ pub(crate) struct Means<'a> {
     pub n_tok: usize,
     /// Most tokens of the draft.
     pub room: usize,
+    /// Whether it may be a tree of guesses.
+    pub guesses: bool,
 }
 
-/// Overwrites `out` with a draft for a sequence of these `tokens`; where a model is to draft, with as many tokens of any
-/// kind. The client notes where the draft comes from.
-pub(crate) fn propose(client: &mut Client, tokens: &[TokenId], means: &Means<'_>, out: &mut Vec<TokenId>) {
-    let Means { times, rewinds, n_decode, n_tok, room, .. } = *means;
+/// Overwrites `out` with a draft for a sequence of these `tokens`, and `parents` where it is a tree; where a model is to
+/// draft, with as many tokens of any kind. The client notes where the draft comes from.
+pub(crate) fn propose(
+    client: &mut Client,
+    tokens: &[TokenId],
+    means: &Means<'_>,
+    (out, parents): (&mut Vec<TokenId>, &mut Vec<i32>),
+) {
+    let Means { times, rewinds, n_decode, n_tok, room, guesses, .. } = *means;
     out.clear();
+    parents.clear();
     client.source = None;
     if room == 0 {
         return;
@@ -49,7 +59,7 @@ pub(crate) fn propose(client: &mut Client, tokens: &[TokenId], means: &Means<'_>
     if let Some(bound) = &mut client.bound {
         bound.trim(out);
     }
-    let kind = client.kind();
+    let (kind, is_bound) = (client.kind(), client.bound.is_some());
     let speculator = client.speculator().expect("it was just begun");
     let own = costs(0.0);
     speculator.step(&own);
@@ -67,6 +77,13 @@ pub(crate) fn propose(client: &mut Client, tokens: &[TokenId], means: &Means<'_>
         out.clear();
         out.resize(n, 0);
         client.source = Some(Source::Model);
+    } else if let Some(lookahead) = (guesses && looked_up.n_tok == 0 && room >= N_TOK && !is_bound)
+        .then(|| speculator.guessed(tokens, &own))
+        .flatten()
+    {
+        let shadow = out.first().map(|token| (*token, agree));
+        lookahead.grow(tokens[tokens.len() - 1], out, parents);
+        (client.shadow, client.source) = (shadow, Some(Source::Lookahead));
     } else {
         speculator.begin_lookup(&looked_up);
         client.shadow = out.first().filter(|_| looked_up.n_tok == 0).map(|token| (*token, agree));

@@ -1,22 +1,23 @@
 //! What a draft model has read of each sequence, and of which it reads the prompt.
 //!
 //! Reading a prompt takes a part of the time that the large model takes for it, and is lost where no draft pays. A sequence
-//! is read along where the last ones of its kind have saved more than it costs to read it; where they have not, one of ever
-//! more is, to see whether that has changed. What was not read is read before something is drafted, if an account covers that.
+//! is read along where the last ones of its kind have saved more than it costs to read it. Where they have not, it is read
+//! from a purse that a hundredth of all sequences' time fills: texts differ, and what drafts were worth to one says little of
+//! the next. What was not read is read before something is drafted, if an account covers that.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::accept::{Kind, N_KIND};
+use crate::account::Account;
 use crate::runner::PAGE_TOKENS;
 use crate::times::Least;
 use crate::{PageId, SeqId};
 
 /// Sequences that are read before anything is known.
 const FIRST: u32 = 2;
-/// Sequences that are not read before one is, at first and at most.
-const LEAST_PAUSE: u32 = 2;
-const MAX_PAUSE: u32 = 8;
+/// What a purse holds at most: readings of the sequence in question.
+const PURSE: f64 = 4.0;
 /// Weight of what a sequence saved.
 const WEIGHT: f64 = 0.1;
 /// Tokens of a pass that tells how long reading takes.
@@ -47,13 +48,13 @@ pub(crate) struct Own {
 }
 
 /// What drafting has saved of late.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Record {
     /// Seconds a sequence.
     saved: f64,
     n_seq: u32,
-    n_passed: u32,
-    pause: u32,
+    /// Seconds for reading sequences that may not be worth it.
+    purse: f64,
 }
 
 impl Reading {
@@ -138,17 +139,15 @@ impl Reading {
         }
     }
 
-    /// Forgets a sequence, for which drafts saved so many seconds.
-    pub fn forget(&mut self, (id, kind): (SeqId, Kind), saved: f64) {
-        if self.own.remove(&id).is_some_and(|own| own.follows) {
-            self.records[kind as usize].learn(saved);
+    /// Forgets a sequence, after what the account of its drafts says, if it has one.
+    pub fn forget(&mut self, (id, kind): (SeqId, Kind), account: Option<&Account>) {
+        let own = self.own.remove(&id);
+        let Some(account) = account else { return };
+        let record = &mut self.records[kind as usize];
+        record.purse += account.income();
+        if own.is_some_and(|own| own.follows) {
+            record.learn(account.saved_by_model());
         }
-    }
-}
-
-impl Default for Record {
-    fn default() -> Record {
-        Record { saved: 0.0, n_seq: 0, n_passed: 0, pause: LEAST_PAUSE }
     }
 }
 
@@ -156,15 +155,14 @@ impl Record {
     /// Whether to read a sequence, which takes so many seconds.
     fn follows(&mut self, seconds: f64) -> bool {
         if self.n_seq < FIRST || self.saved > seconds {
-            (self.n_passed, self.pause) = (0, LEAST_PAUSE);
             return true;
         }
-        self.n_passed += 1;
-        if self.n_passed <= self.pause {
-            return false;
+        self.purse = self.purse.min(PURSE * seconds);
+        let is_covered = self.purse >= seconds;
+        if is_covered {
+            self.purse -= seconds;
         }
-        (self.n_passed, self.pause) = (0, (2 * self.pause).min(MAX_PAUSE));
-        true
+        is_covered
     }
 
     fn learn(&mut self, saved: f64) {
@@ -176,26 +174,33 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::By;
 
     const KIND: Kind = Kind::Greedy;
 
     #[test]
-    fn sequences_are_read_while_that_pays_and_tried_ever_more_rarely_where_it_does_not() {
-        let read = |n_token: usize, saved: f64, n: u64| {
+    fn sequences_are_read_while_that_pays_and_else_from_a_hundredth_of_all_time() {
+        // Of each sequence: tokens of the prompt, seconds that drafts saved, steps of 10 ms.
+        let read = |n_token: usize, saved: f64, n_step: usize, n: u64| {
             let mut reading = Reading::new(8);
             reading.took(100, Duration::from_secs(10));
             reading.took(100, Duration::from_millis(100));
             let follows = |i| {
                 let follows = reading.own((SeqId(i), KIND), (0, n_token), &[]).follows;
-                reading.forget((SeqId(i), KIND), saved);
+                let mut account = Account::new(0.0);
+                (0..n_step).for_each(|_| account.step(0.01));
+                account.spend(By::Model, -saved);
+                reading.forget((SeqId(i), KIND), Some(&account));
                 usize::from(follows)
             };
             (0..n).map(follows).sum::<usize>()
         };
         // Reading takes 200 ms each.
-        assert_eq!((read(200, 0.3, 200), read(20, 0.03, 200)), (200, 200));
-        let tried = read(200, -0.01, 200);
-        assert!((15..30).contains(&tried), "{tried} of 200");
+        assert_eq!((read(200, 0.3, 10, 200), read(20, 0.03, 10, 200)), (200, 200));
+        for (n_step, want) in [(100, 10..14), (1000, 100..104), (4000, 198..201)] {
+            let tried = read(200, -0.01, n_step, 200);
+            assert!(want.contains(&tried), "{tried} of 200, with {n_step} steps each");
+        }
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use crate::client::{ChoiceError, Client, Sampled};
 use crate::runner::MAXIMA_BLOCK;
-use crate::sampler::{Logits, Scratch};
+use crate::sampler::{Logits, Scratch, likeliest};
 use crate::schedule::Schedule;
+use crate::speculate::{Source, Speculator};
 use crate::{Batch, Outputs, RunError, SeqId, TokenId, Want};
 
 /// What came of a sequence's logits.
@@ -113,8 +114,9 @@ impl Sampling {
                 }
                 Want::All if stored.len() - row.start < tokens.len() => {
                     let parents = row.parents.map(|(from, to)| &batch.parents[from..to]);
-                    let (n_kept, came) = self.drafted(row.seq, client, (logits, stored), (tokens, parents));
+                    let (n_kept, came) = self.drafted(row.seq, client, (logits.clone(), stored), (tokens, parents));
                     end = came;
+                    self.learn_guesses(client, logits, (tokens.len(), n_kept - 1));
                     n_kept
                 }
                 Want::All => {
@@ -165,6 +167,22 @@ impl Sampling {
             self.outcomes.push(Outcome { id, sampled, is_new: true });
         }
         client.forks = forks;
+    }
+
+    /// What a step said after the guesses of a row, if its draft has any.
+    fn learn_guesses<'a>(
+        &mut self,
+        client: &mut Client,
+        logits: impl Iterator<Item = Logits<'a>> + Clone,
+        (n_tok, n_accepted): (usize, usize),
+    ) {
+        if client.source != Some(Source::Lookahead) {
+            return;
+        }
+        let Some(lookahead) = client.speculator().and_then(Speculator::lookahead) else { return };
+        let scratch = &mut self.scratch;
+        lookahead
+            .learn(n_tok, n_accepted, |i| logits.clone().nth(i).map_or(0, |logits| likeliest(scratch, logits).token));
     }
 
     /// Tokens where a row holds a token and its draft: each is sampled as it would be without a draft, which counts as far as

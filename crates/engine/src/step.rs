@@ -19,7 +19,6 @@ use crate::request::{FinishReason, Request, Stats};
 use crate::sampling::{Outcome, Sampling};
 use crate::schedule::{Limits, Op, Past, Schedule};
 use crate::sequence::Arrival;
-use crate::speculate::Source;
 use crate::times::{MEAN, StepTimes, UNDISTURBED};
 use crate::{Batch, PageId, Row, RunError, Runner, SeqId, TokenId, Want};
 
@@ -47,6 +46,8 @@ pub(crate) struct Steps {
     max_draft: usize,
     /// Whether a rejected draft costs the tokens before it too.
     rewinds: bool,
+    /// Whether drafts may be trees of guesses.
+    guesses: bool,
     stats: Stats,
     pace: Pace,
     /// Of all steps, and of those that only generate.
@@ -99,6 +100,7 @@ impl Steps {
             n_ctx,
             max_draft: if past.can_rewind() { config.max_draft } else { 0 },
             rewinds: info.recurrent,
+            guesses: config.draft_trees && !info.recurrent,
             stats: Stats::default(),
             pace: Pace::new(Targets { token: config.token_time, step: config.step_time }, config.step_tokens),
             times: StepTimes::new(MEAN),
@@ -287,8 +289,9 @@ impl Steps {
                 n_decode,
                 n_tok,
                 room: room.min(self.n_ctx.saturating_sub(tokens.len())),
+                guesses: self.guesses,
             };
-            propose(client, tokens, &means, &mut self.sampling.draft);
+            propose(client, tokens, &means, (&mut self.sampling.draft, &mut self.sampling.draft_parents));
             n_tok += self.sampling.draft.len();
             self.schedule.draft(id, &self.sampling.draft, &self.sampling.draft_parents);
         }
@@ -310,7 +313,6 @@ impl Steps {
                 0 => ((0, 0), self.sampling.ends[at]),
                 _ => line_of(&self.batch, &self.sampling, at),
             };
-            let kind = client.kind();
             if n_draft > 0 {
                 if let (Some(source), Some(speculator)) = (client.source, client.speculator()) {
                     speculator.learn(source, (n_draft, n_kept - 1), line);
@@ -318,10 +320,7 @@ impl Steps {
                 self.shared.metrics.drafted(n_draft, n_kept - 1);
             }
             let Some(draft) = &mut self.models.draft else { continue };
-            let of_rest = draft.learn((row.seq, kind), line, came);
-            if let (Some(agrees), Some(speculator)) = (of_rest, client.speculator()) {
-                speculator.compared(Source::Model, 0, agrees);
-            }
+            draft.learn((row.seq, client), line, came);
             if n_draft > 0 {
                 draft.verified(row.seq, row.start + 1 + line.1);
             }
@@ -428,7 +427,7 @@ impl Steps {
             }
         }
         if let (Some(draft), Some(client)) = (&mut self.models.draft, self.clients.get(&id)) {
-            draft.forget((id, client.kind()), client.saved_by_model());
+            draft.forget(id, client);
         }
         if let Some(mut client) = self.clients.remove(&id) {
             let kind = client.kind();

@@ -225,6 +225,8 @@ struct Bench {
 enum Drafts {
     None,
     Lookup,
+    /// And guesses, where nothing else is drafted.
+    Lookahead,
     /// The same on a recurrent model.
     Recurrent,
     Model,
@@ -235,6 +237,17 @@ enum Drafts {
     /// Heads on the last of them.
     Heads,
 }
+
+/// All that drafts.
+const DRAFTS: [Drafts; 7] = [
+    Drafts::Lookup,
+    Drafts::Lookahead,
+    Drafts::Recurrent,
+    Drafts::Model,
+    Drafts::Translated,
+    Drafts::Hidden,
+    Drafts::Heads,
+];
 
 fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
     let [now, n_step, n_tree] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
@@ -271,7 +284,8 @@ fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
     });
     let parts = Parts { runner: model((0.0, false, 64), costs, &n_step), draft, disk: None, held: None };
     let max_draft = if drafts == Drafts::None { 0 } else { 16 };
-    let config = Config { max_draft, draft_trees: true, ..Config::default() };
+    let draft_trees = !matches!(drafts, Drafts::Lookup);
+    let config = Config { max_draft, draft_trees, ..Config::default() };
     let clock = {
         let now = now.clone();
         Arc::new(move || Duration::from_micros(now.load(Ordering::SeqCst)))
@@ -310,19 +324,22 @@ fn the_same_seed_gives_the_same_text_with_drafts_and_without() {
     for temperature in [0.0, 0.5, 1.5] {
         let requests = requests(5, temperature);
         let (want, _) = bench(Drafts::None, (1000, 10)).texts(&requests);
-        for drafts in
-            [Drafts::Lookup, Drafts::Recurrent, Drafts::Model, Drafts::Translated, Drafts::Hidden, Drafts::Heads]
-        {
-            let bench = bench(drafts, (1000, 10));
+        for drafts in DRAFTS {
+            // Guesses for five sequences at once take tokens that cost almost nothing.
+            let bench = bench(drafts, (1000, if drafts == Drafts::Lookahead { 1 } else { 10 }));
             assert_eq!(bench.texts(&requests).0, want, "{drafts:?} at temperature {temperature}");
             let metrics = bench.engine.metrics();
             let accepted = metrics.spec_decode_num_accepted_tokens.load(Ordering::Relaxed);
             let drafted = metrics.spec_decode_num_draft_tokens.load(Ordering::Relaxed);
             assert!(accepted > 2 && accepted <= drafted, "{drafts:?} at {temperature}: {accepted} of {drafted}");
-            // A model that is not sure drafts two tokens for a place, where the large one can take one of them back.
-            let grows_trees = matches!(drafts, Drafts::Model | Drafts::Hidden | Drafts::Heads);
+            // A model that is not sure drafts two tokens for a place, and guesses are made, where the large one can take
+            // some of them back; where nothing is left to guess at, they are not.
             let n_tree = bench.n_tree.load(Ordering::SeqCst);
-            assert_eq!(n_tree > 0, grows_trees, "{drafts:?} at {temperature}: {n_tree} trees");
+            match drafts {
+                Drafts::Translated => {}
+                Drafts::None | Drafts::Lookup | Drafts::Recurrent => assert_eq!(n_tree, 0, "{drafts:?}"),
+                _ => assert!(n_tree > 0, "{drafts:?} at {temperature}: no trees"),
+            }
             bench.engine.shutdown();
             assert_eq!(bench.engine.stats().pages_used, 0);
         }
@@ -346,8 +363,7 @@ fn the_distribution_of_tokens_is_the_models() {
         counts
     };
     let plain = counts(Drafts::None, 0..1500);
-    for drafts in [Drafts::Lookup, Drafts::Recurrent, Drafts::Model, Drafts::Translated, Drafts::Hidden, Drafts::Heads]
-    {
+    for drafts in DRAFTS {
         let drafted = counts(drafts, 10_000..11_500);
         let keys = plain.iter().filter(|(_, n)| **n >= 50.0).map(|(key, _)| key);
         let terms: Vec<f64> = keys
@@ -372,12 +388,14 @@ fn drafts_pay_where_weights_are_dear_and_cost_nothing_elsewhere() {
     // Time of a step, of a token; how much of the plain time is left, at most.
     let rows = [
         (1000, 10, Drafts::Lookup, 0.5),
+        (1000, 10, Drafts::Lookahead, 0.5),
         (1000, 10, Drafts::Model, 0.7),
         (1000, 10, Drafts::Translated, 0.7),
         (1000, 10, Drafts::Hidden, 0.7),
         (1000, 10, Drafts::Heads, 0.7),
         (1000, 10, Drafts::Recurrent, 0.6),
         (0, 1000, Drafts::Lookup, 1.03),
+        (0, 1000, Drafts::Lookahead, 1.03),
         (0, 1000, Drafts::Recurrent, 1.03),
         (0, 1000, Drafts::Model, 1.03),
         // These read a few tokens before each draft.
@@ -392,6 +410,20 @@ fn drafts_pay_where_weights_are_dear_and_cost_nothing_elsewhere() {
         let part = took as f64 / plain as f64;
         assert!(part <= limit, "{drafts:?}, {step} us a step and {token} a token: {part:.2} of the plain time");
         assert!(bench.n_step.load(Ordering::SeqCst) > 0);
+    }
+}
+
+#[test]
+fn guesses_pay_where_columns_are_cheap_and_text_does_not_repeat_itself() {
+    // Drawn tokens, of which each depends on two before it: what followed the last time seldom follows again.
+    let requests: Vec<Request> =
+        requests(1, 0.6).into_iter().map(|request| Request { max_tokens: 600, ..request }).collect();
+    for (costs, part) in [((1000, 1), 0.98), ((0, 1000), 1.03)] {
+        let [(_, lookup), (_, lookahead)] =
+            [Drafts::Lookup, Drafts::Lookahead].map(|drafts| bench(drafts, costs).texts(&requests));
+        let (_, plain) = bench(Drafts::None, costs).texts(&requests);
+        let told = format!("{costs:?}: {lookup} us with lookup, {lookahead} with guesses too, {plain} without");
+        assert!((lookahead as f64) <= part * lookup.min(plain) as f64, "{told}");
     }
 }
 

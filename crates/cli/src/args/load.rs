@@ -62,7 +62,8 @@ pub struct LoadArgs {
     /// Most tokens drafted at once, by the draft model or from what was said before; 0 for none
     #[arg(long, default_value_t = 16, value_name = "N", help_heading = "Speculation")]
     pub draft_max: usize,
-    /// Draft a second token where the draft model is not sure, and verify both: as likely texts, but not always the same ones
+    /// Draft a second token where the draft model is not sure, and verify both, and guesses where nothing else is drafted
+    /// (lookahead): as likely texts, but not always the same ones
     #[arg(long, help_heading = "Speculation")]
     pub draft_trees: bool,
     /// Tokens that all conversations together may keep, in place of --kv-memory
