@@ -20,10 +20,11 @@ macro_rules! ops {
 }
 
 /// `acc + w . a` of bytes, exact: pairs of unsigned times signed are summed in 16 bits, `RUN` vectors before the sums
-/// are widened. A sum of `2 * RUN` products must fit: 15 * 127 * 16 = 30480, 31 * 127 * 8 = 31496.
+/// are widened. Of signed `w`, `|w|` is multiplied with `sign(w) a`. A sum of `2 * RUN` products must fit: 15 * 127 * 16 = 30480,
+/// 31 * 127 * 8 = 31496, 128 / RUN * 127 * 2 * RUN = 32512.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn unsigned<const G: usize, const RUN: usize>(
+unsafe fn products<const SIGNED: bool, const G: usize, const RUN: usize>(
     acc: __m256i,
     w: &[__m256i; G],
     a: *const i8,
@@ -36,26 +37,17 @@ unsafe fn unsigned<const G: usize, const RUN: usize>(
         let mut i = 0;
         while i < RUN && g + i < G {
             // SAFETY: the caller's pointer is valid for group `g + i`.
-            let a = unsafe { a.add((g + i) * stride).cast::<i32>().read_unaligned() };
-            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[g + i], _mm256_set1_epi32(a)));
+            let a = _mm256_set1_epi32(unsafe { a.add((g + i) * stride).cast::<i32>().read_unaligned() });
+            let w = w[g + i];
+            let pairs = match SIGNED {
+                true => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)),
+                false => _mm256_maddubs_epi16(w, a),
+            };
+            sum = _mm256_add_epi16(sum, pairs);
             i += 1;
         }
         acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
         g += RUN;
-    }
-    acc
-}
-
-/// Likewise for signed `w`: `|w| . (sign(w) a)`; a pair is at most 2 * 128 * 127 = 32512.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn signed<const G: usize>(acc: __m256i, w: &[__m256i; G], a: *const i8, stride: usize) -> __m256i {
-    let mut acc = acc;
-    for (g, w) in w.iter().enumerate() {
-        // SAFETY: the caller's pointer is valid for group `g`.
-        let a = _mm256_set1_epi32(unsafe { a.add(g * stride).cast::<i32>().read_unaligned() });
-        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(*w), _mm256_sign_epi8(a, *w));
-        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
     acc
 }
@@ -96,9 +88,12 @@ impl Simd for Avx2 {
             // SAFETY: passed on to the caller.
             unsafe {
                 match codes {
-                    Codes::U4 => unsigned::<G, 8>(acc, w, a, stride),
-                    Codes::U5 => unsigned::<G, 4>(acc, w, a, stride),
-                    Codes::I8 { .. } => signed::<G>(acc, w, a, stride),
+                    Codes::U4 => products::<false, G, 8>(acc, w, a, stride),
+                    Codes::U5 => products::<false, G, 4>(acc, w, a, stride),
+                    Codes::I8 { most: ..=16, .. } => products::<true, G, 8>(acc, w, a, stride),
+                    Codes::I8 { most: ..=32, .. } => products::<true, G, 4>(acc, w, a, stride),
+                    Codes::I8 { most: ..=64, .. } => products::<true, G, 2>(acc, w, a, stride),
+                    Codes::I8 { .. } => products::<true, G, 1>(acc, w, a, stride),
                 }
             }
         }

@@ -165,7 +165,7 @@ pub(super) unsafe fn codes<S: Simd, F: Form>(p: *const u8, b: usize, row: usize)
             (0..line.div_ceil(64)).for_each(|i| S::prefetch(p.wrapping_add(b * line + i * 64 + AHEAD)));
         }
         let mut w = F::codes::<S>(p, b, row);
-        if let Codes::I8 { zero } = F::CODES {
+        if let Codes::I8 { zero, .. } = F::CODES {
             for w in &mut w {
                 *w = S::signed(*w, zero);
             }

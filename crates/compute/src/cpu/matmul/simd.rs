@@ -14,6 +14,8 @@ pub(super) enum Codes {
     I8 {
         /// The code of a weight of 0.
         zero: u8,
+        /// The largest magnitude of `code - zero`.
+        most: u8,
     },
 }
 

@@ -108,8 +108,8 @@ pub(super) fn widths(isa: Isa) -> &'static [usize] {
     }
 }
 
-/// The kernels of an instruction set, which differ in nothing but vectors (`one`: of one column), features and the number of
-/// columns.
+/// The kernels of an instruction set, which differ in nothing but vectors (`one`: of one column, and of floats), features and the
+/// number of columns.
 macro_rules! isa {
     ($name:ident, $simd:ty, one $one:ty, [$($n:literal)*] $(, $features:literal)?) => {
         mod $name {
@@ -142,7 +142,7 @@ macro_rules! isa {
             $(#[target_feature(enable = $features)])?
             unsafe fn run_float<F: Number, const N: usize>(args: &kernel::Args) {
                 // SAFETY: passed on to the caller; the features are enabled here.
-                unsafe { kernel::float::<$simd, F, N>(args) }
+                unsafe { kernel::float::<$one, F, N>(args) }
             }
 
             pub(super) const fn int<F: Form>() -> &'static [Kernel] {

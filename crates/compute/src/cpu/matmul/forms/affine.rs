@@ -59,7 +59,7 @@ pub(in super::super) struct Affine8<const BLOCKS: usize>;
 impl<const BLOCKS: usize> Form for Affine8<BLOCKS> {
     const BLOCKS: usize = BLOCKS;
     const BYTES: usize = 64 + BLOCKS * 512;
-    const CODES: Codes = Codes::I8 { zero: 128 };
+    const CODES: Codes = Codes::I8 { zero: 128, most: 128 };
     const OFFSET: Offset = Offset::Min;
     const HALVES: bool = false;
     type Head<S: Simd> = [S::Floats; 2];

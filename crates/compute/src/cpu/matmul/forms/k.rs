@@ -164,7 +164,7 @@ pub(in super::super) struct Q6_K;
 impl Form for Q6_K {
     const BLOCKS: usize = 8;
     const BYTES: usize = 32 + 256 + 8 * 384;
-    const CODES: Codes = Codes::I8 { zero: 32 };
+    const CODES: Codes = Codes::I8 { zero: 32, most: 32 };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = true;
     type Head<S: Simd> = (S::Floats, *const i8);
@@ -261,7 +261,7 @@ pub(in super::super) struct Q3_K;
 impl Form for Q3_K {
     const BLOCKS: usize = 8;
     const BYTES: usize = 32 + 128 + 64 + 8 * 192;
-    const CODES: Codes = Codes::I8 { zero: 4 };
+    const CODES: Codes = Codes::I8 { zero: 4, most: 4 };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = true;
     type Head<S: Simd> = (S::Floats, [i8; 256]);
@@ -305,7 +305,7 @@ pub(in super::super) struct Q8_K;
 impl Form for Q8_K {
     const BLOCKS: usize = 8;
     const BYTES: usize = 64 + 8 * 512;
-    const CODES: Codes = Codes::I8 { zero: 0 };
+    const CODES: Codes = Codes::I8 { zero: 0, most: 128 };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = false;
     type Head<S: Simd> = S::Floats;

@@ -195,7 +195,7 @@ pub(super) struct Q5_0;
 impl Form for Q5_0 {
     const BLOCKS: usize = 1;
     const BYTES: usize = 32 + 256 + 64;
-    const CODES: Codes = Codes::I8 { zero: 16 };
+    const CODES: Codes = Codes::I8 { zero: 16, most: 16 };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = false;
     type Head<S: Simd> = S::Floats;
@@ -266,7 +266,7 @@ pub(super) struct Q8_0;
 impl Form for Q8_0 {
     const BLOCKS: usize = 1;
     const BYTES: usize = 32 + 512;
-    const CODES: Codes = Codes::I8 { zero: 0 };
+    const CODES: Codes = Codes::I8 { zero: 0, most: 128 };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = false;
     type Head<S: Simd> = S::Floats;

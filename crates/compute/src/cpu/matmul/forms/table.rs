@@ -26,13 +26,24 @@ unsafe fn lookup<S: Simd>(values: &[i8; 16], p: *const u8, row: usize) -> [S::By
     }
 }
 
+/// The largest magnitude.
+const fn largest(values: &[i8]) -> u8 {
+    let (mut most, mut i) = (0, 0);
+    while i < values.len() {
+        let one = values[i].unsigned_abs();
+        most = if one > most { one } else { most };
+        i += 1;
+    }
+    most
+}
+
 /// IQ4_NL. Group: `d` f16 `[16]`, 4 nibble lines.
 pub(in super::super) struct IQ4_NL;
 
 impl Form for IQ4_NL {
     const BLOCKS: usize = 1;
     const BYTES: usize = 32 + 256;
-    const CODES: Codes = Codes::I8 { zero: 0 };
+    const CODES: Codes = Codes::I8 { zero: 0, most: largest(&IQ4_VALUES) };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = false;
     type Head<S: Simd> = S::Floats;
@@ -61,7 +72,7 @@ pub(in super::super) struct IQ4_XS;
 impl Form for IQ4_XS {
     const BLOCKS: usize = 8;
     const BYTES: usize = 32 + 96 + 8 * 256;
-    const CODES: Codes = Codes::I8 { zero: 0 };
+    const CODES: Codes = Codes::I8 { zero: 0, most: largest(&IQ4_VALUES) };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = false;
     type Head<S: Simd> = (S::Floats, [u8; 128]);
@@ -93,7 +104,7 @@ pub(in super::super) struct Fp4;
 impl Form for Fp4 {
     const BLOCKS: usize = 1;
     const BYTES: usize = 16 + 256;
-    const CODES: Codes = Codes::I8 { zero: 0 };
+    const CODES: Codes = Codes::I8 { zero: 0, most: largest(&FP4_VALUES) };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = false;
     type Head<S: Simd> = S::Floats;
@@ -125,7 +136,7 @@ pub(in super::super) struct NVFP4;
 impl Form for NVFP4 {
     const BLOCKS: usize = 2;
     const BYTES: usize = 64 + 2 * 256;
-    const CODES: Codes = Codes::I8 { zero: 0 };
+    const CODES: Codes = Codes::I8 { zero: 0, most: largest(&FP4_VALUES) };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = true;
     type Head<S: Simd> = [f32; 64];
@@ -156,7 +167,7 @@ pub(in super::super) struct Codebook<B>(PhantomData<B>);
 impl<B: Coded> Form for Codebook<B> {
     const BLOCKS: usize = 8;
     const BYTES: usize = coded::group_bytes::<B>();
-    const CODES: Codes = Codes::I8 { zero: 0 };
+    const CODES: Codes = Codes::I8 { zero: 0, most: largest(&B::VALUES) };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = B::SCALES == 16;
     type Head<S: Simd> = (S::Floats, [u8; 256]);
