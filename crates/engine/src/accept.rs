@@ -15,6 +15,8 @@ const ACCEPT: f64 = 0.7;
 const SECOND: f64 = 0.5;
 /// How many tokens agree before a drafted one, at least, by class, and the acceptance that is supposed at first.
 pub(crate) const AGREE: [(usize, f64); 5] = [(0, 0.4), (GRAM, 0.6), (6, 0.75), (12, 0.85), (24, 0.9)];
+/// How often another continuation goes on where the one found first does not, as is supposed at first.
+pub(crate) const OTHER: f64 = 0.3;
 /// How sure a model is of a token, at least, by class, and the acceptance that is supposed at first: as a probability, or
 /// where the token was drawn as the distance to where another would have been.
 const SURE: [(f32, f64); N_SURE] = [(0.0, 0.4), (0.5, 0.6), (0.7, 0.75), (0.85, 0.88), (0.95, 0.95), (0.99, 0.99)];

@@ -40,8 +40,8 @@ pub struct Config {
     pub step_time: Duration,
     /// Most tokens that are drafted for a sequence in a step; 0 for no speculation.
     pub max_draft: usize,
-    /// Whether a model drafts a second token where it is not sure, and guesses are made where nothing else is drafted, so that a
-    /// row is a tree. What a token sees lies in another
+    /// Whether a model drafts a second token where it is not sure, a lookup a second continuation, and guesses are made where
+    /// nothing else is drafted, so that a row is a tree. What a token sees lies in another
     /// order then, and sums are rounded otherwise: where two tokens are nearly as likely, the text may be another one.
     pub draft_trees: bool,
     /// Most requests of one client, waiting or running.

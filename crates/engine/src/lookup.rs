@@ -29,18 +29,21 @@ pub(crate) struct Lookup {
     before: Vec<u32>,
     /// How far back the last continuation was found.
     back: Option<usize>,
+    /// Where another continuation begins than the one found last, with another token.
+    other: Option<usize>,
 }
 
 impl Lookup {
     /// An index for a sequence of about `n_token` tokens.
     pub fn new(n_token: usize) -> Lookup {
-        Lookup { head: vec![NONE; N_HEAD].into(), before: Vec::with_capacity(n_token), back: None }
+        Lookup { head: vec![NONE; N_HEAD].into(), before: Vec::with_capacity(n_token), back: None, other: None }
     }
 
     /// Overwrites `out` with at most `n` tokens that may follow `tokens`, which continue those of the last call. Returns how
     /// many tokens before them agree, at most [`MAX_AGREE`].
     pub fn find(&mut self, tokens: &[TokenId], n: usize, out: &mut Vec<TokenId>) -> usize {
         out.clear();
+        self.other = None;
         if tokens.len() < GRAM + 1 {
             return 0;
         }
@@ -55,18 +58,21 @@ impl Lookup {
             self.before.push(before);
         }
         let mut place = self.head[hash(&tokens[tokens.len() - GRAM..])];
-        let mut best = (GRAM - 1, 0);
-        for _ in 0..N_PLACE {
+        let (mut best, mut found) = ((GRAM - 1, 0), [(0, 0); N_PLACE]);
+        for found in &mut found {
             if place == NONE {
                 break;
             }
             let at = place as usize;
-            let agree = agreement(tokens, at);
-            if agree > best.0 {
-                best = (agree, at + 1);
+            *found = (agreement(tokens, at), at + 1);
+            if found.0 > best.0 {
+                best = *found;
             }
             place = self.before[at];
         }
+        let differs = |found: &&(usize, usize)| found.0 >= GRAM && tokens[found.1] != tokens[best.1];
+        // The latest of those that agree longest.
+        self.other = found.iter().rev().filter(differs).max_by_key(|found| found.0).map(|found| found.1);
         if best.1 == 0 {
             best = self.near(tokens).unwrap_or((0, 0));
         }
@@ -79,6 +85,12 @@ impl Lookup {
             }
         }
         agree
+    }
+
+    /// At most `n` tokens of another continuation than the one found last, which begins with another token.
+    pub fn other<'a>(&self, tokens: &'a [TokenId], n: usize) -> &'a [TokenId] {
+        let from = self.other.unwrap_or(tokens.len());
+        &tokens[from..tokens.len().min(from + n)]
     }
 
     /// The place near that of the last continuation at which most agrees, the nearest of those: `(agreement, what follows)`.
@@ -125,6 +137,23 @@ mod tests {
             let mut found = Vec::new();
             Lookup::new(0).find(tokens, 4, &mut found);
             assert_eq!(found, want, "{tokens:?}");
+        }
+    }
+
+    #[test]
+    fn another_continuation_begins_with_another_token() {
+        let rows: [(&[TokenId], &[TokenId], &[TokenId]); 4] = [
+            // The one found is the latest of those that agree alike, the other one the next that differs.
+            (&[1, 2, 3, 5, 9, 1, 2, 3, 6, 8, 1, 2, 3, 6, 7, 1, 2, 3], &[6, 7], &[5, 9]),
+            // One that agrees longer is found, however long ago.
+            (&[7, 1, 2, 3, 5, 8, 1, 2, 3, 6, 7, 1, 2, 3], &[5, 8], &[6, 7]),
+            (&[1, 2, 3, 5, 1, 2, 3, 5, 1, 2, 3], &[5, 1], &[]),
+            (&[1, 2, 3, 4], &[], &[]),
+        ];
+        for (tokens, want, other) in rows {
+            let (mut lookup, mut found) = (Lookup::new(0), Vec::new());
+            lookup.find(tokens, 2, &mut found);
+            assert_eq!((&found[..], lookup.other(tokens, 2)), (want, other), "{tokens:?}");
         }
     }
 

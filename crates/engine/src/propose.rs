@@ -28,7 +28,7 @@ pub(crate) struct Means<'a> {
     pub n_tok: usize,
     /// Most tokens of the draft.
     pub room: usize,
-    /// Whether it may be a tree of guesses.
+    /// Whether it may be a tree.
     pub guesses: bool,
 }
 
@@ -86,8 +86,22 @@ pub(crate) fn propose(
         (client.shadow, client.source) = (shadow, Some(Source::Lookahead));
     } else {
         speculator.begin_lookup(&looked_up);
+        let n_other =
+            if guesses && !is_bound { speculator.branched(agree, &looked_up, room - looked_up.n_tok) } else { 0 };
+        let other = speculator.lookup.other(tokens, n_other);
         client.shadow = out.first().filter(|_| looked_up.n_tok == 0).map(|token| (*token, agree));
         out.truncate(looked_up.n_tok);
+        if !other.is_empty() {
+            branch(other, out, parents);
+        }
         client.source = (looked_up.n_tok > 0).then_some(Source::Lookup(agree));
     }
+}
+
+/// Adds another continuation to a draft.
+fn branch(other: &[TokenId], out: &mut Vec<TokenId>, parents: &mut Vec<i32>) {
+    let n_line = out.len() as i32;
+    parents.extend(0..n_line);
+    parents.extend((0..other.len() as i32).map(|i| if i == 0 { 0 } else { n_line + i }));
+    out.extend_from_slice(other);
 }

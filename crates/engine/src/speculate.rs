@@ -18,7 +18,7 @@
 //! that are not themselves random is the optimum of speculative sampling (Leviathan et al., arXiv:2211.17192).
 
 use crate::TokenId;
-use crate::accept::{AGREE, Accept, Bias, Kind, Others, agreement};
+use crate::accept::{AGREE, Accept, Bias, Kind, OTHER, Others, agreement};
 use crate::account::{Account, By};
 use crate::length::{Costs, Length, NONE, Prices, Worth, best, guessed};
 use crate::lookahead::{self, Lookahead};
@@ -56,6 +56,8 @@ pub(crate) struct Speculator {
     pub worth: Worth,
     /// Of lookups, by [`AGREE`].
     by_agreement: [Accept; AGREE.len()],
+    /// Of other continuations, where the one found first was wrong.
+    by_other: Accept,
     /// `None`: nothing was measured of this sequence.
     by_model: Option<Accept>,
     /// Of a model's drafts.
@@ -86,6 +88,7 @@ impl Speculator {
             lookahead: None,
             worth: Worth::default(),
             by_agreement: others.lookups(kind),
+            by_other: Accept::supposed(OTHER),
             by_model: None,
             bias: Bias::default(),
             account: Account::new(others.start(kind)),
@@ -104,6 +107,20 @@ impl Speculator {
     pub fn looked_up(&self, agree: usize, costs: &Costs<'_>, max: usize) -> Length {
         let best = best(|i| self.by_agreement[agreement(agree + i)].mean, costs, max);
         self.covered(best, self.account.covers())
+    }
+
+    /// How many tokens of another continuation, at most `max`, are worth a place beside a looked up draft of this length.
+    pub fn branched(&self, agree: usize, length: &Length, max: usize) -> usize {
+        let worth = length.rate * length.prices.verify;
+        let accept = |i| self.by_agreement[agreement(agree + i)].mean;
+        let mut power = (1.0 - accept(0)) * self.by_other.mean;
+        let max = if length.rate > 0.0 { max.min(length.n_covered - length.n_tok) } else { 0 };
+        let is_worth = |n: &usize| {
+            let is_worth = power >= worth;
+            power *= accept(*n);
+            is_worth
+        };
+        (1..=max).take_while(is_worth).count()
     }
 
     /// How many tokens a model is to draft, at most `max`: fewer if it is not sure of them. Called once a step.
@@ -194,6 +211,10 @@ impl Speculator {
             Source::Model => self.account.spend(By::Model, cost),
             Source::Forced => return,
         }
+        // A draft with a branch: that is for where the first line is wrong at once.
+        if matches!(source, Source::Lookup(_)) && n_draft > line.0 && line.1 == 0 {
+            self.by_other.learn(n_accepted > 0);
+        }
         for i in 0..line.0.min(line.1 + 1) {
             self.compared(source, i, i < line.1);
         }
@@ -281,6 +302,25 @@ mod tests {
         let mut speculator = Speculator::new(0, Kind::Greedy, &Others::new());
         assert_eq!((0..300).map(|_| step(&mut speculator, &far, &costs, true)).sum::<usize>(), 0);
         assert!((0..1000).map(|_| step(&mut speculator, &far, &costs, true)).sum::<usize>() > 0);
+    }
+
+    #[test]
+    fn another_continuation_is_verified_where_it_is_often_right() {
+        let times = times(&[(1, 100), (17, 132)]);
+        let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each: 0.0, rewinds: false };
+        for (is_right, want) in [(true, 3..9), (false, 0..1)] {
+            let mut speculator = Speculator::new(0, Kind::Greedy, &Others::new());
+            (0..50).for_each(|_| speculator.step(&costs));
+            // The first of four tokens is right every other time; where it is not, a branch of two is, or never.
+            for i in 0..40 {
+                let line = if i % 2 == 0 { 4 } else { 0 };
+                let accepted = if line == 0 && is_right { 2 } else { line };
+                speculator.learn(Source::Lookup(3), (6, accepted), (4, line));
+            }
+            let length = speculator.looked_up(3, &costs, 8);
+            let n = speculator.branched(3, &length, 8);
+            assert!(length.n_tok > 0 && want.contains(&n), "{n} and not {want:?}: {length:?}");
+        }
     }
 
     #[test]
