@@ -4,16 +4,17 @@ use std::time::UNIX_EPOCH;
 
 use mlxr_engine::disk::Disk;
 use mlxr_engine::{Config as EngineConfig, Runner};
-use mlxr_models::architecture;
 use mlxr_models::config::{self, Config};
+use mlxr_models::{Arena, architecture};
 use mlxr_registry::{Folder, Model, RegistryError};
 use mlxr_server::{LoadError, LoadedModel, ModelCard, ModelDetails, ModelLoader, Need};
 use mlxr_weights::{Checkpoint, Kind};
 use serde_json::{Map, Value};
 
-use crate::args::LoadArgs;
+use crate::args::{BackendName, LoadArgs};
 use crate::command::show::count_text;
 use crate::limits::ModelLimits;
+use crate::placement::{self, Memory};
 use crate::setting::{self, Settings};
 use crate::{CliError, defaults, load, template, vocab};
 
@@ -60,10 +61,10 @@ impl Catalog {
         (load, engine)
     }
 
-    /// Bytes of the weights of a model and of what drafts for it.
-    fn weights_bytes(&self, model: &Model, load: &LoadArgs) -> u64 {
+    /// Bytes of the weights of what drafts for a model.
+    fn draft_bytes(&self, load: &LoadArgs) -> u64 {
         let draft = load.draft.as_deref().and_then(|name| self.folder.find(name).ok());
-        model.size_bytes + draft.map_or(0, |draft| draft.size_bytes)
+        draft.map_or(0, |draft| draft.size_bytes)
     }
 }
 
@@ -88,8 +89,18 @@ impl ModelLoader for Catalog {
 
     fn need(&self, name: &str) -> Result<Need, LoadError> {
         let model = self.find(name)?;
-        let (load, _) = self.own(&model);
-        Ok(Need { weights_bytes: self.weights_bytes(&model, &load), arena_bytes: load.kv_memory })
+        let (load, engine) = self.own(&model);
+        let need = || -> Result<Need, CliError> {
+            let checkpoint = load::checkpoint(&model)?;
+            let placed = load::placement(&checkpoint, &load, engine.max_running, Memory::Freed)?;
+            // A GPU's memory is not what the processor has left.
+            let arena_bytes = match placed.arena {
+                Arena::Bytes(n) if matches!(placed.backend, BackendName::Auto | BackendName::Mlx) => Some(n as u64),
+                _ => load.kv_memory,
+            };
+            Ok(Need { weights_bytes: placed.weights_bytes + self.draft_bytes(&load), arena_bytes })
+        };
+        need().map_err(failed(name))
     }
 
     fn freed(&self) {
@@ -98,22 +109,37 @@ impl ModelLoader for Catalog {
 
     fn load(&self, name: &str, arena_bytes: u64) -> Result<LoadedModel, LoadError> {
         let model = self.find(name)?;
-        let (mut args, engine) = self.own(&model);
+        let (mut args, mut engine) = self.own(&model);
         if args.kv_tokens.is_none() {
             args.kv_memory = Some(arena_bytes);
         }
-        let load = || -> Result<LoadedModel, CliError> {
+        let mut load = || -> Result<LoadedModel, CliError> {
             let checkpoint = load::checkpoint(&model)?;
             let card = card(&model, &checkpoint);
             let asked = (self.template.as_deref(), engine.max_running);
             let parts = load::parts(&model, &checkpoint, (&self.folder, &args), asked)?;
-            let load::Parts { runner, draft, maker, tokenizer, template, settings } = parts;
+            let load::Parts { runner, used, placement, draft, maker, tokenizer, template, settings } = parts;
+            engine.step_tokens = placement.step_tokens;
             let disk = self.disk.clone().map(|disk| (disk, maker));
             let arena = |runner: &dyn Runner| (runner.info().n_page * runner.info().page_bytes) as u64;
             let arenas = arena(runner.as_ref()) + draft.as_ref().map_or(0, |draft| arena(draft.runner.as_ref()));
-            let memory_bytes = self.weights_bytes(&model, &args) + arenas;
+            let memory_bytes = placement.weights_bytes + self.draft_bytes(&args) + arenas;
+            let gpu_bytes = if placement::on_gpu(used) { memory_bytes } else { 0 };
+            let backend = used.text();
             let (defaults, limits) = (settings.params, Some(engine));
-            Ok(LoadedModel { runner, draft, disk, tokenizer, template, defaults, card, limits, memory_bytes })
+            Ok(LoadedModel {
+                runner,
+                draft,
+                disk,
+                tokenizer,
+                template,
+                defaults,
+                card,
+                limits,
+                backend,
+                memory_bytes,
+                gpu_bytes,
+            })
         };
         load().map_err(failed(name))
     }

@@ -14,6 +14,7 @@
 //! | `limits`     | limits of one model of a server                                          |
 //! | `carry`      | tokenizer, template and defaults of a checkpoint for another's files     |
 //! | `backend`    | which backend runs a model                                               |
+//! | `placement`  | where a model runs and how much memory it gets there                     |
 //! | `setting`    | everything that can be set for a reply, a row each                       |
 //! | `generate`   | a prompt to a stream of text                                             |
 //! | `interrupt`  | Ctrl-C stops a reply, or the program                                      |
@@ -35,6 +36,7 @@ mod interrupt;
 mod limits;
 mod load;
 mod memory;
+mod placement;
 mod setting;
 mod template;
 mod translate;

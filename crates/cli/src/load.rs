@@ -20,9 +20,10 @@ use mlxr_weights::{Checkpoint, Limits, OpenError};
 use crate::CliError;
 use crate::args::{BackendName, FolderArgs, KvTypeName, LoadArgs};
 use crate::backend::{self, BackendChoice};
+use crate::placement::{self, Memory, Placement};
 use crate::setting::Settings;
 use crate::translate::Translator;
-use crate::{defaults, memory, template, vocab};
+use crate::{defaults, template, vocab};
 
 /// What `--draft` calls the model's own layers for further tokens.
 const OWN_LAYERS: &str = "mtp";
@@ -103,6 +104,10 @@ pub fn checkpoint(model: &Model) -> Result<Checkpoint, OpenError> {
 pub struct Parts {
     /// Computes.
     pub runner: Box<dyn Runner>,
+    /// What it computes with.
+    pub used: BackendName,
+    /// The memory that it got.
+    pub placement: Placement,
     /// Drafts for it.
     pub draft: Option<Draft>,
     /// What tells its pages apart from another model's.
@@ -128,15 +133,14 @@ pub fn parts(
     let tokenizer = vocab::tokenizer(checkpoint)?;
     let template = template::template(checkpoint, &tokenizer, asked)?;
     let settings = defaults::settings(checkpoint, &mut |text| eprintln!("warning: {text}"))?;
-    let choice = BackendChoice::new(args.backend, args.threads, args.isa.as_deref())?;
-    let kv_type = args.kv_type.unwrap_or(KvTypeName::F16).kv_type();
     let n_ctx = context(checkpoint, args.ctx)?;
-    let bytes = || args.kv_memory.unwrap_or_else(|| memory::arena_bytes(model.size_bytes));
-    let arena = match args.kv_tokens {
-        Some(n) => Arena::Tokens(n),
-        None => Arena::Bytes(usize::try_from(bytes()).unwrap_or(usize::MAX)),
-    };
-    let options = LoadOptions { n_ctx, arena, n_slot: n_running, kv_type };
+    let placement = placement(checkpoint, args, n_running, Memory::Left)?;
+    if let Some(why) = &placement.refusal {
+        eprintln!("warning: {} runs on the processor: {why}; --backend mlx tries the GPU all the same", model.name);
+    }
+    let choice = BackendChoice::new(placement.backend, args.threads, args.isa.as_deref())?;
+    let kv_type = args.kv_type.unwrap_or(KvTypeName::F16).kv_type();
+    let options = LoadOptions { n_ctx, arena: placement.arena, n_slot: n_running, kv_type };
     let bar = progress(model);
     let (runner, used) =
         backend::load(checkpoint, &choice, &options, &mut |part| bar.set_position((part * 1000.0) as u64))?;
@@ -164,7 +168,23 @@ pub fn parts(
         None => None,
     };
     let maker = Maker::new(&maker.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    Ok(Parts { runner, draft, maker, tokenizer, template, settings })
+    Ok(Parts { runner, used, placement, draft, maker, tokenizer, template, settings })
+}
+
+/// Where a model of these files would run with `n_running` sequences at once, and what it would get.
+///
+/// # Errors
+/// If it is damaged or not known, or a backend that is asked for is not there.
+pub fn placement(
+    checkpoint: &Checkpoint,
+    args: &LoadArgs,
+    n_running: usize,
+    memory: Memory,
+) -> Result<Placement, CliError> {
+    let asked = placement::asked(args, n_running);
+    let options = LoadOptions { n_ctx: args.ctx.filter(|n| *n > 0), kv_type: asked.kv_type, ..LoadOptions::default() };
+    let sizes = placement::sizes(checkpoint, &options)?;
+    Ok(placement::place(&sizes, &asked, &placement::machine(args.backend, memory)?))
 }
 
 /// The model's own layers for further tokens, as what drafts for it.
@@ -262,8 +282,9 @@ pub fn start(
     asked_template: Option<&str>,
     mut config: Config,
 ) -> Result<Loaded, CliError> {
-    let Parts { runner, draft, tokenizer, template, settings, .. } =
+    let Parts { runner, placement, draft, tokenizer, template, settings, .. } =
         parts(&model, &checkpoint, (folder, args), (asked_template, config.max_running))?;
+    config.step_tokens = placement.step_tokens;
     (config.max_draft, config.draft_trees) = (args.draft_max, args.draft_trees);
     config.seed = random_seed();
     let engine = Engine::spawn(mlxr_engine::Parts { runner, draft, disk: None, held: None }, config)?;

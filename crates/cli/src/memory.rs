@@ -6,7 +6,7 @@ use std::path::Path;
 /// Memory for keys and values where nothing is known of the machine.
 const UNKNOWN_BYTES: u64 = 2 << 30;
 /// Keys and values get at least this, however full the machine is.
-const LEAST_BYTES: u64 = 64 << 20;
+pub const LEAST_BYTES: u64 = 64 << 20;
 
 /// `4GiB`, `512M`, `1.5 GB` or a number of bytes. `K`, `M`, `G` and `T` are powers of 1024, with or without `iB`; `KB`,
 /// `MB`, `GB` and `TB` are powers of 1000.
@@ -33,9 +33,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if bytes.is_finite() && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
-/// Memory for the keys and values of a model of `model_bytes` that is yet to be loaded: half of what will be left.
-pub fn arena_bytes(model_bytes: u64) -> u64 {
-    available().map_or(UNKNOWN_BYTES, |bytes| (bytes.saturating_sub(model_bytes) / 2).max(LEAST_BYTES))
+/// Memory for keys and values: half of what all else leaves.
+pub fn arena_of(left_bytes: Option<u64>) -> u64 {
+    left_bytes.map_or(UNKNOWN_BYTES, |bytes| (bytes / 2).max(LEAST_BYTES))
 }
 
 /// Memory that all models of a server may take together: nine tenths of what is left, as much as it likes where nothing is
@@ -45,7 +45,7 @@ pub fn budget_bytes() -> u64 {
 }
 
 /// Bytes that this process may still take: of the machine, or of the group that it is confined to.
-fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let machine = if cfg!(target_os = "macos") { macos() } else { linux(Path::new("/proc/meminfo")) };
     let group = group(Path::new("/sys/fs/cgroup"));
     [machine, group].into_iter().flatten().min()

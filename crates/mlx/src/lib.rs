@@ -40,7 +40,7 @@ mod tensor;
 pub use backend::Mlx;
 pub use choice::{Kernels, Precision};
 pub use ffi::{Device, Kind, OpenError};
-pub use matrix::Matrix;
+pub use matrix::{Matrix, loaded_bytes};
 pub use store::Kv;
 pub use tensor::Tensor;
 

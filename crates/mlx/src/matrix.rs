@@ -73,6 +73,23 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision, kernels: Kernels)
     }
 }
 
+/// Bytes that weights take once they are loaded in half precision: of `n_weight` of them, `stored_bytes` in their file.
+pub fn loaded_bytes(encoding: Encoding, [n_weight, stored_bytes]: [u64; 2], kernels: Kernels) -> u64 {
+    /// A multiple of every block.
+    const SAMPLE: usize = 256;
+    let dtype = match encoding {
+        Encoding::Blocks(dtype) => dtype,
+        Encoding::Bnb4 { .. } | Encoding::Fp8 { .. } => return 2 * n_weight,
+        // GPTQ with act-order is decoded, but to know of it takes reading the file.
+        _ => return stored_bytes,
+    };
+    let bytes = vec![0; SAMPLE.div_ceil(dtype.block()) * dtype.block_bytes()];
+    let sample = MatrixData::blocks("a sample", [1, SAMPLE], dtype, bytes.into());
+    let prepared = sample.and_then(|sample| prepare(&sample, Precision::Half, kernels));
+    // What cannot be a matrix is not loaded as one.
+    prepared.map_or(stored_bytes, |(matrix, _)| n_weight * matrix.bytes() as u64 / SAMPLE as u64)
+}
+
 /// An affine matrix whose scales and biases have the type to compute in; 16-bit ones stay as they are in half precision.
 fn with_scales(mut data: MatrixData, precision: Precision) -> MatrixData {
     if let Encoding::MlxAffine { bits, group, scale } = data.encoding {
@@ -268,5 +285,29 @@ fn plain(dtype: DType) -> Dtype {
         DType::BF16 => Dtype::BF16,
         DType::F32 => Dtype::F32,
         other => unreachable!("`prepare` leaves no numbers of type {}", other.name()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_weights_take_follows_from_their_encoding() {
+        let affine = Encoding::MlxAffine { bits: 4, group: 64, scale: DType::F16 };
+        let bnb4 = Encoding::Bnb4 { block: 64, nested_block: 0, nested_offset: 0.0 };
+        for (encoding, kernels, want) in [
+            (Encoding::Blocks(DType::F32), Kernels::Mlx, 4096),
+            (Encoding::Blocks(DType::BF16), Kernels::Mlx, 2048),
+            // 4 bits and two f16 for 32 weights.
+            (Encoding::Blocks(DType::Q4_0), Kernels::Mlx, 640),
+            (Encoding::Blocks(DType::Q4_K), Kernels::Own, 640),
+            (Encoding::Blocks(DType::Q6_K), Kernels::Own, 840),
+            (Encoding::Blocks(DType::Q6_K), Kernels::Mlx, 2048),
+            (bnb4, Kernels::Own, 2048),
+            (affine, Kernels::Own, 77),
+        ] {
+            assert_eq!(loaded_bytes(encoding, [1024, 77], kernels), want, "{encoding} {kernels:?}");
+        }
     }
 }

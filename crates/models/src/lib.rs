@@ -12,6 +12,7 @@
 //! | [`next`] | layers that predict further tokens, as a draft model |
 //! | [`eagle`], [`medusa`] | what was trained to draft for a model, as a draft model |
 //! | [`model`] | a loaded model as the engine's `Runner` |
+//! | [`Need`] | what a model takes, before it is loaded |
 //!
 //! [`load`] puts them together.
 
@@ -36,6 +37,7 @@ pub mod medusa;
 pub mod model;
 pub mod names;
 mod names_table;
+mod need;
 #[allow(missing_docs)]
 pub mod next;
 mod open;
@@ -53,5 +55,6 @@ pub use eagle::{is_eagle, load_eagle};
 pub use error::LoadError;
 pub use medusa::{is_medusa, load_medusa};
 pub use model::Model;
+pub use need::{Need, need};
 pub use next::load_next;
 pub use open::{Arena, LoadOptions, architecture, load};

@@ -229,7 +229,7 @@ fn states<B: Backend>(decoder: &Decoder<B>, hyper: &Hyper) -> Vec<LayerState> {
 }
 
 /// Bytes of a recurrent state, all layers.
-fn state_bytes(layers: &[LayerState]) -> usize {
+pub(crate) fn state_bytes(layers: &[LayerState]) -> usize {
     let layer = |layer: &LayerState| match layer {
         LayerState::Recurrent { conv, ssm } => (conv + ssm) * size_of::<f32>(),
         _ => 0,

@@ -75,8 +75,12 @@ pub struct LoadedModel {
     pub card: ModelCard,
     /// Its own limits; `None`: those of all models.
     pub limits: Option<mlxr_engine::Config>,
+    /// What computes.
+    pub backend: &'static str,
     /// Bytes of memory that it may come to take: weights and arena.
     pub memory_bytes: u64,
+    /// Of these, those of a GPU's memory.
+    pub gpu_bytes: u64,
 }
 
 /// Why a model cannot be had.
@@ -149,8 +153,12 @@ pub struct Model {
     pub defaults: Params,
     /// What is known of it.
     pub card: ModelCard,
+    /// What computes.
+    pub backend: &'static str,
     /// Bytes of memory that it may come to take.
     pub memory_bytes: u64,
+    /// Of these, those of a GPU's memory.
+    pub gpu_bytes: u64,
     /// How long loading took.
     pub load_time: Duration,
     /// Its grammars, once one was asked for.
@@ -170,11 +178,24 @@ impl Model {
         held: Option<Box<dyn Send>>,
         since: Instant,
     ) -> Result<Model, LoadError> {
-        let LoadedModel { runner, draft, disk, tokenizer, template, defaults, card, limits, memory_bytes } = loaded;
+        let LoadedModel { runner, draft, disk, tokenizer, template, defaults, card, limits, .. } = loaded;
+        let (backend, memory_bytes, gpu_bytes) = (loaded.backend, loaded.memory_bytes, loaded.gpu_bytes);
         let engine = Engine::spawn(Parts { runner, draft, disk, held }, limits.unwrap_or(config))
             .map_err(|error| LoadError::Failed { name: card.name.clone(), message: error.to_string() })?;
         let (load_time, grammars, _freed) = (since.elapsed(), OnceLock::new(), None);
-        Ok(Model { engine, tokenizer, template, defaults, card, memory_bytes, load_time, grammars, _freed })
+        Ok(Model {
+            engine,
+            tokenizer,
+            template,
+            defaults,
+            card,
+            backend,
+            memory_bytes,
+            gpu_bytes,
+            load_time,
+            grammars,
+            _freed,
+        })
     }
 
     /// The model, of which `freed` tells when it is dropped.

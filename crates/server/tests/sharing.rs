@@ -85,6 +85,7 @@ fn check_disconnect(path: &str, body: &Value) {
     wait_until("the end of the sequence", || {
         let ps = client::get(address, "/api/ps").json();
         assert_eq!(ps["models"][0]["name"], "fake");
+        assert_eq!((&ps["models"][0]["backend"], &ps["models"][0]["size_vram"]), (&"fake".into(), &300.into()));
         let running = server_running(address);
         if running > 0 && allowed < 1800 {
             gate.allow(1);

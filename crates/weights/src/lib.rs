@@ -49,7 +49,7 @@ pub use error::OpenError;
 pub use fields::Fields;
 pub use gguf::Metadata;
 pub use limits::Limits;
-pub use summary::Summary;
+pub use summary::{Stored, Summary};
 pub use tensors::TensorInfo;
 
 use store::Store;

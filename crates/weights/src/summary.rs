@@ -29,6 +29,19 @@ pub struct Summary {
     pub metadata: Vec<(String, String)>,
 }
 
+/// Weights of one tensor, joined matrix or stack of matrices.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stored {
+    /// How they are stored.
+    pub encoding: Encoding,
+    /// Whether they are matrices stacked on each other, as those of experts.
+    pub stacked: bool,
+    /// How many weights.
+    pub n_parameter: u64,
+    /// Their bytes, scales included.
+    pub bytes: u64,
+}
+
 /// One way to store weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypeCount {
@@ -80,25 +93,40 @@ impl Checkpoint {
 
     fn types(&self) -> Result<Vec<TypeCount>, OpenError> {
         let mut counts: BTreeMap<String, TypeCount> = BTreeMap::new();
-        let mut count = |name: String, n_parameter: u64, bytes: u64| {
+        for stored in self.stored()? {
+            let name = match stored.encoding {
+                Encoding::Blocks(dtype) => dtype.name().to_owned(),
+                joined => joined.to_string(),
+            };
             let entry = TypeCount { name: name.clone(), n_tensor: 0, n_parameter: 0, bytes: 0 };
             let row = counts.entry(name).or_insert(entry);
             row.n_tensor += 1;
-            row.n_parameter += n_parameter;
-            row.bytes += bytes;
-        };
-        let joined = self.joined_stems()?;
-        for stem in &joined {
-            let Some(matrix) = self.joined(stem)? else { continue };
-            let n_parameter = matrix.shape.iter().map(|&d| d as u64).product();
-            count(matrix.encoding.to_string(), n_parameter, matrix.parts.iter().map(|p| p.len() as u64).sum());
-        }
-        for tensor in self.tensors().iter().filter(|t| !is_part(&t.name, &joined)) {
-            count(tensor.dtype.name().to_owned(), tensor.elements() as u64, tensor.bytes as u64);
+            row.n_parameter += stored.n_parameter;
+            row.bytes += stored.bytes;
         }
         let mut types: Vec<TypeCount> = counts.into_values().collect();
         types.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
         Ok(types)
+    }
+
+    /// How the weights of each tensor are stored, or of those that make a quantized matrix together.
+    ///
+    /// # Errors
+    /// If the parts of a quantized encoding do not fit together.
+    pub fn stored(&self) -> Result<Vec<Stored>, OpenError> {
+        let mut all = Vec::new();
+        let joined = self.joined_stems()?;
+        for stem in &joined {
+            let Some(matrix) = self.joined(stem)? else { continue };
+            let n_parameter = matrix.shape.iter().map(|&d| d as u64).product();
+            let bytes = matrix.parts.iter().map(|p| p.len() as u64).sum();
+            all.push(Stored { encoding: matrix.encoding, stacked: matrix.shape.len() > 2, n_parameter, bytes });
+        }
+        for tensor in self.tensors().iter().filter(|t| !is_part(&t.name, &joined)) {
+            let (encoding, stacked) = (Encoding::Blocks(tensor.dtype), tensor.shape.len() > 2);
+            all.push(Stored { encoding, stacked, n_parameter: tensor.elements() as u64, bytes: tensor.bytes as u64 });
+        }
+        Ok(all)
     }
 
     /// Stems whose weights have an encoding of several parts.

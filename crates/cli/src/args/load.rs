@@ -1,5 +1,7 @@
 //! How a model is loaded.
 
+use std::num::NonZeroUsize;
+
 use clap::ValueEnum;
 
 use crate::memory::parse_size;
@@ -55,6 +57,10 @@ pub struct LoadArgs {
     /// Memory for keys and values, which all conversations share, such as 4GiB [default: half of what is left]
     #[arg(long, env = "MLXR_KV_MEMORY", value_name = "SIZE", value_parser = parse_size, help_heading = "Loading")]
     pub kv_memory: Option<u64>,
+    /// Most tokens of all conversations that are computed in one step, such as a chunk of a prompt [default: 512, fewer where
+    /// memory is short]
+    #[arg(long, value_name = "N", help_heading = "Loading")]
+    pub step_tokens: Option<NonZeroUsize>,
     /// A small model that drafts tokens, which the model verifies many at once, best of the same vocabulary; a
     /// folder with an EAGLE layer or Medusa heads for it; `mtp`: the model's own layers for further tokens
     #[arg(long, value_name = "MODEL", help_heading = "Speculation")]

@@ -43,6 +43,7 @@ pub fn record(
         return Err(CliError::Usage(text));
     }
     let load = LoadArgs {
+        step_tokens: None,
         backend: BackendName::Cpu,
         threads: text.threads,
         isa: None,

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -35,7 +36,11 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
         max_draft: args.load.draft_max,
         draft_trees: args.load.draft_trees,
         token_time: Duration::from_millis(args.token_time),
-        step_tokens: EngineConfig::default().step_tokens.max(args.parallel),
+        step_tokens: args
+            .load
+            .step_tokens
+            .map_or(EngineConfig::default().step_tokens, NonZeroUsize::get)
+            .max(args.parallel),
         seed: load::random_seed(),
         ..EngineConfig::default()
     };

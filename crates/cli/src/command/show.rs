@@ -1,6 +1,6 @@
 //! `mlx-run show`.
 
-use mlxr_models::architecture;
+use mlxr_models::{LoadOptions, architecture};
 use mlxr_registry::Form;
 use mlxr_text::chat::ChatTemplate;
 use mlxr_text::token::Tokenizer;
@@ -8,7 +8,8 @@ use mlxr_weights::{Checkpoint, Kind};
 
 use super::{print_table, size_text};
 use crate::CliError;
-use crate::args::ShowArgs;
+use crate::args::{BackendName, ShowArgs};
+use crate::placement::{self, Memory};
 use crate::{defaults, load, setting, template, vocab};
 
 /// Prints what a model is.
@@ -34,6 +35,7 @@ pub fn run(args: &ShowArgs) -> Result<(), CliError> {
         pair("form", form(checkpoint.kind)),
     ];
     rows.extend(weights(&checkpoint)?);
+    rows.extend(memory(&checkpoint));
     match vocab::tokenizer(&checkpoint) {
         Ok(tokenizer) => {
             let template = template::template(&checkpoint, &tokenizer, None)?;
@@ -69,6 +71,19 @@ fn weights(checkpoint: &Checkpoint) -> Result<Vec<Vec<String>>, CliError> {
         pair("context", load::own_context(checkpoint)?.map_or("not told".to_owned(), |n| format!("{n} tokens"))),
         pair("tensors", types.collect::<Vec<_>>().join(", ")),
     ])
+}
+
+/// What it takes of memory, and where it would run alone.
+fn memory(checkpoint: &Checkpoint) -> Vec<Vec<String>> {
+    let placed = || -> Result<Vec<Vec<String>>, CliError> {
+        let sizes = placement::sizes(checkpoint, &LoadOptions::default())?;
+        let asked = placement::Asked { backend: BackendName::Auto, n_running: 1, ..placement::Asked::default() };
+        let placed = placement::place(&sizes, &asked, &placement::machine(asked.backend, Memory::Left)?);
+        let name = if placed.backend == BackendName::Auto { BackendName::Mlx } else { placed.backend };
+        let why = placed.refusal.as_ref().map_or(String::new(), |why| format!("; not on the GPU: {why}"));
+        Ok(vec![pair("memory", sizes), pair("runs on", format!("{}: {placed}{why}", name.text()))])
+    };
+    placed().unwrap_or_else(|error| vec![pair("memory", format!("not known: {error}"))])
 }
 
 /// `1.1 B`, `260 k`.

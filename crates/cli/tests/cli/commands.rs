@@ -209,7 +209,10 @@ fn models_are_found_by_name_and_described() {
         assert!(stdout(&listed).contains(name), "{}", stdout(&listed));
     }
     let shown = succeed(&home, &["show", "STORIES260k-F32", "--models", text(&models)]);
-    for word in ["architecture", "llama", "512 tokens", "f32"] {
+    // 5 layers, 4 heads of 8 numbers of keys and of values.
+    let words =
+        ["architecture", "llama", "512 tokens", "f32", "640 b of keys and values a token", "runs on", "tokens a step"];
+    for word in words {
         assert!(stdout(&shown).to_lowercase().contains(word), "{word}: {}", stdout(&shown));
     }
     let tensors = succeed(&home, &["show", "hf", "--models", text(&models), "--tensors"]);

@@ -302,7 +302,9 @@ impl ModelLoader for Loader {
             defaults: Params::greedy(),
             card: card(name),
             limits: None,
+            backend: "fake",
             memory_bytes: WEIGHTS_BYTES + ARENA_BYTES,
+            gpu_bytes: WEIGHTS_BYTES,
         })
     }
 }

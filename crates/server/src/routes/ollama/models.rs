@@ -101,7 +101,8 @@ fn running(resident: &Resident, now: Instant) -> Value {
     let model = &resident.model;
     let mut value = card(&model.card);
     value["expires_at"] = time(wire::now_s().saturating_add(left)).into();
-    value["size_vram"] = 0.into();
+    value["size_vram"] = model.gpu_bytes.into();
+    value["backend"] = model.backend.into();
     value["context_length"] = model.engine.n_ctx().into();
     value
 }
