@@ -9,7 +9,13 @@
 //   factors [scale, cap]: cap 0 for none                            sinks [n_kv_head * G]: -1e30 for none
 //   parts [n_run, n_kv_head * G, n_share, D]: weighted sums, or with one share the outputs themselves
 //   sums [.., 2]: largest score, sum of exponentials
-constexpr uint E = D == 64 || D == 128 || D == 256 ? 8 : D / 32;
+//   Q8 1: k, v i8, and k_scales, v_scales [n_place, n_kv_head] f32; a lane takes 16 dimensions of two slots then
+#if Q8 == 0
+constexpr uint E = D == 64 || D == 128 || D == 256 ? 8 : D / 32, SLOTS = 4;
+#endif
+#if Q8 == 1
+constexpr uint E = 16, SLOTS = 2;
+#endif
 constexpr uint TEAM = D / E, TEAMS = 32 / TEAM;
 const uint n_kv_head = sizes[0], n_share = sizes[1], page_tokens = sizes[2];
 const uint kv_head = group_x, share = group_z, token = group_y + sizes[5];
@@ -35,13 +41,27 @@ for (uint g = 0; g < G; g++) {
     sum[g][i] = 0.0f;
   }
 }
-for (uint base = first; base < last; base += 16 * TEAMS) {
-  float key[4][E], value[4][E];
+for (uint base = first; base < last; base += 4 * SLOTS * TEAMS) {
+  float key[SLOTS][E], value[SLOTS][E], key_scale[SLOTS], value_scale[SLOTS];
   UNROLL
-  for (uint s = 0; s < 4; s++) {
-    const uint wanted = base + (wave * 4 + s) * TEAMS + team, slot = wanted < last ? wanted : last - 1;
+  for (uint s = 0; s < SLOTS; s++) {
+    const uint wanted = base + (wave * SLOTS + s) * TEAMS + team, slot = wanted < last ? wanted : last - 1;
     const uint place = uint(table[pages + slot / page_tokens]) * page_tokens + slot % page_tokens;
     const uint at = (place * n_kv_head + kv_head) * D + at_lane;
+#if Q8 == 1
+    const uint4 four = LOAD4(k, at / 16), other = LOAD4(v, at / 16);
+    const uint keys[4] = {four.x, four.y, four.z, four.w}, values[4] = {other.x, other.y, other.z, other.w};
+    key_scale[s] = k_scales[place * n_kv_head + kv_head];
+    value_scale[s] = v_scales[place * n_kv_head + kv_head];
+    UNROLL
+    for (uint i = 0; i < E; i++) {
+      key[s][i] = float(int(keys[i / 4] << (24 - 8 * (i % 4))) >> 24);
+      value[s][i] = float(int(values[i / 4] << (24 - 8 * (i % 4))) >> 24);
+    }
+#endif
+#if Q8 == 0
+    key_scale[s] = 1.0f;
+    value_scale[s] = 1.0f;
     if (E == 8) {
       const uint4 four = LOAD4(k, at / 8), other = LOAD4(v, at / 8);
       const uint keys[4] = {four.x, four.y, four.z, four.w}, values[4] = {other.x, other.y, other.z, other.w};
@@ -59,18 +79,19 @@ for (uint base = first; base < last; base += 16 * TEAMS) {
         value[s][i] = float(v[at + i]);
       }
     }
+#endif
   }
   UNROLL
   for (uint g = 0; g < G; g++) {
-    float score[4], top = largest[g];
+    float score[SLOTS], top = largest[g];
     UNROLL
-    for (uint s = 0; s < 4; s++) {
+    for (uint s = 0; s < SLOTS; s++) {
       float part = 0.0f;
       UNROLL
       for (uint i = 0; i < E; i++) part += query[g][i] * key[s][i];
-      score[s] = lanes_sum(part, TEAM);
+      score[s] = lanes_sum(part, TEAM) * key_scale[s];
       if (cap > 0.0f) score[s] = cap * tanh(score[s] / cap);
-      if (base + (wave * 4 + s) * TEAMS + team >= last) score[s] = -1e30f;
+      if (base + (wave * SLOTS + s) * TEAMS + team >= last) score[s] = -1e30f;
       top = score[s] > top ? score[s] : top;
     }
     const float keep = exp(largest[g] - top);
@@ -79,11 +100,11 @@ for (uint base = first; base < last; base += 16 * TEAMS) {
     UNROLL
     for (uint i = 0; i < E; i++) sum[g][i] *= keep;
     UNROLL
-    for (uint s = 0; s < 4; s++) {
-      const float weight = score[s] > -1e30f ? exp(score[s] - top) : 0.0f;
+    for (uint s = 0; s < SLOTS; s++) {
+      const float weight = score[s] > -1e30f ? exp(score[s] - top) : 0.0f, scaled = weight * value_scale[s];
       mass[g] += weight;
       UNROLL
-      for (uint i = 0; i < E; i++) sum[g][i] += weight * value[s][i];
+      for (uint i = 0; i < E; i++) sum[g][i] += scaled * value[s][i];
     }
   }
 }

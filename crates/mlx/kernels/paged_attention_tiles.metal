@@ -4,11 +4,19 @@
 // keys and values on their way while it computes.
 //
 //   q, table, sizes, factors, sinks, parts, sums: of `paged_attention`; pages of PAGE tokens, a multiple of 16
-//   k, v [n_place, n_kv_head, D] f16
+//   k, v [n_place, n_kv_head, D] f16; Q8 1: i8, and k_scales, v_scales [n_place, n_kv_head] f32, D 128 or 256
 //
 // Queries are rows of products, at most 8 of 16; a lane's slots are 8 n + 2 c + j, c its column. Which dimensions a step multiplies
-// is free: a lane takes 16 bytes of a key, and 16 bytes of values of each of its slots, whose dimensions become rows.
+// is free: a lane takes 16 bytes of a key, and 16 bytes of values of each of its slots, whose dimensions become rows. Scales belong
+// to slots: a key's multiplies its score, a value's its weight, 64 times of it, so that f16 holds small ones.
+#if Q8 == 0
 constexpr uint K_LOADS = D / 32, V_LOADS = D / 64;
+#endif
+#if Q8 == 1
+constexpr uint K_LOADS = D / 64, V_LOADS = D / 128;
+#define INTEGERS(low, high) pair_fma(((low) & 255) | ((high) & 255) << 16 | 0x64006400, 0x3c003c00, 0xe480e480)
+float key_scale[4], value_scale[4];
+#endif
 const uint n_kv_head = sizes[0], n_share = sizes[1];
 const uint kv_head = group_x, share = group_z, token = group_y + sizes[5], quad = lane % 4, line = lane / 4;
 const uint slot_own = uint(table[4 * token + 2]), pages = uint(table[4 * token + 3]);
@@ -25,7 +33,12 @@ MATRIX(4)
 uint query[D / 16][2];
 UNROLL
 for (uint t = 0; t < D / 16; t++) {
+#if Q8 == 0
   const uint dim = t / 2 * 32 + 8 * quad + t % 2 * 4;
+#endif
+#if Q8 == 1
+  const uint dim = t / 4 * 64 + 16 * quad + t % 4 * 4;
+#endif
   const uint at = ((token * n_kv_head + kv_head) * G + (line < G ? line : 0)) * D + dim;
   UNROLL
   for (uint i = 0; i < 2; i++) query[t][i] = line < G ? half_pair(q[at + 2 * i], q[at + 2 * i + 1]) : 0;
@@ -51,16 +64,30 @@ for (uint base = first + 16 * wave, turn = 0; base < last + 64; base += 64, turn
       UNROLL
       for (uint s = 0; s < K_LOADS; s++) {
         const uint words[4] = {key[n][s].x, key[n][s].y, key[n][s].z, key[n][s].w};
+#if Q8 == 0
         UNROLL
         for (uint i = 0; i < 2; i++) {
           MULTIPLY(score[n], query[2 * s + i][0], 0, query[2 * s + i][1], 0, words[2 * i], words[2 * i + 1]);
         }
+#endif
+#if Q8 == 1
+        UNROLL
+        for (uint i = 0; i < 4; i++) {
+          const uint word = words[i] ^ 0x80808080, left = INTEGERS(word, word >> 8), right = INTEGERS(word >> 16, word >> 24);
+          MULTIPLY(score[n], query[4 * s + i][0], 0, query[4 * s + i][1], 0, left, right);
+        }
+#endif
       }
     }
     if (base < last) {
       const uint wanted = 8 * n + line, at = (place + (wanted < most ? wanted : most)) * n_kv_head + kv_head;
       UNROLL
+#if Q8 == 0
       for (uint s = 0; s < K_LOADS; s++) key[n][s] = LOAD4(k, at * (D / 8) + 4 * s + quad);
+#endif
+#if Q8 == 1
+      for (uint s = 0; s < K_LOADS; s++) key[n][s] = LOAD4(k, at * (D / 16) + 4 * s + quad);
+#endif
     }
   }
   if (turn > 0) {
@@ -68,7 +95,12 @@ for (uint base = first + 16 * wave, turn = 0; base < last + 64; base += 64, turn
     UNROLL
     for (uint i = 0; i < 4; i++) {
       const uint slot = tile + i / 2 * 8 + 2 * quad + i % 2;
+#if Q8 == 0
       float number = score[i / 2][i % 2] * factors[0];
+#endif
+#if Q8 == 1
+      float number = score[i / 2][i % 2] * (factors[0] * key_scale[i]);
+#endif
       if (cap > 0.0f) number = cap * tanh(number / cap);
       number = slot >= from && slot < last ? number : -1e30f;
       score[i / 2][i % 2] = number;
@@ -84,6 +116,9 @@ for (uint base = first + 16 * wave, turn = 0; base < last + 64; base += 64, turn
       const float number = score[i / 2][i % 2];
       weight[i] = number > -1e30f ? exp(number - top) : 0.0f;
       mass += weight[i];
+#if Q8 == 1
+      weight[i] *= 64.0f * value_scale[i];
+#endif
     }
     const uint left = half_pair(weight[0], weight[1]), right = half_pair(weight[2], weight[3]);
     const float keeps[2] = {simd_shuffle(keep, 8 * quad), simd_shuffle(keep, 8 * quad + 4)};
@@ -97,6 +132,7 @@ for (uint base = first + 16 * wave, turn = 0; base < last + 64; base += 64, turn
         words[j][2] = value[j][m].z;
         words[j][3] = value[j][m].w;
       }
+#if Q8 == 0
       UNROLL
       for (uint i = 0; i < 4; i++) {
         const uint t = 4 * m + i;
@@ -111,6 +147,24 @@ for (uint base = first + 16 * wave, turn = 0; base < last + 64; base += 64, turn
         for (uint j = 0; j < 4; j++) sum[t][j] *= keeps[j % 2];
         MULTIPLY(sum[t], pair[0][0], pair[0][1], pair[1][0], pair[1][1], left, right);
       }
+#endif
+#if Q8 == 1
+      UNROLL
+      for (uint i = 0; i < 8; i++) {
+        const uint t = 8 * m + i;
+        uint pair[2][2];
+        UNROLL
+        for (uint n = 0; n < 2; n++) {
+          const uint low = (words[2 * n][i / 2] ^ 0x80808080) >> i % 2 * 16;
+          const uint high = (words[2 * n + 1][i / 2] ^ 0x80808080) >> i % 2 * 16;
+          pair[n][0] = INTEGERS(low, high);
+          pair[n][1] = INTEGERS(low >> 8, high >> 8);
+        }
+        UNROLL
+        for (uint j = 0; j < 4; j++) sum[t][j] *= keeps[j % 2];
+        MULTIPLY(sum[t], pair[0][0], pair[0][1], pair[1][0], pair[1][1], left, right);
+      }
+#endif
     }
   }
   if (base < last) {
@@ -118,7 +172,14 @@ for (uint base = first + 16 * wave, turn = 0; base < last + 64; base += 64, turn
     for (uint i = 0; i < 4; i++) {
       const uint wanted = i / 2 * 8 + 2 * quad + i % 2, at = (place + (wanted < most ? wanted : most)) * n_kv_head + kv_head;
       UNROLL
+#if Q8 == 0
       for (uint m = 0; m < V_LOADS; m++) value[i][m] = LOAD4(v, at * (D / 8) + 8 * m + line);
+#endif
+#if Q8 == 1
+      for (uint m = 0; m < V_LOADS; m++) value[i][m] = LOAD4(v, at * (D / 16) + 8 * m + line);
+      key_scale[i] = k_scales[at];
+      value_scale[i] = v_scales[at];
+#endif
     }
   }
 }
@@ -129,10 +190,18 @@ if (quad == 0) {
 }
 UNROLL
 for (uint t = 0; t < D / 16; t++) {
+#if Q8 == 0
   const uint dim = t / 4 * 64 + 8 * line + t % 4 * 2;
+#endif
+#if Q8 == 1
+  const uint dim = t / 8 * 128 + 16 * line + t % 8 * 2;
+#endif
   UNROLL
   for (uint i = 0; i < 4; i++) {
     const uint g = 2 * quad + i % 2;
+#if Q8 == 1
+    sum[t][i] *= 0.015625f;
+#endif
     if (g < G) shared_parts[(wave * G + g) * D + dim + i / 2] = sum[t][i];
   }
 }

@@ -23,6 +23,7 @@ using std::cos;
 using std::exp;
 using std::max;
 using std::min;
+using std::rint;
 using std::sin;
 using std::sqrt;
 using std::tanh;

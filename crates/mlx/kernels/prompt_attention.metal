@@ -7,13 +7,24 @@
 //   tiles [n_tile, 2]: first token, tokens
 //   sizes [n_kv_head, window (0 full, 1 sliding, 2 chunked), its tokens, token that `out` begins with]
 //   out [n_run, n_kv_head * G, D] f32
+//   Q8 1: k, v i8, and k_scales, v_scales [n_place, n_kv_head] f32; D a multiple of 64
 //
 // Which 16 dimensions, or keys, a step multiplies is free as long as both sides agree. A lane takes 16 bytes at once: of a key
 // eight neighbouring dimensions of each 32, of a dimension the keys 8 i + 2 c and 8 i + 2 c + 1 for each i (c its column), in whose
 // order values are laid down.
 constexpr uint KEYS = D > 128 ? 16 : 32, TILES = KEYS / 8;
 constexpr uint LINE = D / 8 % 8 == 4 ? D / 8 : D / 8 + 4;
-constexpr uint K_LOADS = KEYS * D / 8 / 128, V_ALL = KEYS / 2 * D / 8, V_LOADS = (V_ALL + 127) / 128;
+// Numbers of 16 bytes.
+#if Q8 == 0
+constexpr uint N = 8;
+#endif
+#if Q8 == 1
+constexpr uint N = 16;
+#define INTEGERS(low, high) pair_fma(((low) & 255) | ((high) & 255) << 16 | 0x64006400, 0x3c003c00, 0xe480e480)
+SHARED(float, shared_scales, 2 * KEYS);
+float next_scale = 0.0f;
+#endif
+constexpr uint K_LOADS = KEYS * D / N / 128, V_ALL = KEYS / 2 * D / N, V_LOADS = (V_ALL + 127) / 128;
 const uint n_kv_head = sizes[0], window = sizes[1], n_window = sizes[2];
 const uint kv_head = group_x, first = uint(tiles[2 * group_y]), n_tok = uint(tiles[2 * group_y + 1]);
 const uint pages = uint(table[4 * first + 3]), slot_first = uint(table[4 * first + 2]);
@@ -54,8 +65,22 @@ for (uint base = from_first / KEYS * KEYS, turn = 0; base < to + KEYS; base += K
     UNROLL
     for (uint i = 0; i < K_LOADS; i++) {
       const uint load = i * 128 + rank;
+#if Q8 == 0
       shared_k[load / (D / 8) * LINE + load % (D / 8)] = next_k[i];
+#endif
+#if Q8 == 1
+      const uint four[4] = {next_k[i].x, next_k[i].y, next_k[i].z, next_k[i].w};
+      UNROLL
+      for (uint j = 0; j < 4; j++) {
+        const uint word = four[j] ^ 0x80808080, to_word = 4 * (load / (D / 16) * LINE + load % (D / 16) * 2) + 2 * j;
+        AS_WORDS(shared_k)[to_word] = INTEGERS(word, word >> 8);
+        AS_WORDS(shared_k)[to_word + 1] = INTEGERS(word >> 16, word >> 24);
+      }
+#endif
     }
+#if Q8 == 1
+    if (rank < 2 * KEYS) shared_scales[rank] = next_scale;
+#endif
     UNROLL
     for (uint i = 0; i < V_LOADS; i++) {
       const uint load = i * 128 + rank < V_ALL ? i * 128 + rank : V_ALL - 1;
@@ -64,9 +89,16 @@ for (uint base = from_first / KEYS * KEYS, turn = 0; base < to + KEYS; base += K
       const uint high[4] = {next_v[i][1].x, next_v[i][1].y, next_v[i][1].z, next_v[i][1].w};
       UNROLL
       for (uint j = 0; j < 4; j++) {
-        const uint to_word = (octet * 8 + 2 * j) * 16 + pair % 4 * 4 + pair / 4;
+        const uint to_word = (octet * N + N / 4 * j) * 16 + pair % 4 * 4 + pair / 4;
+#if Q8 == 0
         AS_WORDS(shared_v)[to_word] = (low[j] & 0xffff) | high[j] << 16;
         AS_WORDS(shared_v)[to_word + 16] = low[j] >> 16 | (high[j] & 0xffff0000);
+#endif
+#if Q8 == 1
+        const uint left = low[j] ^ 0x80808080, right = high[j] ^ 0x80808080;
+        UNROLL
+        for (uint b = 0; b < 4; b++) AS_WORDS(shared_v)[to_word + 16 * b] = INTEGERS(left >> 8 * b, right >> 8 * b);
+#endif
       }
     }
     BARRIER();
@@ -74,10 +106,17 @@ for (uint base = from_first / KEYS * KEYS, turn = 0; base < to + KEYS; base += K
   if (base < to) {
     UNROLL
     for (uint i = 0; i < K_LOADS; i++) {
-      const uint load = i * 128 + rank, wanted = base + load / (D / 8), slot = wanted < to ? wanted : to - 1;
+      const uint load = i * 128 + rank, wanted = base + load / (D / N), slot = wanted < to ? wanted : to - 1;
       const uint place = uint(table[pages + slot / PAGE]) * PAGE + slot % PAGE;
-      next_k[i] = LOAD4(k, (place * n_kv_head + kv_head) * (D / 8) + load % (D / 8));
+      next_k[i] = LOAD4(k, (place * n_kv_head + kv_head) * (D / N) + load % (D / N));
     }
+#if Q8 == 1
+    if (rank < 2 * KEYS) {
+      const uint wanted = base + rank % KEYS, slot = wanted < to ? wanted : to - 1;
+      const uint at = (uint(table[pages + slot / PAGE]) * PAGE + slot % PAGE) * n_kv_head + kv_head;
+      next_scale = rank < KEYS ? k_scales[at] : v_scales[at];
+    }
+#endif
     UNROLL
     for (uint i = 0; i < V_LOADS; i++) {
       const uint load = i * 128 + rank < V_ALL ? i * 128 + rank : V_ALL - 1;
@@ -85,7 +124,7 @@ for (uint base = from_first / KEYS * KEYS, turn = 0; base < to + KEYS; base += K
       for (uint j = 0; j < 2; j++) {
         const uint wanted = base + 2 * (load % (KEYS / 2)) + j, slot = wanted < to ? wanted : to - 1;
         const uint place = uint(table[pages + slot / PAGE]) * PAGE + slot % PAGE;
-        next_v[i][j] = LOAD4(v, (place * n_kv_head + kv_head) * (D / 8) + load / (KEYS / 2));
+        next_v[i][j] = LOAD4(v, (place * n_kv_head + kv_head) * (D / N) + load / (KEYS / 2));
       }
     }
   }
@@ -114,6 +153,9 @@ for (uint base = from_first / KEYS * KEYS, turn = 0; base < to + KEYS; base += K
       for (uint i = 0; i < 2; i++) {
         const uint slot = tile + 8 * n + 2 * quad + i;
         float number = score[n][2 * h + i] * factors[0];
+#if Q8 == 1
+        number *= shared_scales[8 * n + 2 * quad + i];
+#endif
         if (cap > 0.0f) number = cap * tanh(number / cap);
         number = slot >= from[h] && slot <= own[h] ? number : -1e30f;
         score[n][2 * h + i] = number;
@@ -133,6 +175,9 @@ for (uint base = from_first / KEYS * KEYS, turn = 0; base < to + KEYS; base += K
         const float number = score[n][2 * h + i];
         part[i] = number > -1e30f ? exp(number - top) : 0.0f;
         mass[h] += part[i];
+#if Q8 == 1
+        part[i] *= 64.0f * shared_scales[KEYS + 8 * n + 2 * quad + i];
+#endif
       }
       weight[n][h] = half_pair(part[0], part[1]);
     }
@@ -160,7 +205,12 @@ for (uint h = 0; h < 2; h++) {
   const uint m = wave * 16 + line + 8 * h, token = m / G, head = kv_head * G + m % G;
   const float total = lanes_sum(mass[h], 4), sink = sinks[head];
   const float top = largest[h] > sink ? largest[h] : sink, keep = exp(largest[h] - top);
+#if Q8 == 0
   const float factor = keep / (total * keep + exp(sink - top));
+#endif
+#if Q8 == 1
+  const float factor = 0.015625f * keep / (total * keep + exp(sink - top));
+#endif
   if (token < n_tok) {
     const uint at = ((first + token - sizes[3]) * n_kv_head * G + head) * D + 2 * quad;
     UNROLL

@@ -2,7 +2,7 @@
 //!
 //! Nothing runs until [`Backend::read`] or [`Backend::start`]. Tensors are f32; weights keep their packing.
 
-use mlxr_compute::op::{Act, Attention, Delta, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};
+use mlxr_compute::op::{Act, Attention, Delta, KvSpec, KvType, Linear, Moe, Norm, Rope, Seqs, Ssm};
 use mlxr_compute::{Backend, DType, Encoding, Error, MatrixData};
 
 use crate::ahead::Ahead;
@@ -170,7 +170,7 @@ impl Backend for Mlx {
     }
 
     fn compiled(&mut self) -> bool {
-        self.own.as_ref().is_some_and(Own::compiled)
+        self.own.as_ref().is_some_and(|own| own.compiled(&mut *self.warn))
     }
 
     fn tensor(&mut self, shape: [usize; 2], data: &[f32]) -> Tensor {
@@ -362,7 +362,7 @@ impl Backend for Mlx {
         attention: &Attention<'_, Self>,
         seqs: &Seqs<'_>,
     ) -> Tensor {
-        let plain = linears.iter().all(|l| l.scale == 1.0 && l.bias.is_none());
+        let plain = kv.spec.dtype == KvType::F16 && linears.iter().all(|l| l.scale == 1.0 && l.bias.is_none());
         if let (Some(own), true) = (&self.own, plain && attend::fits(kv, layer, rope, attention, seqs)) {
             let rows = product::Rows::new(x, norm);
             let three = rows.and_then(|rows| Some((Three::new(own, &rows, linears.map(|l| &l.matrix))?, rows)));

@@ -36,7 +36,8 @@ pub(crate) enum Layer {
 /// Keys or values of all pages.
 pub(crate) struct Stored {
     pub(crate) data: Array,
-    scales: Option<Array>,
+    /// f32, where `data` are codes.
+    pub(crate) scales: Option<Array>,
     /// Heads and dimensions.
     pub(crate) heads: [usize; 2],
 }

@@ -56,8 +56,10 @@ fn kernels_compute_what_the_definitions_say() {
 }
 
 /// Calls that the subset has, besides types.
-const CALLS: [&str; 42] = [
+const CALLS: [&str; 44] = [
     "twice",
+    "rint",
+    "INTEGERS",
     "simd_shuffle",
     "exp",
     "tanh",
@@ -123,16 +125,18 @@ fn kernels_fit_a_threadgroup() {
     for case in cases::all(1) {
         let instance = &case.launch.instance;
         let c = &instance.constants;
-        let numbers = match instance.kernel().name {
+        let name = instance.kernel().name;
+        let numbers = match name.trim_end_matches("_q8") {
             "paged_attention" => {
-                let teams = if [64, 128, 256].contains(&c[0]) { 256 / c[0] } else { 1 };
+                let wide = if name.ends_with("_q8") { 512 } else { 256 };
+                let teams = if [64, 128, 256].contains(&c[0]) { wide / c[0] } else { 1 };
                 4 * teams * c[0] + 8 * teams
             }
             "paged_attention_tiles" => 4 * c[1] * c[0] + 64 + 4 * 320,
             "prompt_attention" => {
                 let (d, n_key) = (c[0], if c[0] > 128 { 16 } else { 32 });
                 let line = if d / 8 % 8 == 4 { d / 8 } else { d / 8 + 4 };
-                4 * (n_key * line + 4 * d) + 4 * 320
+                4 * (n_key * line + 4 * d) + 4 * 320 + if name.ends_with("_q8") { 2 * n_key } else { 0 }
             }
             // The parts, a gate's results, and what a simdgroup matrix goes through; on Metal up to 16 rows.
             name if name.starts_with("affine_tiles") => {

@@ -13,6 +13,7 @@ use mlxr_compute::{Bytes, Error};
 
 use super::api::{Api, RawArray, RawDevice, RawStream, RawVector};
 use super::array::{Array, Dtype};
+use super::image::Compiler;
 use crate::NAME;
 use crate::kernel::source::Platform;
 
@@ -111,6 +112,8 @@ pub struct Device {
     pub(super) stream: RawStream,
     kind: Kind,
     limit: usize,
+    /// Of a CUDA device, major and minor.
+    capability: [usize; 2],
     failed: RefCell<Option<String>>,
 }
 
@@ -154,17 +157,27 @@ impl Device {
             (api.mlx_set_default_device)(device);
             let stream = (api.mlx_stream_new_thread_unsafe)(device);
             let limit = memory_limit(&api, device);
+            let capability =
+                [c"compute_capability_major", c"compute_capability_minor"].map(|key| info(&api, device, key));
             (api.mlx_device_free)(device);
             if stream.0.is_null() {
                 return Err(OpenError::Device { path: owned(), message: complaint() });
             }
-            Ok(Device { api, stream, kind, limit, failed: RefCell::new(None) })
+            Ok(Device { api, stream, kind, limit, capability, failed: RefCell::new(None) })
         }
     }
 
     /// What computes.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// What compiles kernels for this GPU, where MLX's platform is CUDA.
+    ///
+    /// # Errors
+    /// If NVRTC or CUDA's headers are not to be found, in words.
+    pub(crate) fn compiler(&self) -> Result<Compiler, String> {
+        Compiler::new(self.capability)
     }
 
     /// Of what MLX's attention should see multiples of queries and keys. MLX's CUDA build plans a graph of cuDNN's for each
@@ -402,17 +415,29 @@ unsafe fn allow_many_graphs(api: &Api) {
 /// # Safety
 /// The device must be of this library.
 unsafe fn memory_limit(api: &Api, device: RawDevice) -> usize {
-    let (mut limit, mut recommended) = (usize::MAX, 0);
-    // SAFETY: valid pointers; a failure leaves the numbers as they are and its complaint is dropped.
+    // SAFETY: the caller's; a failure leaves the number as it is and its complaint is dropped.
+    let (recommended, mut limit) = unsafe { (info(api, device, c"max_recommended_working_set_size"), usize::MAX) };
+    // SAFETY: a valid pointer.
+    unsafe { (api.mlx_get_memory_limit)(&mut limit) };
+    COMPLAINT.with_borrow_mut(Option::take);
+    if recommended > 0 { recommended } else { limit }
+}
+
+/// A number that MLX knows of a device; 0 where it does not.
+///
+/// # Safety
+/// The device must be of this library.
+unsafe fn info(api: &Api, device: RawDevice, key: &CStr) -> usize {
+    let mut number = 0;
+    // SAFETY: valid pointers, and the device is the caller's; a failure leaves the number as it is.
     unsafe {
         let mut info = (api.mlx_device_info_new)();
         (api.mlx_device_info_get)(&mut info, device);
-        (api.mlx_device_info_get_size)(&mut recommended, info, c"max_recommended_working_set_size".as_ptr());
+        (api.mlx_device_info_get_size)(&mut number, info, key.as_ptr());
         (api.mlx_device_info_free)(info);
-        (api.mlx_get_memory_limit)(&mut limit);
     }
     COMPLAINT.with_borrow_mut(Option::take);
-    if recommended > 0 { recommended } else { limit }
+    number
 }
 
 fn complaint() -> String {

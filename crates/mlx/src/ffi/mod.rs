@@ -5,6 +5,7 @@
 //! | `api` | the functions, found in the library |
 //! | [`mod@array`] | a node of the graph |
 //! | [`device`] | the library, the device that computes, memory, evaluation, reading |
+//! | `image` | kernels of our own compiled for CUDA, where MLX looks for them |
 //! | [`mod@kernel`] | kernels of our own on a GPU |
 //! | `ops` | the operations, as methods of [`Device`] |
 //!
@@ -14,10 +15,12 @@
 mod api;
 pub mod array;
 pub mod device;
+mod image;
 pub mod kernel;
 mod ops;
 
 pub use array::{Array, Dtype};
 pub use device::{Device, Kind, OpenError};
+pub(crate) use image::{Compiler, Text};
 pub use kernel::{GpuKernel, Output};
 pub use ops::{Packing, Rotation};

@@ -20,7 +20,7 @@ pub mod source;
 mod tiles;
 
 /// A kernel.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Kernel {
     /// Its name.
     pub name: &'static str,
@@ -127,56 +127,92 @@ macro_rules! decode {
     };
 }
 
-/// What the kernels that attend to one token of a sequence read and write.
-const PAGED_INPUTS: &[(&str, &str)] = &[
-    ("q", "float"),
-    ("k", "half"),
-    ("v", "half"),
-    ("table", "int"),
-    ("sizes", "uint"),
-    ("factors", "float"),
-    ("sinks", "float"),
-];
+/// A text for keys and values in f16 (0), or in 8 bits with scales (1).
+macro_rules! stored {
+    ($q8:literal, $name:literal) => {
+        concat!("#define Q8 ", $q8, "\n", body!($name), "#undef Q8\n#undef INTEGERS\n")
+    };
+}
+
+/// A kernel that attends to one kind of stored keys and values.
+macro_rules! attends {
+    ($q8:literal, $end:literal, $name:literal, [$($store:tt),*], [$($more:tt),*], $outputs:expr, $constants:expr) => {
+        Kernel {
+            name: concat!($name, $end),
+            body: stored!($q8, $name),
+            inputs: &[
+                ("q", "float"),
+                $($store,)*
+                ("table", "int"),
+                $($more,)*
+                ("sizes", "uint"),
+                ("factors", "float"),
+                ("sinks", "float"),
+            ],
+            written: &[],
+            outputs: $outputs,
+            constants: $constants,
+            n_wave: 4,
+        }
+    };
+}
+
+/// All of them.
+macro_rules! attention {
+    ($q8:literal, $end:literal, $store:tt) => {
+        [
+            attends!($q8, $end, "paged_attention", $store, [], PARTS, &["D", "G"]),
+            attends!($q8, $end, "paged_attention_tiles", $store, [], PARTS, &["D", "G", "PAGE"]),
+            attends!(
+                $q8,
+                $end,
+                "prompt_attention",
+                $store,
+                [("tiles", "int")],
+                &[("out", "float")],
+                &["D", "G", "PAGE"]
+            ),
+        ]
+    };
+}
+
 const PARTS: &[(&str, &str)] = &[("parts", "float"), ("sums", "float")];
+const OF_HALVES: [Kernel; 3] = attention!("0", "", [("k", "half"), ("v", "half")]);
+const OF_Q8: [Kernel; 3] =
+    attention!("1", "_q8", [("k", "i8"), ("v", "i8"), ("k_scales", "float"), ("v_scales", "float")]);
+
+/// Rotation and append to one kind of stored keys and values.
+macro_rules! rotate_append {
+    ($q8:literal, $end:literal, [$($store:tt),*], $written:expr) => {
+        Kernel {
+            name: concat!("rotate_append", $end),
+            body: stored!($q8, "rotate_append"),
+            inputs: &[
+                ("q", "float"),
+                ("k", "float"),
+                ("v", "float"),
+                $($store,)*
+                ("table", "int"),
+                ("turns", "float"),
+                ("sizes", "uint"),
+                ("before", "int"),
+            ],
+            written: $written,
+            outputs: &[("out", "float"), ("done", "int")],
+            constants: &["D", "DIMS", "PAIRED"],
+            n_wave: 1,
+        }
+    };
+}
 
 /// Every kernel.
-pub const KERNELS: [Kernel; 39] = [
-    Kernel {
-        name: "paged_attention",
-        body: body!("paged_attention"),
-        inputs: PAGED_INPUTS,
-        written: &[],
-        outputs: PARTS,
-        constants: &["D", "G"],
-        n_wave: 4,
-    },
-    Kernel {
-        name: "paged_attention_tiles",
-        body: body!("paged_attention_tiles"),
-        inputs: PAGED_INPUTS,
-        written: &[],
-        outputs: PARTS,
-        constants: &["D", "G", "PAGE"],
-        n_wave: 4,
-    },
-    Kernel {
-        name: "prompt_attention",
-        body: body!("prompt_attention"),
-        inputs: &[
-            ("q", "float"),
-            ("k", "half"),
-            ("v", "half"),
-            ("table", "int"),
-            ("tiles", "int"),
-            ("sizes", "uint"),
-            ("factors", "float"),
-            ("sinks", "float"),
-        ],
-        written: &[],
-        outputs: &[("out", "float")],
-        constants: &["D", "G", "PAGE"],
-        n_wave: 4,
-    },
+pub const KERNELS: [Kernel; 43] = [
+    OF_HALVES[0],
+    OF_HALVES[1],
+    OF_HALVES[2],
+    OF_Q8[0],
+    OF_Q8[1],
+    OF_Q8[2],
     Kernel {
         name: "attention_merge",
         body: body!("attention_merge"),
@@ -186,25 +222,13 @@ pub const KERNELS: [Kernel; 39] = [
         constants: &["D", "LAYOUT"],
         n_wave: 4,
     },
-    Kernel {
-        name: "rotate_append",
-        body: body!("rotate_append"),
-        inputs: &[
-            ("q", "float"),
-            ("k", "float"),
-            ("v", "float"),
-            ("k_store", "half"),
-            ("v_store", "half"),
-            ("table", "int"),
-            ("turns", "float"),
-            ("sizes", "uint"),
-            ("before", "int"),
-        ],
-        written: &["k_store", "v_store"],
-        outputs: &[("out", "float"), ("done", "int")],
-        constants: &["D", "DIMS", "PAIRED"],
-        n_wave: 1,
-    },
+    rotate_append!("0", "", [("k_store", "half"), ("v_store", "half")], &["k_store", "v_store"]),
+    rotate_append!(
+        "1",
+        "_q8",
+        [("k_store", "i8"), ("v_store", "i8"), ("k_scales", "float"), ("v_scales", "float")],
+        &["k_store", "v_store", "k_scales", "v_scales"]
+    ),
     Kernel {
         name: "rows_half",
         body: body!("rows_half"),

@@ -138,8 +138,9 @@ fn needed(prelude: &str, text: &str) -> String {
     items.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(item, _)| item.as_str()).collect()
 }
 
-/// A text without comments.
+/// A text without comments, a definition of several lines as one: what is left out is left out whole.
 fn bare(text: &str) -> String {
+    let text = text.replace("\\\n", " ");
     let code = text.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
     code.filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
 }
@@ -264,6 +265,12 @@ mod tests {
         let text = "#define A 0\n#define B 1\n#define C(x) x\n#define D B\n#if A == 1\nno;\n#endif\n#if B == 1\nC(1);\n#endif\n\
                     #undef A\nend;\n";
         assert_eq!(active(text), "#define C(x) x\nC(1);\nend;\n");
+    }
+
+    #[test]
+    fn a_definition_of_several_lines_is_left_out_whole() {
+        let text = "#define A(x) \\\n  f(x); // no\n#define B(x) \\\n  g(x)\nB(1);\n";
+        assert_eq!(active(&bare(text)), "#define B(x)    g(x)\nB(1);\n");
     }
 
     #[test]

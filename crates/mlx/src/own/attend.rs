@@ -50,7 +50,21 @@ pub(crate) fn fits(
     let grouped = n_kv_head > 0 && attention.n_head.is_multiple_of(n_kv_head) && attention.n_head / n_kv_head <= 8;
     let plain = attention.alibi.is_none() && attention.causal && seqs.rows.iter().all(|row| !row.tree);
     let turned = rope.is_none_or(|r| r.offset == 0 && r.scale == 1.0 && 2 * r.freqs.len() <= d);
-    kv.spec.dtype == KvType::F16 && shape && grouped && plain && turned
+    let stored = match kv.spec.dtype {
+        KvType::F16 => true,
+        KvType::Q8 => d != 96,
+        _ => false,
+    };
+    stored && shape && grouped && plain && turned
+}
+
+/// What a layer keeps, as kernels take it: keys and values, then their scales if they are codes; and how kernels for that end.
+fn stored(layer: &Layer) -> (Vec<&Array>, &'static str) {
+    let Layer::Kv(keys, Some(values)) = layer else { unreachable!("`fits` has checked the layer") };
+    let mut arrays = vec![&keys.data, &values.data];
+    arrays.extend(keys.scales.iter().chain(&values.scales));
+    let end = if arrays.len() > 2 { "_q8" } else { "" };
+    (arrays, end)
 }
 
 /// Queries, keys and values: made, or what makes them of rows, which [`Three::rotates`].
@@ -95,16 +109,15 @@ pub(crate) fn attend(
     seqs.check(q[0], &kv.spec);
     let table = plan.table(d, seqs, kv.spec.page_tokens);
     let before = before.unwrap_or_else(|| d.from_slice(&[0i32], &[1], Dtype::I32));
-    let [q, done] = match (qkv, &kv.layers[layer]) {
-        (Qkv::From(three, rows), Layer::Kv(keys, Some(values))) => {
-            let stores = [&keys.data, &values.data];
-            three.append(own, d, rows, stores, (rope, heads.d_k), (&table, &before))
+    let [q, done] = match (qkv, &stored(&kv.layers[layer]).0[..]) {
+        (Qkv::From(three, rows), [keys, values]) => {
+            three.append(own, d, rows, [keys, values], (rope, heads.d_k), (&table, &before))
         }
-        (Qkv::Made(qkv), Layer::Kv(keys, Some(values))) => {
-            let stores = [&keys.data, &values.data];
-            rotate_append(own, d, qkv, stores, (rope, how.n_head, heads.d_k), (&table, &before))
+        (Qkv::From(..), _) => unreachable!("the caller has products apart from codes"),
+        (Qkv::Made(qkv), _) => {
+            let how = (rope, how.n_head, heads.d_k);
+            rotate_append(own, d, qkv, &kv.layers[layer], how, (&table, &before))
         }
-        _ => unreachable!("`fits` has checked the layer"),
     };
     let q = Tensor::new(q, [seqs.positions.len(), how.n_head * heads.d_k]);
     let mut outputs = Vec::new();
@@ -145,16 +158,18 @@ fn rotate_append(
     own: &Own,
     d: &Device,
     [q, k, v]: [&Tensor; 3],
-    stores: [&Array; 2],
+    layer: &Layer,
     (rope, n_head, d_head): (Option<&Rope>, usize, usize),
     (table, before): (&Array, &Array),
 ) -> [Array; 2] {
     let n_kv_head = k.shape[1] / d_head;
     let freqs = rope.map_or(&[][..], |rope| &rope.freqs);
     let paired = u32::from(rope.is_some_and(|rope| rope.pairs == RopePairs::Interleaved));
-    let instance = Instance::new("rotate_append", &[d_head as u32, 2 * freqs.len() as u32, paired], "half");
+    let (stored, end) = stored(layer);
+    let name = format!("rotate_append{end}");
+    let instance = Instance::new(&name, &[d_head as u32, 2 * freqs.len() as u32, paired], "half");
     let (turns, sizes) = (own.floats(d, freqs), own.sizes(d, &[n_head, n_kv_head]));
-    let inputs = [&q.array, &k.array, &v.array, stores[0], stores[1], table, &turns, &sizes, before];
+    let inputs = [&[&q.array, &k.array, &v.array], &stored[..], &[table, &turns, &sizes, before]].concat();
     let shapes: [&[usize]; 2] = [&[q.shape[0], n_head * d_head], &[1]];
     own.launch(d, instance, &inputs, &shapes, [n_head + 2 * n_kv_head, q.shape[0], 1])
 }
@@ -188,24 +203,24 @@ fn paged(
     how: &Attention<'_, Mlx>,
     (table, run): (&Array, Run),
 ) -> Tensor {
-    let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
+    let (stored, end) = stored(&kv.layers[layer]);
     let (n_head, d_head) = (how.n_head, q.shape[1] / how.n_head);
-    let n_kv_head = keys.heads[0];
+    let n_kv_head = KvHeads::of(&kv.spec, layer).n_kv_head;
     let window = table::window_sizes(how.window);
     let n_seen = if window[0] == 0 { run.longest } else { run.longest.min(window[1]) };
     // Matrix products are a gain on CUDA only.
-    let tiles =
-        own.platform == Platform::Cuda && [64, 128].contains(&d_head) && kv.spec.page_tokens.is_multiple_of(TILE_PAGE);
+    let fits = if end.is_empty() { [64, 128].contains(&d_head) } else { d_head == 128 };
+    let tiles = own.platform == Platform::Cuda && fits && kv.spec.page_tokens.is_multiple_of(TILE_PAGE);
     let (busy, least) = if tiles { (BUSY_TILES, SHARE_TILES) } else { (BUSY_GROUPS, SHARE_SLOTS) };
     let n_share = (busy / (n_kv_head * run.n_tok)).min(n_seen / least).clamp(1, MAX_SHARES);
     let [factors, sinks] = parameters(own, d, how);
     let sizes = own.sizes(d, &[n_kv_head, n_share, kv.spec.page_tokens, window[0], window[1], run.first]);
     let constants = [d_head, n_head / n_kv_head, kv.spec.page_tokens].map(|n| n as u32);
     let instance = match tiles {
-        true => Instance::new("paged_attention_tiles", &constants, "half"),
-        false => Instance::new("paged_attention", &constants[..2], "half"),
+        true => Instance::new(&format!("paged_attention_tiles{end}"), &constants, "half"),
+        false => Instance::new(&format!("paged_attention{end}"), &constants[..2], "half"),
     };
-    let inputs = [&q.array, &keys.data, &values.data, table, &sizes, &factors, &sinks];
+    let inputs = [&[&q.array], &stored[..], &[table, &sizes, &factors, &sinks]].concat();
     let shapes: [&[usize]; 2] = [&[run.n_tok, n_head * n_share * d_head], &[run.n_tok, n_head, n_share, 2]];
     let [parts, sums] = own.launch(d, instance, &inputs, &shapes, [n_kv_head, run.n_tok, n_share]);
     let shape = [run.n_tok, n_head * d_head];
@@ -229,14 +244,14 @@ fn prompts(
     how: &Attention<'_, Mlx>,
     (table, tiles, run): (&Array, &Array, Run),
 ) -> Tensor {
-    let Layer::Kv(keys, Some(values)) = &kv.layers[layer] else { unreachable!("`fits` has checked the layer") };
-    let (n_head, n_kv_head) = (how.n_head, keys.heads[0]);
+    let (stored, end) = stored(&kv.layers[layer]);
+    let (n_head, n_kv_head) = (how.n_head, KvHeads::of(&kv.spec, layer).n_kv_head);
     let constants = [q.shape[1] / n_head, n_head / n_kv_head, kv.spec.page_tokens].map(|n| n as u32);
-    let instance = Instance::new("prompt_attention", &constants, "half");
+    let instance = Instance::new(&format!("prompt_attention{end}"), &constants, "half");
     let [kind, n_window] = table::window_sizes(how.window);
     let sizes = own.sizes(d, &[n_kv_head, kind, n_window, run.first]);
     let [factors, sinks] = parameters(own, d, how);
-    let inputs = [&q.array, &keys.data, &values.data, table, tiles, &sizes, &factors, &sinks];
+    let inputs = [&[&q.array], &stored[..], &[table, tiles, &sizes, &factors, &sinks]].concat();
     let shape = [run.n_tok, q.shape[1]];
     let [out] = own.launch(d, instance, &inputs, &[&shape], [n_kv_head, tiles.shape()[0] / 2, 1]);
     Tensor::new(out, shape)

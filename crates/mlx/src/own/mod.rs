@@ -13,10 +13,10 @@ pub(crate) mod best;
 pub(crate) mod product;
 pub mod table;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 
-use crate::ffi::{Array, Device, Dtype, GpuKernel, Output};
+use crate::ffi::{Array, Compiler, Device, Dtype, GpuKernel, Output, Text};
 use crate::kernel::Instance;
 use crate::kernel::source::{self, Platform};
 
@@ -36,11 +36,23 @@ pub(crate) struct Own {
     fresh: Cell<u32>,
     /// Bits of the weights that were multiplied last, whose layout what comes next is likely to be read in.
     bits: Cell<u32>,
+    /// What compiles kernels for this machine's GPU once and for all, on CUDA.
+    compiler: OnceCell<Option<Compiler>>,
+    /// Why it does not, until that is told.
+    complaint: RefCell<Option<String>>,
 }
 
 impl Own {
     pub(crate) fn new(platform: Platform) -> Own {
-        Own { platform, kernels: RefCell::default(), kept: RefCell::default(), fresh: Cell::new(0), bits: Cell::new(4) }
+        Own {
+            platform,
+            kernels: RefCell::default(),
+            kept: RefCell::default(),
+            fresh: Cell::new(0),
+            bits: Cell::new(4),
+            compiler: OnceCell::new(),
+            complaint: RefCell::default(),
+        }
     }
 
     /// Whole numbers that recur, as an array; at least eight, as kernels on Metal need them.
@@ -58,8 +70,11 @@ impl Own {
     }
 
     /// Whether a kernel was first used in this step or the one before: MLX compiles it when it runs, in the step after if that was
-    /// built ahead.
-    pub(crate) fn compiled(&self) -> bool {
+    /// built ahead. `warn` hears once why each process compiles them anew, if that is so.
+    pub(crate) fn compiled(&self, warn: &mut dyn FnMut(&str)) -> bool {
+        if let Some(complaint) = self.complaint.borrow_mut().take() {
+            warn(&complaint);
+        }
         let n_left = self.fresh.get();
         self.fresh.set(n_left.saturating_sub(1));
         n_left > 0
@@ -88,6 +103,9 @@ impl Own {
         assert_eq!(kernel.outputs.len(), N, "outputs of {}", kernel.name);
         let mut kernels = self.kernels.borrow_mut();
         if !kernels.contains_key(&instance) {
+            if self.platform == Platform::Cuda {
+                self.provide(d, &instance, inputs);
+            }
             match made(d, self.platform, &instance) {
                 Ok(made) => {
                     kernels.insert(instance.clone(), made);
@@ -101,6 +119,27 @@ impl Own {
         let mut made =
             d.launch(&kernels[&instance], inputs, &outputs, grid.map(|n| n as u32), 32 * kernel.n_wave).into_iter();
         std::array::from_fn(|_| made.next().expect("an array for each output"))
+    }
+}
+
+impl Own {
+    /// Compiles an instance for all processes to come, unless an earlier one has.
+    fn provide(&self, d: &Device, instance: &Instance, inputs: &[&Array]) {
+        let complain = |why: String| {
+            self.complaint.borrow_mut().get_or_insert(format!("each start compiles our kernels anew, as {why}"));
+        };
+        let Some(compiler) = self.compiler.get_or_init(|| d.compiler().map_err(complain).ok()) else { return };
+        let kernel = instance.kernel();
+        let [header, body] = source::for_mlx(self.platform, instance);
+        let names = kernel.inputs.iter().map(|(name, _)| *name);
+        let text = Text {
+            name: &instance.name(),
+            header: &header,
+            body: &body,
+            inputs: names.zip(inputs.iter().map(|array| array.dtype())).collect(),
+            outputs: kernel.outputs.iter().map(|(name, kind)| (*name, number(kind, instance.parameter))).collect(),
+        };
+        let _ = compiler.provide(&text).map_err(complain);
     }
 }
 
@@ -122,6 +161,7 @@ pub(crate) fn number(kind: &str, parameter: &str) -> Dtype {
         "bfloat" => Dtype::BF16,
         "uint" => Dtype::U32,
         "int" => Dtype::I32,
+        "i8" => Dtype::I8,
         "u8" => Dtype::U8,
         "u16" => Dtype::U16,
         _ => Dtype::F32,

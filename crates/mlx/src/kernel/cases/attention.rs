@@ -37,23 +37,23 @@ pub(super) fn merge(parts: &[f32], sums: &[f32], sinks: &[f32], [n_share, d]: [u
 /// Sequences whose keys and values are stored.
 struct Sequences {
     store: Store,
-    /// Keys and values of all pages, f16.
-    halves: [Vec<u16>; 2],
+    /// Keys and values of all pages as kernels read them, then their scales if they have such.
+    stored: Vec<Vec<u8>>,
     pages: Vec<u32>,
     /// Pages of each sequence.
     n_page: usize,
 }
 
 /// Sequences of these lengths.
-fn sequences(random: &mut Random, [d, n_kv_head]: [usize; 2], lengths: &[usize]) -> Sequences {
+fn sequences(random: &mut Random, [d, n_kv_head]: [usize; 2], dtype: KvType, lengths: &[usize]) -> Sequences {
     let width = n_kv_head * d;
     let max_page = lengths.iter().map(|n| n.div_ceil(PAGE_TOKENS)).max().unwrap_or(1);
     let n_page = lengths.len() * max_page;
     let pages = random.shuffled(n_page);
     let layer = LayerState::Kv { n_kv_head, d_k: d, d_v: d, d_latent: 0 };
-    let spec = KvSpec { layers: vec![layer], page_tokens: PAGE_TOKENS, n_page, n_slot: 0, dtype: KvType::F16 };
+    let spec = KvSpec { layers: vec![layer], page_tokens: PAGE_TOKENS, n_page, n_slot: 0, dtype };
     let mut store = Scalar.kv(&spec).expect("a small store");
-    let mut halves = [(); 2].map(|()| vec![0u16; n_page * PAGE_TOKENS * width]);
+    let mut all = [(); 2].map(|()| vec![0f32; n_page * PAGE_TOKENS * width]);
     for (i, &length) in lengths.iter().enumerate() {
         let range = (i * max_page, (i + 1) * max_page);
         let row = SeqRow { first: 0, n_tok: length, start: 0, pages: range, slot: 0, tree: false };
@@ -64,14 +64,37 @@ fn sequences(random: &mut Random, [d, n_kv_head]: [usize; 2], lengths: &[usize])
         for slot in 0..length {
             let page = pages[i * max_page + slot / PAGE_TOKENS] as usize;
             let at = (page * PAGE_TOKENS + slot % PAGE_TOKENS) * width;
-            for (stored, numbers) in halves.iter_mut().zip(&both) {
-                for (to, from) in stored[at..at + width].iter_mut().zip(numbers.row(slot)) {
-                    *to = half::f16::from_f32(*from).to_bits();
-                }
+            for (stored, numbers) in all.iter_mut().zip(&both) {
+                stored[at..at + width].copy_from_slice(numbers.row(slot));
             }
         }
     }
-    Sequences { store, halves, pages, n_page: max_page }
+    let stored = match dtype {
+        KvType::Q8 => {
+            let [(k, k_scales), (v, v_scales)] = all.map(|numbers| codes(&numbers, d));
+            vec![bytes(&k), bytes(&v), bytes(&k_scales), bytes(&v_scales)]
+        }
+        _ => all.iter().map(|numbers| bytes(&numbers.iter().map(|x| f16(*x)).collect::<Vec<u16>>())).collect(),
+    };
+    Sequences { store, stored, pages, n_page: max_page }
+}
+
+fn f16(x: f32) -> u16 {
+    half::f16::from_f32(x).to_bits()
+}
+
+/// Codes and scales of heads of `d`, as `Scalar` rounds them.
+fn codes(numbers: &[f32], d: usize) -> (Vec<i8>, Vec<f32>) {
+    let scales: Vec<f32> =
+        numbers.chunks(d).map(|head| head.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0).collect();
+    let inverse = |scale: f32| if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let code = |(i, x): (usize, &f32)| (x * inverse(scales[i / d])).round_ties_even() as i8;
+    (numbers.iter().enumerate().map(code).collect(), scales)
+}
+
+/// What kernels of a name keep keys and values in.
+fn kv_type(name: &str) -> KvType {
+    if name.ends_with("_q8") { KvType::Q8 } else { KvType::F16 }
 }
 
 impl Sequences {
@@ -131,23 +154,17 @@ pub(super) fn paged(
     how: How,
 ) -> Case {
     let (n_tok, n_head) = (lengths.len(), n_kv_head * group);
-    let sequences = sequences(random, [d, n_kv_head], lengths);
+    let sequences = sequences(random, [d, n_kv_head], kv_type(name), lengths);
     let Asked { table, q, factors, sinks, want } =
         asked(random, &sequences, [d, n_head], [lengths, &vec![1; n_tok]], how);
     let [kind, n_seen] = table::window_sizes(how.window);
-    let tiles = name == "paged_attention_tiles";
+    let tiles = name.starts_with("paged_attention_tiles");
     let constants = [d, group, PAGE_TOKENS].map(|n| n as u32);
     let instance = Instance::new(name, if tiles { &constants } else { &constants[..2] }, "half");
     let title = format!("{}, {lengths:?} tokens, {n_share} shares, {how:?}", instance.name());
-    let inputs = vec![
-        bytes(&q),
-        bytes(&sequences.halves[0]),
-        bytes(&sequences.halves[1]),
-        bytes(&table),
-        sizes(&[n_kv_head, n_share, PAGE_TOKENS, kind, n_seen, 0]),
-        bytes(&factors),
-        bytes(&sinks),
-    ];
+    let sizes = sizes(&[n_kv_head, n_share, PAGE_TOKENS, kind, n_seen, 0]);
+    let inputs =
+        [vec![bytes(&q)], sequences.stored, vec![bytes(&table), sizes, bytes(&factors), bytes(&sinks)]].concat();
     let n = n_tok * n_head * n_share;
     let grid = [n_kv_head as u32, n_tok as u32, n_share as u32];
     let launch = Launch { instance, grid, inputs, outputs: vec![n * d, 2 * n] };
@@ -159,29 +176,22 @@ pub(super) fn paged(
 /// The last `n_toks` tokens of sequences of these lengths, after a token of another one.
 pub(super) fn prompts(
     random: &mut Random,
+    name: &str,
     [d, group, n_kv_head]: [usize; 3],
     [lengths, n_toks]: [&[usize]; 2],
     how: How,
 ) -> Case {
     let n_head = n_kv_head * group;
     let (lengths, n_toks) = ([&[1], lengths].concat(), [&[1], n_toks].concat());
-    let sequences = sequences(random, [d, n_kv_head], &lengths);
+    let sequences = sequences(random, [d, n_kv_head], kv_type(name), &lengths);
     let Asked { table, q, factors, sinks, want } = asked(random, &sequences, [d, n_head], [&lengths, &n_toks], how);
     let (rows, positions) = sequences.rows(&lengths, &n_toks);
     let tiles = table::tiles(&rows[1..], 64 / group);
     let [kind, n_seen] = table::window_sizes(how.window);
-    let instance = Instance::new("prompt_attention", &[d as u32, group as u32, PAGE_TOKENS as u32], "half");
+    let instance = Instance::new(name, &[d as u32, group as u32, PAGE_TOKENS as u32], "half");
     let title = format!("{}, {n_toks:?} tokens of {lengths:?}, {how:?}", instance.name());
-    let inputs = vec![
-        bytes(&q),
-        bytes(&sequences.halves[0]),
-        bytes(&sequences.halves[1]),
-        bytes(&table),
-        bytes(&tiles),
-        sizes(&[n_kv_head, kind, n_seen, 1]),
-        bytes(&factors),
-        bytes(&sinks),
-    ];
+    let rest = vec![bytes(&table), bytes(&tiles), sizes(&[n_kv_head, kind, n_seen, 1]), bytes(&factors), bytes(&sinks)];
+    let inputs = [vec![bytes(&q)], sequences.stored, rest].concat();
     let grid = [n_kv_head as u32, (tiles.len() / 2) as u32, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![(positions.len() - 1) * n_head * d] };
     let want = want[n_head * d..].to_vec();
@@ -261,6 +271,7 @@ impl Next {
 /// One sequence's next `n_tok` tokens, of which `dims` dimensions turn.
 pub(super) fn rotate_append(
     random: &mut Random,
+    name: &str,
     [d, group, n_kv_head, n_tok]: [usize; 4],
     (dims, pairs): (usize, RopePairs),
 ) -> Case {
@@ -268,23 +279,20 @@ pub(super) fn rotate_append(
     let next = next(random, [d, n_kv_head, n_tok], (dims, pairs));
     let mut tensor = |n: usize| Tensor { shape: [n_tok, n * d], data: random.normals(n_tok * n * d) };
     let qkv = [n_head, n_kv_head, n_kv_head].map(&mut tensor);
-    let instance =
-        Instance::new("rotate_append", &[d as u32, dims as u32, u32::from(pairs == RopePairs::Interleaved)], "half");
+    let instance = Instance::new(name, &[d as u32, dims as u32, u32::from(pairs == RopePairs::Interleaved)], "half");
     let title = format!("{}, {n_head} heads, {n_tok} tokens from {}", instance.name(), next.positions[0]);
-    let empty = vec![0u16; next.n];
-    let inputs = vec![
-        bytes(&qkv[0].data),
-        bytes(&qkv[1].data),
-        bytes(&qkv[2].data),
-        bytes(&empty),
-        bytes(&empty),
-        bytes(&next.table),
-        bytes(&next.turns),
-        sizes(&[n_head, n_kv_head]),
-        bytes(&[0i32]),
-    ];
+    let (store, finish, limit) = match kv_type(name) {
+        // Half a step of the largest number's 127, and what a product that was rounded adds to it.
+        KvType::Q8 => {
+            let [codes, scales] = [next.n, next.n / d * 4].map(|n| vec![0u8; n]);
+            (vec![codes.clone(), codes, scales.clone(), scales], Finish::Codes(d), 0.501 / 127.0)
+        }
+        _ => (vec![vec![0u8; 2 * next.n]; 2], Finish::Stores, HALF),
+    };
+    let rest = vec![bytes(&next.table), bytes(&next.turns), sizes(&[n_head, n_kv_head]), bytes(&[0i32])];
+    let inputs = [qkv.each_ref().map(|x| bytes(&x.data)).to_vec(), store, rest].concat();
     let grid = [(n_head + 2 * n_kv_head) as u32, n_tok as u32, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![n_tok * n_head * d, 1] };
     let want = next.stored(qkv);
-    Case { launch, title, want, n_col: d, finish: Finish::Stores, limit: Limit::Row(HALF) }
+    Case { launch, title, want, n_col: d, finish, limit: Limit::Row(limit) }
 }

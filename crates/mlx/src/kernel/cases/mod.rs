@@ -49,6 +49,8 @@ enum Finish {
     Beside(u32, usize, f32),
     /// The first output, then the written inputs, which are f16; the second output is a token.
     Stores,
+    /// The first output, then the written inputs: codes of keys and of values, and scales of both, of heads of so many numbers.
+    Codes(usize),
 }
 
 /// Errors of sums in f32.
@@ -72,6 +74,16 @@ impl Case {
             }
             Finish::Stores => {
                 outputs[..1].iter().cloned().chain(outputs[2..].iter().map(|o| halves(o))).flatten().collect()
+            }
+            Finish::Codes(d) => {
+                let codes =
+                    |words: &Vec<f32>| words.iter().flat_map(|word| word.to_bits().to_le_bytes()).collect::<Vec<u8>>();
+                let number = |i: usize| {
+                    let scales = &outputs[4 + i];
+                    let numbers = codes(&outputs[2 + i]).into_iter().enumerate();
+                    numbers.map(|(j, code)| f32::from(code as i8) * scales[j / d]).collect::<Vec<f32>>()
+                };
+                [outputs[0].clone(), number(0), number(1)].concat()
             }
         };
         if got.len() != self.want.len() {
@@ -198,11 +210,17 @@ fn of_attention(random: &mut Random) -> Vec<Case> {
             if [64, 128].contains(&d) {
                 cases.push(attention::paged(random, "paged_attention_tiles", shape, &lengths, how));
             }
+            if d != 96 {
+                let name = if d == 64 || n_share == 1 { "paged_attention_q8" } else { "paged_attention_tiles_q8" };
+                cases.push(attention::paged(random, name, shape, &lengths, how));
+            }
         }
         let how = attention::How { window: windows[(i + 1) % 3], softcap: cap, sinks: i % 2 == 0 };
         let lengths: Vec<usize> = (0..1 + random.below(3)).map(|_| 5 + random.below(90)).collect();
         let n_toks: Vec<usize> = lengths.iter().map(|n| n - random.below(n - 1)).collect();
-        cases.push(attention::prompts(random, [d, group, 1 + i % 2], [&lengths, &n_toks], how));
+        for name in ["prompt_attention", "prompt_attention_q8"].into_iter().take(if d == 96 { 1 } else { 2 }) {
+            cases.push(attention::prompts(random, name, [d, group, 1 + i % 2], [&lengths, &n_toks], how));
+        }
         let [n_share, n_head] = [1 + random.below(70), 1 + random.below(9)];
         let (n_share, n_head) = (n_share, if i % 2 == 0 { 4 * n_head } else { n_head });
         let layout = if n_head * d % 128 == 0 { [0, 4, 8][i % 3] } else { 0 };
@@ -210,7 +228,9 @@ fn of_attention(random: &mut Random) -> Vec<Case> {
         let dims = [d, d / 2, 0][i % 3];
         let pairs = if i % 2 == 0 { RopePairs::HalfSplit } else { RopePairs::Interleaved };
         let shape = [d, group, 1 + i % 3, 1 + random.below(20)];
-        cases.push(attention::rotate_append(random, shape, (dims, pairs)));
+        for name in ["rotate_append", "rotate_append_q8"] {
+            cases.push(attention::rotate_append(random, name, shape, (dims, pairs)));
+        }
     }
     cases
 }
@@ -305,15 +325,20 @@ pub fn large(seed: u64) -> Vec<Case> {
         }
     }
     let plain = attention::How { window: Window::Full, softcap: None, sinks: false };
-    for (n_seq, n_shares) in [(1, [64, 32]), (8, [8, 6])] {
-        for (name, n_share) in ["paged_attention", "paged_attention_tiles"].into_iter().zip(n_shares) {
+    for (n_seq, n_shares) in [(1, [64, 32, 32]), (8, [8, 6, 6])] {
+        let names = ["paged_attention", "paged_attention_tiles", "paged_attention_tiles_q8"];
+        for (name, n_share) in names.into_iter().zip(n_shares) {
             cases.push(attention::paged(&mut random, name, [128, 4, 8, n_share], &vec![4096; n_seq], plain));
         }
     }
     for (lengths, n_toks) in [(&[512][..], &[512][..]), (&[2048], &[256]), (&[700, 300], &[200, 300])] {
-        cases.push(attention::prompts(&mut random, [128, 4, 8], [lengths, n_toks], plain));
+        for name in ["prompt_attention", "prompt_attention_q8"] {
+            cases.push(attention::prompts(&mut random, name, [128, 4, 8], [lengths, n_toks], plain));
+        }
     }
     cases.push(attention::joined(&mut random, [128, 32, 64], 4));
-    cases.push(attention::rotate_append(&mut random, [128, 4, 8, 32], (128, RopePairs::HalfSplit)));
+    for name in ["rotate_append", "rotate_append_q8"] {
+        cases.push(attention::rotate_append(&mut random, name, [128, 4, 8, 32], (128, RopePairs::HalfSplit)));
+    }
     cases
 }
