@@ -23,6 +23,12 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule { symbol: "matmul::table::avx512::run_int", products: &["vpdpbusd"], broadcast_percent: 80, reloads: 8 },
     Rule { symbol: "matmul::table::avx512::run_wide", products: &["vpdpbusd"], broadcast_percent: 80, reloads: 12 },
+    Rule {
+        symbol: "matmul::table::avx512_unpacked::run_unpacked",
+        products: &["vpdpbusd"],
+        broadcast_percent: 100,
+        reloads: 0,
+    },
     Rule { symbol: "matmul::table::avx512::run_float", products: &["vfmadd"], broadcast_percent: 100, reloads: 0 },
     Rule {
         symbol: "matmul::table::avx512_pairs::run_pairs",

@@ -68,14 +68,16 @@ fn run(pool: &Pool, packed: &PackedMatrix, x: &[f32], y: &mut [f32]) {
 
 #[test]
 fn a_column_does_not_depend_on_its_batch_nor_on_threads() {
-    let x = inputs(40 * N_IN, 6);
+    let x = inputs(70 * N_IN, 6);
+    // Panels of the last four are unpacked for 64 columns and more.
+    let merged = [DType::Q2_K, DType::Q3_K, DType::IQ1_S, DType::TQ2_0];
     for isa in isas() {
-        for dtype in [DType::Q4_K, DType::Q6_K, DType::F16, DType::BF16, DType::IQ3_S] {
+        for dtype in [DType::Q4_K, DType::Q6_K, DType::F16, DType::BF16, DType::IQ3_S].into_iter().chain(merged) {
             let packed = PackedMatrix::new(&[data(dtype, 50, 7)], isa).expect("available");
-            let mut all = vec![0.0; 40 * 50];
+            let mut all = vec![0.0; 70 * 50];
             run(&Pool::new(1).expect("threads"), &packed, &x, &mut all);
             let pool = Pool::new(3).expect("threads");
-            for n in [1, 2, 3, 5, 8, 13, 21, 40] {
+            for n in [1, 2, 3, 5, 8, 13, 21, 40, 64, 70] {
                 let mut y = vec![0.0; n * 50];
                 run(&pool, &packed, &x[..n * N_IN], &mut y);
                 assert_eq!(y, all[..n * 50], "{} {isa}: {n} columns", dtype.name());

@@ -117,6 +117,9 @@ fn kinds() -> Vec<Encoding> {
         DType::Q4_K,
         DType::Q6_K,
         DType::Q2_K,
+        DType::Q3_K,
+        DType::IQ1_S,
+        DType::TQ1_0,
         DType::MXFP4,
     ];
     let mut kinds: Vec<_> = types.into_iter().map(Encoding::Blocks).collect();
@@ -130,7 +133,7 @@ fn every_number_of_rows_and_columns() {
     let pool = Pool::new(3).expect("threads");
     for isa in isas() {
         for encoding in kinds() {
-            let columns: Vec<usize> = (1..18).chain([33, 64]).collect();
+            let columns: Vec<usize> = (1..18).chain([33, 64, 83]).collect();
             assert!(check(encoding, isa, [33, 256], &columns, &pool) > 0);
             for n_out in [1, 15, 16, 17, 100] {
                 check(encoding, isa, [n_out, 512], &[1, 5], &pool);

@@ -4,6 +4,8 @@ mod commands;
 mod common;
 mod convert;
 mod daemon;
+#[cfg(unix)]
+mod drafts;
 mod embedded;
 mod grammar;
 mod perplexity;

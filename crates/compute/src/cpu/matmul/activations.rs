@@ -66,6 +66,13 @@ pub(super) struct Tile {
     pub at: usize,
 }
 
+impl Tile {
+    /// Whether it has as many columns as any.
+    pub fn is_widest(self, isa: Isa) -> bool {
+        table::widths(isa).last() == Some(&self.width)
+    }
+}
+
 impl Activations {
     /// No inputs yet.
     pub fn new(isa: Isa) -> Activations {

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::simd::{Codes, Pairs, Simd};
+use super::unpack::Unpacks;
 
 /// 512-bit vectors.
 #[derive(Clone, Copy)]
@@ -129,6 +130,18 @@ impl Simd for Avx512 {
         }
         fn prefetch(p: *const u8) -> () {
             _mm_prefetch::<_MM_HINT_T1>(p.cast());
+        }
+    }
+}
+
+impl Unpacks for Avx512 {
+    ops! {
+        fn store_bytes(p: *mut u8, a: __m512i) -> () {
+            // SAFETY: the caller's pointer is valid for 64 bytes.
+            unsafe { _mm512_storeu_si512(p.cast(), a) }
+        }
+        fn prefetch_near(p: *const u8) -> () {
+            _mm_prefetch::<_MM_HINT_T0>(p.cast());
         }
     }
 }

@@ -25,6 +25,8 @@ pub(super) trait Coded: Pod {
     const VALUES: [i8; 16];
     /// Code of each value, as a byte.
     const CODES: [u8; 256] = codes(Self::VALUES);
+    /// Whether `(2 * scale + 1) * value` always fits a byte.
+    const MERGED: bool = false;
     /// See above.
     const FACTOR: f32;
 
@@ -310,6 +312,7 @@ impl Coded for BlockTQ1_0 {
     const SCALES: usize = 8;
     const BITS: usize = 2;
     const VALUES: [i8; 16] = TERNARY;
+    const MERGED: bool = true;
     const FACTOR: f32 = 1.0;
 
     fn d(&self) -> Half {
@@ -342,6 +345,7 @@ impl Coded for BlockTQ2_0 {
     const SCALES: usize = 8;
     const BITS: usize = 2;
     const VALUES: [i8; 16] = TERNARY;
+    const MERGED: bool = true;
     const FACTOR: f32 = 1.0;
 
     fn d(&self) -> Half {

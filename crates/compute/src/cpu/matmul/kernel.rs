@@ -99,6 +99,9 @@ pub(super) trait Form {
     const OFFSET: Offset;
     /// Whether scales (and minima) are per 16 weights.
     const HALVES: bool;
+    /// Of super-blocks: whether a code times its scale fits a byte (see `unpack`). Scales are then small integers, a span's sums
+    /// of which are below 2^24 and so exact in f32, too, and what they are multiplied with is apart.
+    const MERGED: bool = false;
     /// What is decoded once a group.
     type Head<S: Simd>;
 

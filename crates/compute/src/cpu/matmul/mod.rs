@@ -13,6 +13,7 @@
 //! | `kernel`, `wide` | the bodies of the kernels, over `simd` |
 //! | `scalar`, `avx2`, `avx512`, `neon`; `both` | `simd` for each instruction set; two vectors as one |
 //! | `packed` | matrices |
+//! | `unpack` | panels unpacked for many columns |
 //! | `expand` | panels of encodings without a form, made when used |
 //! | `activations`, `quantize`, `quantize_avx512` | inputs |
 //! | `product` | the loop over panels and tiles |
@@ -43,6 +44,8 @@ mod quantize_avx512;
 mod scalar;
 mod simd;
 mod table;
+#[cfg(target_arch = "x86_64")]
+mod unpack;
 mod wide;
 
 pub use activations::{Activations, Columns};

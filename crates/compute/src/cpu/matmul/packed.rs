@@ -8,11 +8,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::kernel::ROWS;
+use super::kernel::{BLOCK, Kernel, ROWS};
 use super::table::{self, FormRow, Input};
 use crate::cpu::arena::Arena;
 use crate::cpu::{Isa, Pool};
-use crate::{Bytes, Error, MatrixData, matrix};
+use crate::{Bytes, DType, Encoding, Error, MatrixData, matrix};
 
 /// A matrix `[n_out, n_in]`, or those of all experts.
 pub struct PackedMatrix {
@@ -45,6 +45,17 @@ pub(super) struct Panel<'a> {
     pub row: usize,
     /// Rows, at most 16.
     pub n: usize,
+}
+
+/// A panel's bytes, found by [`PackedMatrix::resolve`].
+#[derive(Clone, Copy)]
+pub(super) struct Resolved {
+    pub form: &'static FormRow,
+    pub data: *const u8,
+    /// Whether its scales are bf16.
+    pub bf16: bool,
+    /// The kernel for tiles of the greatest width and the panel that it takes, if that is another.
+    pub unpacked: Option<(Kernel, *const u8)>,
 }
 
 impl PackedMatrix {
@@ -211,32 +222,47 @@ impl PackedMatrix {
         panic!("a panel beyond the matrix");
     }
 
-    /// Bytes of its largest panel.
-    pub(super) fn panel_bytes(&self) -> usize {
-        self.segments.iter().map(|s| s.form.panel_bytes(self.n_in)).max().unwrap_or(0)
+    /// Bytes of its largest panel, as it is read for `n_col` columns.
+    pub(super) fn panel_bytes(&self, n_col: usize) -> usize {
+        let bytes = |s: &Segment| s.form.panel_bytes(self.n_in).max(s.form.scratch_bytes(self.isa, self.n_in, n_col));
+        self.segments.iter().map(bytes).max().unwrap_or(0)
     }
 
-    /// Floats of scratch memory that [`PackedMatrix::resolve`] needs.
-    pub(super) fn scratch_floats(&self) -> usize {
-        let each_time = self.segments.iter().filter(|s| s.form.each_time);
-        each_time.map(|s| s.form.panel_bytes(self.n_in) / 4).max().unwrap_or(0)
+    /// Whether some of its panels are made each time they are used.
+    pub(super) fn each_time(&self) -> bool {
+        self.segments.iter().any(|s| s.form.each_time)
     }
 
-    /// The panel's form and its bytes, which are written to `scratch` if they are made each time.
-    pub(super) fn resolve(&self, panel: Panel<'_>, scratch: &mut [f32]) -> (&'static FormRow, *const u8) {
+    /// Floats of scratch memory that [`PackedMatrix::resolve`] needs for a panel.
+    pub(super) fn scratch_floats(&self, n_col: usize) -> usize {
+        self.segments.iter().map(|s| s.form.scratch_bytes(self.isa, self.n_in, n_col) / 4).max().unwrap_or(0)
+    }
+
+    /// The panel's bytes, to be multiplied with `n_col` columns: `scratch` is overwritten by those that are made each time they are
+    /// used, and by unpacked ones.
+    pub(super) fn resolve(&self, panel: Panel<'_>, n_col: usize, scratch: &mut [f32]) -> Resolved {
         let Segment { form, data, at, packed, .. } = panel.segment;
         let panel_bytes = form.panel_bytes(self.n_in);
+        let bf16 = matches!(data.encoding, Encoding::MlxAffine { scale: DType::BF16, .. });
+        let made: &mut [u8] = bytemuck::cast_slice_mut(scratch);
+        let made = &mut made[..form.scratch_bytes(self.isa, self.n_in, n_col)];
         if form.each_time {
-            let bytes = &mut bytemuck::cast_slice_mut(scratch)[..panel_bytes];
             if panel.n < ROWS {
-                bytes.fill(0);
+                made.fill(0);
             }
-            (form.pack)(data, panel.row, panel.n, bytes);
-            return (form, bytes.as_ptr());
+            (form.pack)(data, panel.row, panel.n, made);
+            return Resolved { form, data: made.as_ptr(), bf16, unpacked: None };
         }
         assert!(packed.load(Ordering::Acquire), "a product packs its matrices first");
         let arena = self.arena.get().expect("set before anything is packed");
-        (form, arena.at(at + panel.row / ROWS * panel_bytes))
+        let data = arena.at(at + panel.row / ROWS * panel_bytes);
+        let unpacked = form.unpacking(self.isa, n_col).map(|unpacking| {
+            // SAFETY: the machine has the instruction set (`PackedMatrix::build`), a packed panel has `n_in` weights a row, and
+            // `made` has room for them (`scratch_bytes`).
+            unsafe { (unpacking.unpack)(data, self.n_in / BLOCK, made.as_mut_ptr()) };
+            (unpacking.kernel, made.as_ptr())
+        });
+        Resolved { form, data, bf16, unpacked }
     }
 }
 

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use super::activations::{Activations, Tile};
 use super::kernel::{Args, BLOCK, ROWS};
-use super::packed::{PackedMatrix, Panel};
+use super::packed::{PackedMatrix, Panel, Resolved};
 use super::table::Input;
+use crate::Error;
 use crate::cpu::pool::Worker;
 use crate::cpu::{Isa, Pool};
-use crate::{DType, Encoding, Error};
 
 /// Most columns of a tile of any instruction set.
 const COLUMNS: usize = 16;
@@ -132,7 +132,7 @@ pub fn matmul(pool: &Pool, x: &Activations, products: &[Product<'_>], outs: &mut
             up.matrix.pack_expert(pool, up.expert)?;
         }
     }
-    let per_item = panels_per_item(pool, products);
+    let per_item = panels_per_item(pool, x, products);
     let n_items = products.iter().map(|p| n_panel(p).div_ceil(per_item)).sum();
     let job = Job { x, products, outs: Outs(outs.as_mut_ptr(), PhantomData), per_item };
     let work: usize = products.iter().map(|p| p.weights.rows.len() * x.n_in() * x.n_col(p.group)).sum();
@@ -147,19 +147,21 @@ fn n_panel(p: &Product<'_>) -> usize {
 }
 
 /// As many panels as still give every thread enough items; one for matrices that are decoded into a thread's memory.
-fn panels_per_item(pool: &Pool, products: &[Product<'_>]) -> usize {
-    let decoded = |w: &Weights<'_>| w.matrix.scratch_floats() > 0;
-    let any_decoded = products.iter().any(|p| match p.epilogue {
-        Epilogue::Gate { up, .. } => decoded(&p.weights) || decoded(up),
-        _ => decoded(&p.weights),
+fn panels_per_item(pool: &Pool, x: &Activations, products: &[Product<'_>]) -> usize {
+    let each_time = products.iter().any(|p| match p.epilogue {
+        Epilogue::Gate { up, .. } => p.weights.matrix.each_time() || up.matrix.each_time(),
+        _ => p.weights.matrix.each_time(),
     });
-    if any_decoded {
+    if each_time {
         return 1;
     }
     let total: usize = products.iter().map(n_panel).sum();
-    let bytes = products.iter().map(|p| match p.epilogue {
-        Epilogue::Gate { up, .. } => p.weights.matrix.panel_bytes() + up.matrix.panel_bytes(),
-        _ => p.weights.matrix.panel_bytes(),
+    let bytes = products.iter().map(|p| {
+        let bytes = |w: &Weights<'_>| w.matrix.panel_bytes(x.n_col(p.group));
+        match p.epilogue {
+            Epilogue::Gate { up, .. } => bytes(&p.weights) + bytes(up),
+            _ => bytes(&p.weights),
+        }
     });
     let most = PANELS.min(PANEL_BYTES / bytes.max().unwrap_or(1).max(1));
     (total / (pool.n_threads() * ITEMS_A_THREAD)).min(most).max(1)
@@ -234,29 +236,32 @@ impl Job<'_, '_, '_> {
     fn panels(&self, worker: &Worker<'_>, p: &Product<'_>, first: usize) {
         let n = self.per_item.min(n_panel(p) - first);
         let up = if let Epilogue::Gate { up, combine } = p.epilogue { Some((up, combine)) } else { None };
-        let size = p.weights.matrix.scratch_floats();
-        let size_up = up.map_or(0, |(up, _)| up.matrix.scratch_floats());
+        let n_col = self.x.n_col(p.group);
+        let size = n * p.weights.matrix.scratch_floats(n_col);
+        let size_up = n * up.map_or(0, |(up, _)| up.matrix.scratch_floats(n_col));
         worker.scratch(size + size_up, |scratch| {
             let (scratch, scratch_up) = scratch.split_at_mut(size);
-            let gate = Strip::new(&p.weights, first, n, scratch);
-            let up = up.map(|(up, combine)| (Strip::new(up, first, n, scratch_up), combine));
+            let gate = Strip::new(&p.weights, first..first + n, n_col, scratch);
+            let up = up.map(|(up, combine)| (Strip::new(up, first..first + n, n_col, scratch_up), combine));
             let (mut y, mut u) = (Results([0.0; COLUMNS * ROWS]), Results([0.0; COLUMNS * ROWS]));
             for t in self.x.group(p.group).tiles.clone() {
                 let tile = self.x.tile(t);
                 for i in 0..n {
+                    let rows = self.rows(p, &gate.panels[i].expect("i < n"), tile);
+                    rows.ask();
                     gate.compute(i, self.x, tile, &mut y);
                     if let Some((up, combine)) = &up {
                         up.compute(i, self.x, tile, &mut u);
                         combine(&mut y.0[..tile.n * ROWS], &u.0[..tile.n * ROWS]);
                     }
-                    self.store(p, &gate.panels[i].expect("i < n"), tile, &y);
+                    store(&p.epilogue, p.weights.matrix.isa(), &rows, &y);
                 }
             }
         });
     }
 
-    /// Writes results to their place.
-    fn store(&self, p: &Product<'_>, panel: &Found<'_>, tile: Tile, y: &Results) {
+    /// Where results of a panel and a tile go.
+    fn rows(&self, p: &Product<'_>, panel: &Found<'_>, tile: Tile) -> Rows {
         let column = tile.first - self.x.group(p.group).columns.start;
         // SAFETY: `place.out` was checked; only `data` and `stride` are read here, which nobody writes.
         let (data, stride) = unsafe {
@@ -266,16 +271,20 @@ impl Job<'_, '_, '_> {
         let at = (p.place.row + column) * stride + p.place.col + panel.row;
         assert!(at + tile.n.saturating_sub(1) * stride + panel.n <= data.len(), "checked by `check`");
         // SAFETY: within the output, and no other item writes to its columns of these rows.
-        let rows = Rows { first: unsafe { data.cast::<f32>().add(at) }, stride, n: tile.n, len: panel.n };
-        match p.weights.matrix.isa() {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: whoever chose the instruction set has made sure that the machine has it (`PackedMatrix::new`).
-            Isa::Avx512Vnni | Isa::Avx512Bf16 => unsafe { put_avx512(&p.epilogue, &rows, y) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: likewise.
-            Isa::Avx2 => unsafe { put_avx2(&p.epilogue, &rows, y) },
-            _ => put(&p.epilogue, &rows, y),
-        }
+        Rows { first: unsafe { data.cast::<f32>().add(at) }, stride, n: tile.n, len: panel.n }
+    }
+}
+
+/// Writes results to their place.
+fn store(epilogue: &Epilogue<'_>, isa: Isa, rows: &Rows, y: &Results) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: whoever chose the instruction set has made sure that the machine has it (`PackedMatrix::new`).
+        Isa::Avx512Vnni | Isa::Avx512Bf16 => unsafe { put_avx512(epilogue, rows, y) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise.
+        Isa::Avx2 => unsafe { put_avx2(epilogue, rows, y) },
+        _ => put(epilogue, rows, y),
     }
 }
 
@@ -285,6 +294,18 @@ struct Rows {
     stride: usize,
     n: usize,
     len: usize,
+}
+
+impl Rows {
+    /// Asks for their memory, each a line of a page of its own, while the products are computed.
+    fn ask(&self) {
+        #[cfg(target_arch = "x86_64")]
+        for j in 0..self.n {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.first.wrapping_add(j * self.stride).cast()) };
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -324,14 +345,11 @@ fn put_row(epilogue: &Epilogue<'_>, out: &mut [f32], y: &[f32; ROWS]) {
 /// A panel ready for its kernel.
 #[derive(Clone, Copy)]
 struct Found<'a> {
-    form: &'static super::table::FormRow,
-    data: *const u8,
+    bytes: Resolved,
     /// First row, relative to the rows of the weights.
     row: usize,
     n: usize,
     bias: Option<&'a [f32]>,
-    /// Whether its scales are bf16.
-    bf16: bool,
 }
 
 /// Consecutive panels.
@@ -343,15 +361,15 @@ struct Strip<'a> {
 }
 
 impl<'a> Strip<'a> {
-    fn new(w: &Weights<'a>, first: usize, n: usize, scratch: &mut [f32]) -> Strip<'a> {
-        let start = w.panels().expect("checked by `check`").start + first;
-        let mut panels = [None; PANELS];
-        for (i, found) in panels.iter_mut().enumerate().take(n) {
-            let panel = w.matrix.panel(w.expert, start + i);
-            let (form, data) = w.matrix.resolve(panel, scratch);
+    /// Panels `range`, to be multiplied with `n_col` columns; `scratch` has room for what that needs.
+    fn new(w: &Weights<'a>, range: Range<usize>, n_col: usize, scratch: &mut [f32]) -> Strip<'a> {
+        let start = w.panels().expect("checked by `check`").start;
+        let (mut panels, size) = ([None; PANELS], w.matrix.scratch_floats(n_col));
+        for (i, (found, index)) in panels.iter_mut().zip(range).enumerate() {
+            let panel = w.matrix.panel(w.expert, start + index);
+            let bytes = w.matrix.resolve(panel, n_col, &mut scratch[i * size..][..size]);
             let row = w.row_of(panel);
-            let bf16 = matches!(panel.segment.data.encoding, Encoding::MlxAffine { scale: DType::BF16, .. });
-            *found = Some(Found { form, data, row, n: panel.n, bias: w.bias.map(|b| &b[row..][..panel.n]), bf16 });
+            *found = Some(Found { bytes, row, n: panel.n, bias: w.bias.map(|b| &b[row..][..panel.n]) });
         }
         Strip { panels, isa: w.matrix.isa(), n_in: w.matrix.n_in(), scale: w.scale }
     }
@@ -359,17 +377,22 @@ impl<'a> Strip<'a> {
     /// `scale * product + bias` of panel `i` and a tile.
     fn compute(&self, i: usize, x: &Activations, tile: Tile, y: &mut Results) {
         let panel = self.panels[i].expect("i < n");
-        let input = panel.form.input;
+        let Resolved { form, data, bf16, unpacked } = panel.bytes;
+        let input = form.input;
         let n = match input {
             Input::Int8 | Input::Wide => self.n_in / BLOCK,
             Input::Float => self.n_in,
             Input::Pairs => self.n_in / 2,
         };
         let tile_numbers = x.numbers(tile, input).as_ptr();
-        let args = Args { panel: panel.data, n, tile: tile_numbers, bf16: panel.bf16, out: y.0.as_mut_ptr() };
+        let (kernel, data) = match unpacked {
+            Some(unpacked) if tile.is_widest(self.isa) => unpacked,
+            _ => (form.kernel(self.isa, tile.width), data),
+        };
+        let args = Args { panel: data, n, tile: tile_numbers, bf16, out: y.0.as_mut_ptr() };
         // SAFETY: the machine has the instruction set (`PackedMatrix::build`), panel and tile are as large as `n_in`
         // asks for, and `y` has room for the most columns of any tile.
-        unsafe { panel.form.kernel(self.isa, tile.width)(&args) };
+        unsafe { kernel(&args) };
         let columns = y.0.as_chunks_mut::<ROWS>().0.iter_mut().take(tile.n);
         if self.scale != 1.0 || panel.bias.is_some() {
             let mut bias = [0.0; ROWS];

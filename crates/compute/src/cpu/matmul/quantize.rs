@@ -186,6 +186,7 @@ impl Records for wide::Record {
         for (i, &[a, b, c, d]) in halves.as_chunks::<4>().0.iter().enumerate() {
             put(wide::Record::pairs(n) + 4 * n * i, pair(a + b, c + d));
         }
+        put(wide::Record::c128s(n), (-128 * halves.iter().sum::<i32>()).to_le_bytes());
     }
 }
 

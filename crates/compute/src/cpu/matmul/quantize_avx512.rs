@@ -171,5 +171,7 @@ impl Fill for wide::Record {
         for (i, pair) in sums.as_chunks::<2>().0.iter().enumerate() {
             out.put(wide::Record::pairs(n) + 4 * n * i, beside(pair[0], pair[1]));
         }
+        let sum = _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3]));
+        out.put(wide::Record::c128s(n), negative::<7>(sum));
     }
 }

@@ -55,6 +55,7 @@ pub(super) struct FormRow {
     pub pack: Packer,
     /// Whether panels are made each time they are used, as they are larger than the file's rows.
     pub each_time: bool,
+    unpacking: Option<Unpacking>,
     /// Whether a matrix can be packed so.
     pub takes: fn(&MatrixData) -> bool,
     scalar: &'static [Kernel],
@@ -68,7 +69,36 @@ pub(super) struct FormRow {
     dotprod: &'static [Kernel],
 }
 
+/// Columns from which on panels are unpacked: with 32, writing and reading them costs more than it saves (`matmul_bench`).
+const MANY: usize = 64;
+
+/// How panels are unpacked for many columns.
+pub(super) struct Unpacking {
+    isas: &'static [Isa],
+    /// Bytes of a group of 16 rows.
+    pub bytes: usize,
+    /// Unpacks the first `n` blocks of a panel, see `Unpacked::unpack`.
+    pub unpack: unsafe fn(panel: *const u8, n: usize, out: *mut u8),
+    /// The kernel of unpacked panels, for tiles of the greatest width.
+    pub kernel: Kernel,
+}
+
 impl FormRow {
+    /// How panels are unpacked for `n_col` columns, where that pays: where products of bytes are one instruction, so that what
+    /// else a kernel does counts, and for many columns.
+    pub fn unpacking(&self, isa: Isa, n_col: usize) -> Option<&Unpacking> {
+        self.unpacking.as_ref().filter(|unpacking| n_col >= MANY && unpacking.isas.contains(&isa))
+    }
+
+    /// Bytes that a panel needs besides the packed ones to be multiplied with `n_col` columns.
+    pub fn scratch_bytes(&self, isa: Isa, n_in: usize, n_col: usize) -> usize {
+        match self.unpacking(isa, n_col) {
+            _ if self.each_time => self.panel_bytes(n_in),
+            Some(unpacking) => n_in / self.weights * unpacking.bytes,
+            None => 0,
+        }
+    }
+
     /// The kernel for tiles of `width` columns, one of [`widths`].
     pub fn kernel(&self, isa: Isa, width: usize) -> Kernel {
         let kernels = match isa {
@@ -86,7 +116,7 @@ impl FormRow {
         kernels[i.expect("tiles have the widths of the table")]
     }
 
-    /// Bytes of a panel of rows of `n_in` weights.
+    /// Bytes of a packed panel of rows of `n_in` weights.
     pub fn panel_bytes(&self, n_in: usize) -> usize {
         n_in / self.weights * self.bytes
     }
@@ -198,6 +228,32 @@ pairs!(
     [1 2 3 4 6 8 12 16],
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c,avx512bf16"
 );
+#[cfg(target_arch = "x86_64")]
+mod avx512_unpacked {
+    use super::*;
+    use crate::cpu::matmul::avx512::Avx512;
+    use crate::cpu::matmul::unpack::{self, Unpacked};
+
+    const N: usize = 16;
+    const _: () = assert!(matches!(avx512::WIDTHS, [.., N]));
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+    unsafe fn unpack<F: SuperBlocks>(panel: *const u8, n: usize, out: *mut u8) {
+        // SAFETY: passed on to the caller; the features are enabled here.
+        unsafe { Unpacked::<F>::unpack::<Avx512>(panel, n, out) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+    unsafe fn run_unpacked<F: SuperBlocks>(args: &kernel::Args) {
+        // SAFETY: passed on to the caller; the features are enabled here.
+        unsafe { unpack::int::<Avx512, F, N>(args) }
+    }
+
+    pub(super) const fn unpacking<F: SuperBlocks>() -> Unpacking {
+        const ISAS: &[Isa] = &[Isa::Avx512Vnni, Isa::Avx512Bf16];
+        Unpacking { isas: ISAS, bytes: Unpacked::<F>::BYTES, unpack: unpack::<F>, kernel: run_unpacked::<F> }
+    }
+}
 #[cfg(target_arch = "aarch64")]
 isa!(neon, crate::cpu::matmul::neon::Neon, one crate::cpu::matmul::neon::Neon, [1 4], "neon");
 #[cfg(target_arch = "aarch64")]
@@ -219,6 +275,7 @@ macro_rules! row {
             #[cfg(target_arch = "aarch64")]
             dotprod: dotprod::$kernels::<$form>(),
             each_time: false,
+            unpacking: None,
             $($field)*
         }
     };
@@ -231,6 +288,15 @@ const fn int<F: Form, B: pack::Pack>() -> FormRow {
 
 const fn int_packed<F: Form>(pack: Packer, takes: fn(&MatrixData) -> bool) -> FormRow {
     row!(int<F>, input: Input::Int8, weights: F::BLOCKS * BLOCK, bytes: F::BYTES, pack, takes)
+}
+
+/// A form in super-blocks whose panels are unpacked for many columns.
+const fn merged<F: SuperBlocks>(row: FormRow) -> FormRow {
+    FormRow {
+        #[cfg(target_arch = "x86_64")]
+        unpacking: Some(avx512_unpacked::unpacking::<F>()),
+        ..row
+    }
 }
 
 /// A form in super-blocks, whose inputs have a scale per 128.
@@ -265,6 +331,7 @@ const fn bf16_pairs() -> FormRow {
         #[cfg(target_arch = "aarch64")]
         dotprod: dotprod_pairs::KERNELS,
         each_time: false,
+        unpacking: None,
     }
 }
 
@@ -288,8 +355,8 @@ static FORMS: [FormRow; 33] = [
     int::<forms::Q5_0, BlockQ5_0>(),
     int::<forms::Q5_1, BlockQ5_1>(),
     int::<forms::Q8_0, BlockQ8_0>(),
-    wide::<forms::Q2_K, BlockQ2_K>(),
-    wide::<forms::Q3_K, BlockQ3_K>(),
+    merged::<forms::Q2_K>(wide::<forms::Q2_K, BlockQ2_K>()),
+    merged::<forms::Q3_K>(wide::<forms::Q3_K, BlockQ3_K>()),
     wide::<forms::Q4_K, BlockQ4_K>(),
     wide::<forms::Q5_K, BlockQ5_K>(),
     wide::<forms::Q6_K, BlockQ6_K>(),
@@ -302,14 +369,14 @@ static FORMS: [FormRow; 33] = [
     int_packed::<forms::Affine4<2>>(pack::affine::<4, 2>, pack::takes_affine::<4, 2>),
     int_packed::<forms::Affine8<1>>(pack::affine::<8, 1>, pack::takes_affine::<8, 1>),
     int_packed::<forms::Affine8<2>>(pack::affine::<8, 2>, pack::takes_affine::<8, 2>),
-    wide::<forms::IQ1_S, BlockIQ1_S>(),
+    merged::<forms::IQ1_S>(wide::<forms::IQ1_S, BlockIQ1_S>()),
     codebook::<BlockIQ1_M>(),
     codebook::<BlockIQ2_XXS>(),
     codebook::<BlockIQ2_XS>(),
     codebook::<BlockIQ2_S>(),
     codebook::<BlockIQ3_XXS>(),
     codebook::<BlockIQ3_S>(),
-    codebook::<BlockTQ1_0>(),
-    codebook::<BlockTQ2_0>(),
+    merged::<forms::Codebook<BlockTQ1_0>>(codebook::<BlockTQ1_0>()),
+    merged::<forms::Codebook<BlockTQ2_0>>(codebook::<BlockTQ2_0>()),
     FormRow { pack: expand::floats, each_time: true, ..float::<forms::F32, 4>(|_| true) },
 ];

@@ -19,7 +19,7 @@ use super::simd::{Codes, Simd};
 /// Activations that share a scale.
 pub(super) const SPAN: usize = 128;
 /// Blocks of a span.
-const BLOCKS: usize = SPAN / BLOCK;
+pub(super) const BLOCKS: usize = SPAN / BLOCK;
 
 /// Bytes from the start of a record of `n` columns to its fields. A record describes 128 activations of `n` columns:
 ///
@@ -30,6 +30,7 @@ const BLOCKS: usize = SPAN / BLOCK;
 /// halves  [4, n, 2] i16    sum of q of each half of a block
 /// c128    [4, n] i32       -128 * sum of q of each block
 /// c128h   [8, n] i32       -128 * sum of q of each half of a block
+/// c128s   [n] i32          -128 * sum of q
 /// ```
 pub(super) struct Record;
 
@@ -49,8 +50,11 @@ impl Record {
     pub const fn c128h(n: usize) -> usize {
         172 * n
     }
-    pub const fn bytes(n: usize) -> usize {
+    pub const fn c128s(n: usize) -> usize {
         204 * n
+    }
+    pub const fn bytes(n: usize) -> usize {
+        208 * n
     }
 }
 
@@ -59,6 +63,17 @@ impl Record {
 /// # Safety
 /// As for [`Form`].
 pub(super) trait SuperBlocks: Form {
+    /// What sums of a span are multiplied with, where `MERGED`.
+    #[inline(always)]
+    unsafe fn factor<S: Simd>(_: &Self::Head<S>) -> S::Floats {
+        unreachable!("a form whose scales are not merged")
+    }
+    /// Integer scales of the rows, of half or block `i` of a group, where `MERGED`; the bytes of i8 where codes are signed.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "panels are unpacked for AVX-512 alone"))]
+    #[inline(always)]
+    fn whole_scales<S: Simd>(_: &Self::Head<S>, _i: usize) -> &[u8; ROWS] {
+        unreachable!("a form whose scales are not merged")
+    }
     /// Minima in pairs, of a group: of blocks `2 i` and `2 i + 1`, or of the halves of block `i` where `HALVES`.
     #[inline(always)]
     unsafe fn min_pair<S: Simd>(_: &Self::Head<S>, _i: usize, _row: usize) -> S::Bytes {
@@ -99,13 +114,19 @@ unsafe fn rows<S: Simd, F: SuperBlocks, const N: usize>(args: &Args, row: usize)
             let head = F::head::<S>(p, row, args.bf16);
             for first in (0..F::BLOCKS).step_by(BLOCKS) {
                 let mut sums = [S::zero(); N];
-                if F::OFFSET == Offset::MinusMin {
+                if F::OFFSET == Offset::MinusMin && !F::MERGED {
                     each::<S, _, N>(&mut sums, &Minima::<S, F, N>::new(&head, first, row, a));
                 }
                 for b in 0..BLOCKS {
                     let w = codes::<S, F>(p, first + b, row);
                     let scales = F::scales::<S>(&head, first + b, row);
                     each::<S, _, N>(&mut sums, &Block::<S, F, N> { w, scales, b, a, form: PhantomData });
+                }
+                if F::MERGED {
+                    each::<S, _, N>(&mut sums, &Factor::<S>(F::factor::<S>(&head)));
+                    if F::OFFSET == Offset::MinusMin {
+                        each::<S, _, N>(&mut sums, &Minima::<S, F, N>::new(&head, first, row, a));
+                    }
                 }
                 each::<S, _, N>(&mut sums, &Finish::<N> { out, a });
                 a = a.add(Record::bytes(N));
@@ -116,11 +137,19 @@ unsafe fn rows<S: Simd, F: SuperBlocks, const N: usize>(args: &Args, row: usize)
 }
 
 /// The minima of a span times the activations' sums.
-struct Minima<S: Simd, F, const N: usize> {
-    pairs: [S::Bytes; BLOCKS],
-    factor: S::Floats,
-    a: *const u8,
-    form: PhantomData<F>,
+pub(super) struct Minima<S: Simd, F, const N: usize> {
+    /// Four where they are of halves of blocks, else two.
+    pub pairs: [S::Bytes; BLOCKS],
+    pub factor: S::Floats,
+    /// The record.
+    pub a: *const u8,
+    pub form: PhantomData<F>,
+}
+
+/// Which pair of minima of a group is number `i` of the span that begins with block `first`.
+#[inline(always)]
+pub(super) const fn pair_of<F: Form>(first: usize, i: usize) -> usize {
+    if F::HALVES { first + i } else { first / 2 + i % 2 }
 }
 
 impl<S: Simd, F: SuperBlocks, const N: usize> Minima<S, F, N> {
@@ -128,10 +157,7 @@ impl<S: Simd, F: SuperBlocks, const N: usize> Minima<S, F, N> {
     unsafe fn new(head: &F::Head<S>, first: usize, row: usize, a: *const u8) -> Minima<S, F, N> {
         // SAFETY: passed on to the caller.
         unsafe {
-            let pair = |i: usize| match F::HALVES {
-                true => F::min_pair::<S>(head, first + i, row),
-                false => F::min_pair::<S>(head, first / 2 + i % 2, row),
-            };
+            let pair = |i: usize| F::min_pair::<S>(head, pair_of::<F>(first, i), row);
             Minima {
                 pairs: [pair(0), pair(1), pair(2), pair(3)],
                 factor: F::min_factor::<S>(head),
@@ -196,10 +222,21 @@ impl<S: Simd, F: SuperBlocks, const N: usize> Step<S> for Block<S, F, N> {
     }
 }
 
+/// Multiplies sums of integers.
+pub(super) struct Factor<S: Simd>(pub S::Floats);
+
+impl<S: Simd> Step<S> for Factor<S> {
+    #[inline(always)]
+    unsafe fn step(&self, _: usize, sum: S::Floats) -> S::Floats {
+        // SAFETY: passed on to the caller.
+        unsafe { S::mul(self.0, sum) }
+    }
+}
+
 /// Adds the sums of a span, scaled, to the results.
-struct Finish<const N: usize> {
-    out: *mut f32,
-    a: *const u8,
+pub(super) struct Finish<const N: usize> {
+    pub out: *mut f32,
+    pub a: *const u8,
 }
 
 impl<S: Simd, const N: usize> Step<S> for Finish<N> {

@@ -60,7 +60,14 @@ pub(super) unsafe fn times<S: Simd>(factor: S::Floats, numbers: &[u8], index: us
     unsafe { S::mul(factor, S::load_u8(numbers.as_ptr().add(ROWS * index + row))) }
 }
 
-/// Likewise for signed numbers.
+/// The unsigned numbers of 16 rows, `index` rows into `numbers`.
+#[inline(always)]
+pub(super) unsafe fn whole<S: Simd>(numbers: &[u8], index: usize, row: usize) -> S::Floats {
+    // SAFETY: the rows of 16 have `S::LANES` numbers from `row` on.
+    unsafe { S::load_u8(numbers[ROWS * index..][..ROWS][row..].as_ptr()) }
+}
+
+/// Likewise [`times`] for signed numbers.
 #[inline(always)]
 unsafe fn times_signed<S: Simd>(factor: S::Floats, numbers: *const i8, index: usize, row: usize) -> S::Floats {
     // SAFETY: the callers' arrays have a row `index`.
@@ -212,6 +219,7 @@ impl Form for Q2_K {
     const CODES: Codes = Codes::U4;
     const OFFSET: Offset = Offset::MinusMin;
     const HALVES: bool = true;
+    const MERGED: bool = true;
     type Head<S: Simd> = Head2<S::Floats>;
 
     #[inline(always)]
@@ -237,11 +245,22 @@ impl Form for Q2_K {
     #[inline(always)]
     unsafe fn scales<S: Simd>(head: &Head2<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
         // SAFETY: see [`Form`].
-        unsafe { [times::<S>(head.d, &head.scales, 2 * b, row), times::<S>(head.d, &head.scales, 2 * b + 1, row)] }
+        unsafe { [whole::<S>(&head.scales, 2 * b, row), whole::<S>(&head.scales, 2 * b + 1, row)] }
     }
 }
 
+/// Codes up to 3 times scales up to 15.
 impl SuperBlocks for Q2_K {
+    #[inline(always)]
+    unsafe fn factor<S: Simd>(head: &Head2<S::Floats>) -> S::Floats {
+        head.d
+    }
+
+    #[inline(always)]
+    fn whole_scales<S: Simd>(head: &Head2<S::Floats>, i: usize) -> &[u8; ROWS] {
+        &head.scales.as_chunks().0[i]
+    }
+
     #[inline(always)]
     unsafe fn min_pair<S: Simd>(head: &Head2<S::Floats>, i: usize, row: usize) -> S::Bytes {
         // SAFETY: see [`Form`].
@@ -264,10 +283,11 @@ impl Form for Q3_K {
     const CODES: Codes = Codes::I8 { zero: 4, most: 4 };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = true;
-    type Head<S: Simd> = (S::Floats, [i8; 256]);
+    const MERGED: bool = true;
+    type Head<S: Simd> = (S::Floats, [u8; 256]);
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> (S::Floats, [i8; 256]) {
+    unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> (S::Floats, [u8; 256]) {
         // SAFETY: see [`Form`].
         let (d, low, high) = unsafe {
             let (low, high) = (p.add(32).cast::<[u8; 128]>(), p.add(160).cast::<[u8; 64]>());
@@ -275,12 +295,13 @@ impl Form for Q3_K {
         };
         let mut scales = [0; 256];
         for i in 0..64 {
-            scales[i] = (low[i] & 15 | (high[i] & 3) << 4) as i8 - 32;
-            scales[64 + i] = (low[64 + i] & 15 | (high[i] & 12) << 2) as i8 - 32;
-            scales[128 + i] = (low[i] >> 4 | high[i] & 48) as i8 - 32;
-            scales[192 + i] = (low[64 + i] >> 4 | (high[i] & 192) >> 2) as i8 - 32;
+            scales[i] = 32u8.wrapping_sub(low[i] & 15 | (high[i] & 3) << 4);
+            scales[64 + i] = 32u8.wrapping_sub(low[64 + i] & 15 | (high[i] & 12) << 2);
+            scales[128 + i] = 32u8.wrapping_sub(low[i] >> 4 | high[i] & 48);
+            scales[192 + i] = 32u8.wrapping_sub(low[64 + i] >> 4 | (high[i] & 192) >> 2);
         }
-        (d, scales)
+        // SAFETY: see [`Form`].
+        (unsafe { S::fnma(d, S::splat(&1.0), S::zero()) }, scales)
     }
 
     #[inline(always)]
@@ -290,14 +311,25 @@ impl Form for Q3_K {
     }
 
     #[inline(always)]
-    unsafe fn scales<S: Simd>(head: &(S::Floats, [i8; 256]), b: usize, row: usize) -> [S::Floats; 2] {
-        let scales = head.1.as_ptr();
+    unsafe fn scales<S: Simd>(head: &(S::Floats, [u8; 256]), b: usize, row: usize) -> [S::Floats; 2] {
+        let scale = |i: usize| head.1[ROWS * i..][..ROWS][row..].as_ptr();
         // SAFETY: see [`Form`].
-        unsafe { [times_signed::<S>(head.0, scales, 2 * b, row), times_signed::<S>(head.0, scales, 2 * b + 1, row)] }
+        unsafe { [S::load_i8(scale(2 * b)), S::load_i8(scale(2 * b + 1))] }
     }
 }
 
-impl SuperBlocks for Q3_K {}
+/// Codes of -4 to 3 times -31 to 32: scales are those of the file (-32 to 31), negated, so that -128 is the least product.
+impl SuperBlocks for Q3_K {
+    #[inline(always)]
+    unsafe fn factor<S: Simd>(head: &(S::Floats, [u8; 256])) -> S::Floats {
+        head.0
+    }
+
+    #[inline(always)]
+    fn whole_scales<S: Simd>(head: &(S::Floats, [u8; 256]), i: usize) -> &[u8; ROWS] {
+        &head.1.as_chunks().0[i]
+    }
+}
 
 /// Q8_K. Group: `d` f32 `[16]`, 8 times 8 byte lines.
 pub(in super::super) struct Q8_K;
@@ -341,6 +373,7 @@ impl Form for IQ1_S {
     const CODES: Codes = Codes::U4;
     const OFFSET: Offset = Offset::MinusMin;
     const HALVES: bool = false;
+    const MERGED: bool = true;
     type Head<S: Simd> = Head45<S::Floats>;
 
     #[inline(always)]
@@ -367,11 +400,22 @@ impl Form for IQ1_S {
     #[inline(always)]
     unsafe fn scales<S: Simd>(head: &Head45<S::Floats>, b: usize, row: usize) -> [S::Floats; 2] {
         // SAFETY: see [`Form`].
-        unsafe { Q4_K::scales::<S>(head, b, row) }
+        unsafe { [whole::<S>(&head.scales, b, row); 2] }
     }
 }
 
+/// Codes up to 2 times scales up to 15.
 impl SuperBlocks for IQ1_S {
+    #[inline(always)]
+    unsafe fn factor<S: Simd>(head: &Head45<S::Floats>) -> S::Floats {
+        head.d
+    }
+
+    #[inline(always)]
+    fn whole_scales<S: Simd>(head: &Head45<S::Floats>, i: usize) -> &[u8; ROWS] {
+        &head.scales.as_chunks().0[i]
+    }
+
     #[inline(always)]
     unsafe fn min_pair<S: Simd>(head: &Head45<S::Floats>, i: usize, row: usize) -> S::Bytes {
         // SAFETY: see [`Form`].

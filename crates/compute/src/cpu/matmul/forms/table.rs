@@ -8,7 +8,7 @@ use super::super::coded::{self, Coded};
 use super::super::kernel::{Form, Offset, ROWS};
 use super::super::simd::{Codes, Simd};
 use super::super::wide::SuperBlocks;
-use super::k::{six_bits, times};
+use super::k::{six_bits, times, whole};
 use super::{nibbles, three_bits, two_bits};
 use crate::quant::float::{e8m0_half, ue4m3_half};
 use crate::quant::grids::{FP4_VALUES, IQ4_VALUES};
@@ -170,6 +170,7 @@ impl<B: Coded> Form for Codebook<B> {
     const CODES: Codes = Codes::I8 { zero: 0, most: largest(&B::VALUES) };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = B::SCALES == 16;
+    const MERGED: bool = B::MERGED;
     type Head<S: Simd> = (S::Floats, [u8; 256]);
 
     #[inline(always)]
@@ -207,7 +208,9 @@ impl<B: Coded> Form for Codebook<B> {
     unsafe fn scales<S: Simd>(head: &(S::Floats, [u8; 256]), b: usize, row: usize) -> [S::Floats; 2] {
         // SAFETY: see [`Form`].
         unsafe {
-            if Self::HALVES {
+            if Self::MERGED {
+                [whole::<S>(&head.1, b, row); 2]
+            } else if Self::HALVES {
                 [times::<S>(head.0, &head.1, 2 * b, row), times::<S>(head.0, &head.1, 2 * b + 1, row)]
             } else {
                 [times::<S>(head.0, &head.1, b, row); 2]
@@ -216,4 +219,14 @@ impl<B: Coded> Form for Codebook<B> {
     }
 }
 
-impl<B: Coded> SuperBlocks for Codebook<B> {}
+impl<B: Coded> SuperBlocks for Codebook<B> {
+    #[inline(always)]
+    unsafe fn factor<S: Simd>(head: &(S::Floats, [u8; 256])) -> S::Floats {
+        head.0
+    }
+
+    #[inline(always)]
+    fn whole_scales<S: Simd>(head: &(S::Floats, [u8; 256]), i: usize) -> &[u8; ROWS] {
+        &head.1.as_chunks().0[i]
+    }
+}
