@@ -97,6 +97,12 @@ fn kv_type(name: &str) -> KvType {
     if name.ends_with("_q8") { KvType::Q8 } else { KvType::F16 }
 }
 
+/// Errors of attention by matrix products of f16. Keys and values of 8 bits are rounded to f16 on their way into them: as
+/// much again.
+fn half(name: &str) -> f32 {
+    if kv_type(name) == KvType::Q8 { 2.0 * HALF } else { HALF }
+}
+
 impl Sequences {
     /// Rows of the last `n_toks` tokens of sequences of `lengths`, and the tokens' positions.
     fn rows(&self, lengths: &[usize], n_toks: &[usize]) -> (Vec<SeqRow>, Vec<i32>) {
@@ -170,7 +176,7 @@ pub(super) fn paged(
     let launch = Launch { instance, grid, inputs, outputs: vec![n * d, 2 * n] };
     let finish = if n_share == 1 { Finish::First } else { Finish::Merge(n_share, d, sinks) };
     // Keys are rounded to f16 in both; scores are sums in f32, exponentiated. Products round queries and weights to f16.
-    Case { launch, title, want, n_col: d, finish, limit: Limit::Row(if tiles { HALF } else { SINGLE }) }
+    Case { launch, title, want, n_col: d, finish, limit: Limit::Row(if tiles { half(name) } else { SINGLE }) }
 }
 
 /// The last `n_toks` tokens of sequences of these lengths, after a token of another one.
@@ -195,7 +201,7 @@ pub(super) fn prompts(
     let grid = [n_kv_head as u32, (tiles.len() / 2) as u32, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![(positions.len() - 1) * n_head * d] };
     let want = want[n_head * d..].to_vec();
-    Case { launch, title, want, n_col: d, finish: Finish::First, limit: Limit::Row(HALF) }
+    Case { launch, title, want, n_col: d, finish: Finish::First, limit: Limit::Row(half(name)) }
 }
 
 /// Joins random shares of two tokens.
