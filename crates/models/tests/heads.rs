@@ -3,7 +3,7 @@
 
 mod drafting;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use mlxr_compute::DType;
@@ -15,22 +15,12 @@ use mlxr_models::{Arena, LoadOptions, is_eagle, is_medusa, load, load_eagle, loa
 use mlxr_weights::safetensors::{Entry, Writer};
 use serde_json::json;
 
-use drafting::texts_of_five;
+use drafting::{Temp, texts_of_five};
 
 /// Tokens, and numbers of a hidden state: one for each token.
 const N: usize = 48;
 const D_FF: usize = 32;
 const N_HEAD: usize = 3;
-
-/// A folder that goes with the test.
-struct Temp(PathBuf);
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        // A folder that stays does no harm.
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
 
 /// The tensors of a checkpoint.
 #[derive(Default)]
@@ -59,14 +49,14 @@ impl Tensors {
     }
 
     fn write(&self, name: &str, config: &serde_json::Value) -> Temp {
-        let folder = std::env::temp_dir().join(format!("mlxr-heads-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
+        let home = Temp::new(&format!("heads-{name}"));
+        let folder = &home.0;
         std::fs::write(folder.join("config.json"), config.to_string()).expect("it can be written");
         let entries: Vec<Entry> = self.0.iter().map(|(entry, _)| entry.clone()).collect();
         let mut writer = Writer::create(&folder.join("model.safetensors"), &[], &entries).expect("it can be written");
         self.0.iter().for_each(|(_, bytes)| writer.push(bytes).expect("it can be written"));
         writer.finish().expect("it is whole");
-        Temp(folder)
+        home
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod drafting;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use mlxr_compute::DType;
@@ -12,7 +12,7 @@ use mlxr_engine::{Config, Draft, Engine, Parts, Reads, TokenId};
 use mlxr_models::{Arena, LoadOptions, load, load_next};
 use mlxr_weights::gguf::{Entry, Metadata, Value, Writer};
 
-use drafting::texts_of_five;
+use drafting::{Temp, texts_of_five};
 
 /// Texts of five sequences at once, and how many tokens were drafted for them.
 fn texts(folder: &Path, temperature: f32, max_draft: usize) -> (Vec<Vec<TokenId>>, u64) {
@@ -143,25 +143,16 @@ fn to_gguf(folder: &Path, path: &Path) {
     writer.finish().expect("it is whole");
 }
 
-/// A file that goes with the test.
-struct Temp(PathBuf);
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        // A file that stays does no harm.
-        drop(std::fs::remove_file(&self.0));
-    }
-}
-
 #[test]
 fn the_same_layer_drafts_from_gguf() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/mtp/glm4-moe-mtp");
-    let file = Temp(std::env::temp_dir().join(format!("mlxr-next-{}.gguf", std::process::id())));
-    to_gguf(&folder, &file.0);
+    let home = Temp::new("next");
+    let file = home.0.join("model.gguf");
+    to_gguf(&folder, &file);
     for temperature in [0.0, 1.0] {
         let (want, n_draft) = texts(&folder, temperature, 8);
-        assert_eq!(texts(&file.0, temperature, 0), (want.clone(), 0));
-        let (found, of_gguf) = texts(&file.0, temperature, 8);
+        assert_eq!(texts(&file, temperature, 0), (want.clone(), 0));
+        let (found, of_gguf) = texts(&file, temperature, 8);
         assert!(
             found == want && n_draft > 0 && of_gguf > 0,
             "at {temperature}: {of_gguf} drafted, {n_draft} from the folder"

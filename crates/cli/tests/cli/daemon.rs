@@ -62,6 +62,16 @@ impl Daemon {
         assert_eq!(status, 200, "{text}");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
+
+    /// What `/metrics` tells of a series, of all models together.
+    pub fn count(&self, series: &str) -> f64 {
+        let metrics = self.ask("GET", "/metrics", "").1;
+        let lines = metrics.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix('{'));
+        let number = |line: &str| line.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number");
+        let numbers: Vec<f64> = lines.map(number).collect();
+        assert!(!numbers.is_empty(), "there is no series {series}");
+        numbers.iter().sum()
+    }
 }
 
 impl Drop for Daemon {

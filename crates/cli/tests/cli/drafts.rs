@@ -99,13 +99,8 @@ fn folders_of_heads_and_models_draft_for_the_daemon() {
         let text = daemon.post("/v1/completions", &body(model))["choices"][0]["text"].to_string();
         let text = text.trim_matches('"');
         assert!(text.len() > 20 && story.starts_with(text), "{draft:?} for {model}: {text}");
-        let metrics = daemon.ask("GET", "/metrics", "").1;
-        let count = |name: &str| -> f64 {
-            let lines =
-                metrics.lines().filter(|line| line.starts_with(&format!("vllm:spec_decode_num_{name}_tokens_total")));
-            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-        };
-        let (drafted, accepted) = (count("draft"), count("accepted"));
+        let [drafted, accepted] =
+            ["draft", "accepted"].map(|name| daemon.count(&format!("vllm:spec_decode_num_{name}_tokens_total")));
         assert_eq!(drafted > 0.0, draft.is_some(), "{draft:?} for {model}: {drafted} drafted");
         // A model is always right about itself.
         assert!(draft.as_deref() != Some("hf") || accepted == drafted, "{accepted} of {drafted}");

@@ -150,9 +150,7 @@ fn drafts_of_any_model_leave_the_text_as_it_is() {
             daemon.post("/v1/completions", &body)["choices"][0]["text"].to_string()
         };
         let texts = [0.0, 0.8].map(ask);
-        let metrics = daemon.ask("GET", "/metrics", "").1;
-        let line = metrics.lines().find(|line| line.starts_with("vllm:spec_decode_num_draft_tokens_total{"));
-        let n_draft: f64 = line.and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a number");
+        let n_draft = daemon.count("vllm:spec_decode_num_draft_tokens_total");
         assert_eq!(n_draft > 0.0, flags[1] != "0", "{flags:?}: {n_draft} tokens were drafted");
         texts
     });
