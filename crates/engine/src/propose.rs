@@ -29,7 +29,7 @@ pub(crate) struct Means<'a> {
     /// Most tokens of the draft.
     pub room: usize,
     /// Whether it may be a tree.
-    pub guesses: bool,
+    pub trees: bool,
 }
 
 /// Overwrites `out` with a draft for a sequence of these `tokens`, and `parents` where it is a tree; where a model is to
@@ -40,7 +40,7 @@ pub(crate) fn propose(
     means: &Means<'_>,
     (out, parents): (&mut Vec<TokenId>, &mut Vec<i32>),
 ) {
-    let Means { times, rewinds, n_decode, n_tok, room, guesses, .. } = *means;
+    let Means { times, rewinds, n_decode, n_tok, room, .. } = *means;
     out.clear();
     parents.clear();
     client.source = None;
@@ -59,7 +59,7 @@ pub(crate) fn propose(
     if let Some(bound) = &mut client.bound {
         bound.trim(out);
     }
-    let (kind, is_bound) = (client.kind(), client.bound.is_some());
+    let (kind, trees) = (client.kind(), means.trees && client.bound.is_none());
     let speculator = client.speculator().expect("it was just begun");
     let own = costs(0.0);
     speculator.step(&own);
@@ -69,32 +69,31 @@ pub(crate) fn propose(
         let pair = model.pair(means.id, tokens.len(), kind);
         (speculator.modelled(&pair, &costs(model.pass_seconds()), room), room)
     });
+    let shadow = out.first().map(|token| (*token, agree));
     let is_better = |length: &Length| length.n_tok > 0 && (looked_up.n_tok == 0 || length.rate > looked_up.rate);
     if let Some((length, room)) = modelled.filter(|(length, ..)| is_better(length)) {
         let n = speculator.begin_model(&length, room);
         client.begin_draft();
-        client.shadow = out.first().map(|token| (*token, agree));
         out.clear();
         out.resize(n, 0);
-        client.source = Some(Source::Model);
-    } else if let Some(lookahead) = (guesses && looked_up.n_tok == 0 && room >= N_TOK && !is_bound)
-        .then(|| speculator.guessed(tokens, &own))
-        .flatten()
+        (client.shadow, client.source) = (shadow, Some(Source::Model));
+    } else if trees
+        && looked_up.n_tok == 0
+        && room >= N_TOK
+        && let Some(lookahead) = speculator.guessed(tokens, &own)
     {
-        let shadow = out.first().map(|token| (*token, agree));
         lookahead.grow(tokens[tokens.len() - 1], out, parents);
         (client.shadow, client.source) = (shadow, Some(Source::Lookahead));
     } else {
         speculator.begin_lookup(&looked_up);
-        let n_other =
-            if guesses && !is_bound { speculator.branched(agree, &looked_up, room - looked_up.n_tok) } else { 0 };
+        let n_other = if trees { speculator.branched(agree, &looked_up, room - looked_up.n_tok) } else { 0 };
         let other = speculator.lookup.other(tokens, n_other);
-        client.shadow = out.first().filter(|_| looked_up.n_tok == 0).map(|token| (*token, agree));
         out.truncate(looked_up.n_tok);
         if !other.is_empty() {
             branch(other, out, parents);
         }
         client.source = (looked_up.n_tok > 0).then_some(Source::Lookup(agree));
+        client.shadow = shadow.filter(|_| looked_up.n_tok == 0);
     }
 }
 

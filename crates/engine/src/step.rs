@@ -46,8 +46,8 @@ pub(crate) struct Steps {
     max_draft: usize,
     /// Whether a rejected draft costs the tokens before it too.
     rewinds: bool,
-    /// Whether drafts may be trees of guesses.
-    guesses: bool,
+    /// Whether drafts may be trees.
+    trees: bool,
     stats: Stats,
     pace: Pace,
     /// Of all steps, and of those that only generate.
@@ -100,7 +100,7 @@ impl Steps {
             n_ctx,
             max_draft: if past.can_rewind() { config.max_draft } else { 0 },
             rewinds: info.recurrent,
-            guesses: config.draft_trees && !info.recurrent,
+            trees: config.draft_trees && !info.recurrent,
             stats: Stats::default(),
             pace: Pace::new(Targets { token: config.token_time, step: config.step_time }, config.step_tokens),
             times: StepTimes::new(MEAN),
@@ -289,7 +289,7 @@ impl Steps {
                 n_decode,
                 n_tok,
                 room: room.min(self.n_ctx.saturating_sub(tokens.len())),
-                guesses: self.guesses,
+                trees: self.trees,
             };
             propose(client, tokens, &means, (&mut self.sampling.draft, &mut self.sampling.draft_parents));
             n_tok += self.sampling.draft.len();

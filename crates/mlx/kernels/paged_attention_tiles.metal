@@ -14,7 +14,6 @@ constexpr uint K_LOADS = D / 32, V_LOADS = D / 64;
 #endif
 #if Q8 == 1
 constexpr uint K_LOADS = D / 64, V_LOADS = D / 128;
-#define INTEGERS(low, high) pair_fma(((low) & 255) | ((high) & 255) << 16 | 0x64006400, 0x3c003c00, 0xe480e480)
 float key_scale[4], value_scale[4];
 #endif
 const uint n_kv_head = sizes[0], n_share = sizes[1];

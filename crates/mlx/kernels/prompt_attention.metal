@@ -20,7 +20,6 @@ constexpr uint N = 8;
 #endif
 #if Q8 == 1
 constexpr uint N = 16;
-#define INTEGERS(low, high) pair_fma(((low) & 255) | ((high) & 255) << 16 | 0x64006400, 0x3c003c00, 0xe480e480)
 SHARED(float, shared_scales, 2 * KEYS);
 float next_scale = 0.0f;
 #endif

@@ -16,6 +16,8 @@ use libloading::Library;
 
 use super::array::Dtype;
 use super::device::MLX_VERSION;
+use crate::kernel::Instance;
+use crate::own::number;
 
 /// What MLX puts before a kernel's own header.
 const HEADER: &str = "\n#include \"mlx/backend/cuda/device/utils.cuh\"\n\n#include <cooperative_groups.h>\n\n";
@@ -26,14 +28,27 @@ const NVRTC: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 
 /// A kernel as MLX takes it.
 pub(crate) struct Text<'a> {
-    pub name: &'a str,
-    pub header: &'a str,
-    pub body: &'a str,
-    pub inputs: Vec<(&'a str, Dtype)>,
-    pub outputs: Vec<(&'a str, Dtype)>,
+    name: &'a str,
+    header: &'a str,
+    body: &'a str,
+    inputs: Vec<(&'a str, Dtype)>,
+    outputs: Vec<(&'a str, Dtype)>,
 }
 
-impl Text<'_> {
+impl<'a> Text<'a> {
+    /// Of an instance of this name and [text](crate::kernel::source::for_mlx), whose inputs have these types.
+    pub fn new(
+        name: &'a str,
+        [header, body]: [&'a str; 2],
+        instance: &Instance,
+        inputs: impl Iterator<Item = Dtype>,
+    ) -> Text<'a> {
+        let kernel = instance.kernel();
+        let inputs = kernel.inputs.iter().map(|(name, _)| *name).zip(inputs).collect();
+        let outputs = kernel.outputs.iter().map(|(name, kind)| (*name, number(kind, instance.parameter))).collect();
+        Text { name, header, body, inputs, outputs }
+    }
+
     /// The text that MLX would compile.
     fn whole(&self) -> String {
         let inputs = self.inputs.iter().map(|(name, dtype)| format!("    const {}* {name},\n", cuda(*dtype)));
@@ -253,7 +268,6 @@ mod tests {
     use super::*;
     use crate::kernel::source::{self, Platform};
     use crate::kernel::{KERNELS, cases};
-    use crate::own::number;
 
     /// Needs no GPU.
     #[test]
@@ -269,16 +283,9 @@ mod tests {
             let case = cases.iter().find(|case| case.launch.instance.kernel().name == kernel.name);
             let instance = &case.expect("a case of every kernel").launch.instance;
             let [header, body] = source::for_mlx(Platform::Cuda, instance);
-            let typed = |(name, kind): &(&'static str, &str)| (*name, number(kind, instance.parameter));
-            let (inputs, outputs) = (kernel.inputs.iter().map(typed), kernel.outputs.iter().map(typed));
+            let inputs = kernel.inputs.iter().map(|(_, kind)| number(kind, instance.parameter));
             let name = instance.name();
-            let text = Text {
-                name: &name,
-                header: &header,
-                body: &body,
-                inputs: inputs.collect(),
-                outputs: outputs.collect(),
-            };
+            let text = Text::new(&name, [&header, &body], instance, inputs);
             let image = compiler.image(&text.bare(), &name).unwrap_or_else(|why| panic!("{why}"));
             assert!(image.starts_with(b"\x7fELF"), "{name}: {} bytes are no image", image.len());
         }

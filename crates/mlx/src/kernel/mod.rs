@@ -130,7 +130,14 @@ macro_rules! decode {
 /// A text for keys and values in f16 (0), or in 8 bits with scales (1).
 macro_rules! stored {
     ($q8:literal, $name:literal) => {
-        concat!("#define Q8 ", $q8, "\n", body!($name), "#undef Q8\n#undef INTEGERS\n")
+        concat!(
+            "#define Q8 ",
+            $q8,
+            "\n",
+            include_str!("../../kernels/codes.h"),
+            body!($name),
+            "#undef Q8\n#undef INTEGERS\n"
+        )
     };
 }
 

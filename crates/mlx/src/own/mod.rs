@@ -120,25 +120,16 @@ impl Own {
             d.launch(&kernels[&instance], inputs, &outputs, grid.map(|n| n as u32), 32 * kernel.n_wave).into_iter();
         std::array::from_fn(|_| made.next().expect("an array for each output"))
     }
-}
 
-impl Own {
     /// Compiles an instance for all processes to come, unless an earlier one has.
     fn provide(&self, d: &Device, instance: &Instance, inputs: &[&Array]) {
         let complain = |why: String| {
             self.complaint.borrow_mut().get_or_insert(format!("each start compiles our kernels anew, as {why}"));
         };
         let Some(compiler) = self.compiler.get_or_init(|| d.compiler().map_err(complain).ok()) else { return };
-        let kernel = instance.kernel();
         let [header, body] = source::for_mlx(self.platform, instance);
-        let names = kernel.inputs.iter().map(|(name, _)| *name);
-        let text = Text {
-            name: &instance.name(),
-            header: &header,
-            body: &body,
-            inputs: names.zip(inputs.iter().map(|array| array.dtype())).collect(),
-            outputs: kernel.outputs.iter().map(|(name, kind)| (*name, number(kind, instance.parameter))).collect(),
-        };
+        let name = instance.name();
+        let text = Text::new(&name, [&header, &body], instance, inputs.iter().map(|array| array.dtype()));
         let _ = compiler.provide(&text).map_err(complain);
     }
 }

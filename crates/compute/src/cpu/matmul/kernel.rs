@@ -251,7 +251,7 @@ unsafe fn block<S: Simd, F: Form, const N: usize>(
     unsafe {
         let at = |offset: usize| a.add(offset).cast::<f32>();
         let q = a.cast::<i8>();
-        let biased = matches!(F::CODES, Codes::I8 { .. }) && S::SIGNED_BIAS;
+        let biased = F::CODES.is_biased::<S>();
         let scale = S::splat(at(Record::scale(N)));
         if F::HALVES {
             let (low, high) = w.split_at(4);

@@ -86,6 +86,14 @@ pub struct Out<'a> {
     pub stride: usize,
 }
 
+impl<'a> Product<'a> {
+    /// The weights, and those of the other matrix of [`Epilogue::Gate`].
+    fn operands(&self) -> impl Iterator<Item = &Weights<'a>> {
+        let up = if let Epilogue::Gate { up, .. } = self.epilogue { Some(up) } else { None };
+        [&self.weights].into_iter().chain(up)
+    }
+}
+
 impl<'a> Weights<'a> {
     /// All rows of a plain matrix.
     pub fn all(matrix: &'a PackedMatrix) -> Weights<'a> {
@@ -126,12 +134,7 @@ impl<'a> Weights<'a> {
 /// If shapes do not fit each other, or two products write to the same place.
 pub fn matmul(pool: &Pool, x: &Activations, products: &[Product<'_>], outs: &mut [Out<'_>]) -> Result<(), Error> {
     check(x, products, outs);
-    for p in products {
-        p.weights.matrix.pack_expert(pool, p.weights.expert)?;
-        if let Epilogue::Gate { up, .. } = p.epilogue {
-            up.matrix.pack_expert(pool, up.expert)?;
-        }
-    }
+    products.iter().flat_map(Product::operands).try_for_each(|w| w.matrix.pack_expert(pool, w.expert))?;
     let per_item = panels_per_item(pool, x, products);
     let n_items = products.iter().map(|p| n_panel(p).div_ceil(per_item)).sum();
     let job = Job { x, products, outs: Outs(outs.as_mut_ptr(), PhantomData), per_item };
@@ -148,37 +151,25 @@ fn n_panel(p: &Product<'_>) -> usize {
 
 /// As many panels as still give every thread enough items; one for matrices that are decoded into a thread's memory.
 fn panels_per_item(pool: &Pool, x: &Activations, products: &[Product<'_>]) -> usize {
-    let each_time = products.iter().any(|p| match p.epilogue {
-        Epilogue::Gate { up, .. } => p.weights.matrix.each_time() || up.matrix.each_time(),
-        _ => p.weights.matrix.each_time(),
-    });
-    if each_time {
+    if products.iter().flat_map(Product::operands).any(|w| w.matrix.each_time()) {
         return 1;
     }
     let total: usize = products.iter().map(n_panel).sum();
-    let bytes = products.iter().map(|p| {
-        let bytes = |w: &Weights<'_>| w.matrix.panel_bytes(x.n_col(p.group));
-        match p.epilogue {
-            Epilogue::Gate { up, .. } => bytes(&p.weights) + bytes(up),
-            _ => bytes(&p.weights),
-        }
-    });
-    let most = PANELS.min(PANEL_BYTES / bytes.max().unwrap_or(1).max(1));
+    let bytes = |p: &Product<'_>| p.operands().map(|w| w.matrix.panel_bytes(x.n_col(p.group))).sum();
+    let most = PANELS.min(PANEL_BYTES / products.iter().map(bytes).max().unwrap_or(1).max(1));
     (total / (pool.n_threads() * ITEMS_A_THREAD)).min(most).max(1)
 }
 
 /// Asserts what [`matmul`] says about shapes and places.
 fn check(x: &Activations, products: &[Product<'_>], outs: &[Out<'_>]) {
     for (i, p) in products.iter().enumerate() {
-        let fits = |w: &Weights<'_>| {
+        for w in p.operands() {
             let matrix = w.matrix;
             assert_eq!((matrix.n_in(), matrix.isa()), (x.n_in(), x.isa()), "matmul: a matrix does not fit the input");
             assert!(w.panels().is_some(), "matmul: rows {:?} do not start and end with panels", w.rows);
             assert!(w.bias.is_none_or(|b| b.len() == w.rows.len()), "matmul: a bias does not fit its rows");
-        };
-        fits(&p.weights);
+        }
         if let Epilogue::Gate { up, .. } = p.epilogue {
-            fits(up);
             assert!(p.weights.pairs_with(up), "matmul: gate and up differ in panels");
         }
         let (rows, cols) = area(x, p);

@@ -19,6 +19,13 @@ pub(super) enum Codes {
     },
 }
 
+impl Codes {
+    /// Whether products are computed with 128 added to the codes.
+    pub const fn is_biased<S: Simd>(self) -> bool {
+        matches!(self, Codes::I8 { .. }) && S::SIGNED_BIAS
+    }
+}
+
 /// Instruction sets that multiply pairs of bf16.
 ///
 /// # Safety

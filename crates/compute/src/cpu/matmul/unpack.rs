@@ -60,7 +60,7 @@ impl<F: SuperBlocks> Unpacked<F> {
                 let (p, out) = (panel.add(i * F::BYTES), out.add(i * Self::BYTES));
                 (0..F::BYTES.div_ceil(64)).for_each(|i| S::prefetch(p.wrapping_add(F::BYTES + i * 64)));
                 let head = F::head::<S>(p, 0, false);
-                S::store(out.cast(), F::factor::<S>(&head));
+                S::store(out.cast(), F::merged::<S>(&head).0);
                 if F::OFFSET == Offset::MinusMin {
                     S::store(out.add(LINE).cast(), F::min_factor::<S>(&head));
                     for i in 0..Self::PAIRS {
@@ -77,15 +77,14 @@ impl<F: SuperBlocks> Unpacked<F> {
     /// Writes codes times scales of block `b` of a group `p`.
     #[inline(always)]
     unsafe fn products<S: Unpacks>(head: &F::Head<S>, p: *const u8, b: usize, out: *mut u8) {
-        let (zero, bias) = match F::CODES {
-            Codes::I8 { zero, .. } => (zero, if S::SIGNED_BIAS { 128 } else { 0 }),
-            Codes::U4 | Codes::U5 => (0, 0),
-        };
+        let zero = if let Codes::I8 { zero, .. } = F::CODES { zero } else { 0 };
+        let bias = if F::CODES.is_biased::<S>() { 128 } else { 0 };
+        let scales = F::merged::<S>(head).1.as_chunks::<ROWS>().0;
         // SAFETY: passed on to the caller.
         unsafe {
             for (g, codes) in F::codes::<S>(p, b, 0).into_iter().enumerate() {
-                let scales = F::whole_scales::<S>(head, if F::HALVES { 2 * b + g / 4 } else { b });
-                let scales: [u8; LINE] = std::array::from_fn(|i| scales[i / 4]);
+                let rows = &scales[if F::HALVES { 2 * b + g / 4 } else { b }];
+                let scales: [u8; LINE] = std::array::from_fn(|i| rows[i / 4]);
                 let line = out.add(g * LINE);
                 S::store_bytes(line, codes);
                 for (code, scale) in (*line.cast::<[u8; LINE]>()).iter_mut().zip(scales) {
@@ -131,11 +130,10 @@ pub(super) unsafe fn int<S: Unpacks, F: SuperBlocks, const N: usize>(args: &Args
 /// The lines of a span times a record.
 #[inline(always)]
 unsafe fn span<S: Unpacks, F: SuperBlocks, const N: usize>(lines: *const u8, a: *const u8) -> [S::Floats; N] {
-    let biased = matches!(F::CODES, Codes::I8 { .. }) && S::SIGNED_BIAS;
     // SAFETY: passed on to the caller.
     unsafe {
         let mut sums = [S::int_zero(); N];
-        if biased {
+        if F::CODES.is_biased::<S>() {
             for (j, sum) in sums.iter_mut().enumerate() {
                 *sum = S::int_splat(a.add(Record::c128s(N) + 4 * j).cast());
             }

@@ -14,7 +14,7 @@
 use std::marker::PhantomData;
 
 use super::kernel::{Args, BLOCK, Form, Offset, ROWS, Step, codes, each};
-use super::simd::{Codes, Simd};
+use super::simd::Simd;
 
 /// Activations that share a scale.
 pub(super) const SPAN: usize = 128;
@@ -63,15 +63,10 @@ impl Record {
 /// # Safety
 /// As for [`Form`].
 pub(super) trait SuperBlocks: Form {
-    /// What sums of a span are multiplied with, where `MERGED`.
+    /// Where `MERGED`, what sums of a span are multiplied with, and the integer scales of a group: of each half or block those of
+    /// the rows; the bytes of i8 where codes are signed.
     #[inline(always)]
-    unsafe fn factor<S: Simd>(_: &Self::Head<S>) -> S::Floats {
-        unreachable!("a form whose scales are not merged")
-    }
-    /// Integer scales of the rows, of half or block `i` of a group, where `MERGED`; the bytes of i8 where codes are signed.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "panels are unpacked for AVX-512 alone"))]
-    #[inline(always)]
-    fn whole_scales<S: Simd>(_: &Self::Head<S>, _i: usize) -> &[u8; ROWS] {
+    fn merged<S: Simd>(_: &Self::Head<S>) -> (S::Floats, &[u8]) {
         unreachable!("a form whose scales are not merged")
     }
     /// Minima in pairs, of a group: of blocks `2 i` and `2 i + 1`, or of the halves of block `i` where `HALVES`.
@@ -123,7 +118,7 @@ unsafe fn rows<S: Simd, F: SuperBlocks, const N: usize>(args: &Args, row: usize)
                     each::<S, _, N>(&mut sums, &Block::<S, F, N> { w, scales, b, a, form: PhantomData });
                 }
                 if F::MERGED {
-                    each::<S, _, N>(&mut sums, &Factor::<S>(F::factor::<S>(&head)));
+                    each::<S, _, N>(&mut sums, &Factor::<S>(F::merged::<S>(&head).0));
                     if F::OFFSET == Offset::MinusMin {
                         each::<S, _, N>(&mut sums, &Minima::<S, F, N>::new(&head, first, row, a));
                     }
@@ -202,7 +197,7 @@ impl<S: Simd, F: SuperBlocks, const N: usize> Step<S> for Block<S, F, N> {
     #[inline(always)]
     unsafe fn step(&self, j: usize, acc: S::Floats) -> S::Floats {
         let Block { w, scales, b, a, .. } = self;
-        let biased = matches!(F::CODES, Codes::I8 { .. }) && S::SIGNED_BIAS;
+        let biased = F::CODES.is_biased::<S>();
         // SAFETY: `a` is a record of N columns.
         unsafe {
             let q = a.add(BLOCK * N * b + 4 * j).cast::<i8>();

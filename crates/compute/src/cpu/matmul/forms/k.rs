@@ -252,13 +252,8 @@ impl Form for Q2_K {
 /// Codes up to 3 times scales up to 15.
 impl SuperBlocks for Q2_K {
     #[inline(always)]
-    unsafe fn factor<S: Simd>(head: &Head2<S::Floats>) -> S::Floats {
-        head.d
-    }
-
-    #[inline(always)]
-    fn whole_scales<S: Simd>(head: &Head2<S::Floats>, i: usize) -> &[u8; ROWS] {
-        &head.scales.as_chunks().0[i]
+    fn merged<S: Simd>(head: &Head2<S::Floats>) -> (S::Floats, &[u8]) {
+        (head.d, &head.scales)
     }
 
     #[inline(always)]
@@ -321,13 +316,8 @@ impl Form for Q3_K {
 /// Codes of -4 to 3 times -31 to 32: scales are those of the file (-32 to 31), negated, so that -128 is the least product.
 impl SuperBlocks for Q3_K {
     #[inline(always)]
-    unsafe fn factor<S: Simd>(head: &(S::Floats, [u8; 256])) -> S::Floats {
-        head.0
-    }
-
-    #[inline(always)]
-    fn whole_scales<S: Simd>(head: &(S::Floats, [u8; 256]), i: usize) -> &[u8; ROWS] {
-        &head.1.as_chunks().0[i]
+    fn merged<S: Simd>(head: &(S::Floats, [u8; 256])) -> (S::Floats, &[u8]) {
+        (head.0, &head.1)
     }
 }
 
@@ -407,13 +397,8 @@ impl Form for IQ1_S {
 /// Codes up to 2 times scales up to 15.
 impl SuperBlocks for IQ1_S {
     #[inline(always)]
-    unsafe fn factor<S: Simd>(head: &Head45<S::Floats>) -> S::Floats {
-        head.d
-    }
-
-    #[inline(always)]
-    fn whole_scales<S: Simd>(head: &Head45<S::Floats>, i: usize) -> &[u8; ROWS] {
-        &head.scales.as_chunks().0[i]
+    fn merged<S: Simd>(head: &Head45<S::Floats>) -> (S::Floats, &[u8]) {
+        (head.d, &head.scales)
     }
 
     #[inline(always)]

@@ -221,12 +221,7 @@ impl<B: Coded> Form for Codebook<B> {
 
 impl<B: Coded> SuperBlocks for Codebook<B> {
     #[inline(always)]
-    unsafe fn factor<S: Simd>(head: &(S::Floats, [u8; 256])) -> S::Floats {
-        head.0
-    }
-
-    #[inline(always)]
-    fn whole_scales<S: Simd>(head: &(S::Floats, [u8; 256]), i: usize) -> &[u8; ROWS] {
-        &head.1.as_chunks().0[i]
+    fn merged<S: Simd>(head: &(S::Floats, [u8; 256])) -> (S::Floats, &[u8]) {
+        (head.0, &head.1)
     }
 }
