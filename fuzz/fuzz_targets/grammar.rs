@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use mlxr_grammar::{Grammars, Limits, Reply, Source, gbnf_to_lark};
-use mlxr_text::token::{GgufIds, GgufVocab, Source as Vocabulary, Tokenizer};
+use mlxr_text::token::{GgufVocab, SpecialIds, Source as Vocabulary, Tokenizer};
 
 static GRAMMARS: LazyLock<Arc<Grammars>> = LazyLock::new(|| {
     let tokens: Vec<Vec<u8>> = (32..127u8).map(|byte| vec![byte]).chain([b"ab".to_vec(), b"</s>".to_vec()]).collect();
@@ -15,7 +15,7 @@ static GRAMMARS: LazyLock<Arc<Grammars>> = LazyLock::new(|| {
         types: (0..tokens.len()).map(|id| if id < 96 { 1 } else { 3 }).collect(),
         tokens,
         merges: vec!["a b".into()],
-        ids: GgufIds { eos: Some(96), ..GgufIds::default() },
+        ids: SpecialIds { eos: Some(96), ..SpecialIds::default() },
         ..GgufVocab::default()
     };
     let tokenizer = Arc::new(Tokenizer::from_source(Vocabulary::Gguf(vocabulary)).expect("a tokenizer"));

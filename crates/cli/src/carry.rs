@@ -167,7 +167,7 @@ fn keys(vocab: &GgufVocab) -> Vec<(String, Value)> {
         ("fim_pad_token_id", id(ids.fim_pad)),
         ("fim_rep_token_id", id(ids.fim_rep)),
         ("fim_sep_token_id", id(ids.fim_sep)),
-        ("eog_token_ids", (!ids.eog.is_empty()).then(|| Value::Array(Array::U32(ids.eog.clone())))),
+        ("eog_token_ids", (!vocab.eog.is_empty()).then(|| Value::Array(Array::U32(vocab.eog.clone())))),
         ("add_bos_token", flag(vocab.add_bos)),
         ("add_eos_token", flag(vocab.add_eos)),
         ("add_sep_token", flag(vocab.add_sep)),

@@ -87,7 +87,7 @@ fn carry(tokens: &[TokenId], (from, to): (&Side, &Side), out: &mut Vec<TokenId>)
 
 #[cfg(test)]
 mod tests {
-    use mlxr_text::token::{GgufIds, GgufVocab, Source};
+    use mlxr_text::token::{GgufVocab, Source, SpecialIds};
 
     use super::*;
 
@@ -111,7 +111,7 @@ mod tests {
             scores: (0..texts.len()).map(|id| if id == 4 || id == 5 { 0.0 } else { -(id as f32) }).collect(),
             tokens: texts.iter().map(|text| text.as_bytes().to_vec()).collect(),
             types: kinds,
-            ids: GgufIds { bos: Some(1), eos: Some(2), unk: Some(0), ..GgufIds::default() },
+            ids: SpecialIds { bos: Some(1), eos: Some(2), unk: Some(0), ..SpecialIds::default() },
             add_bos: Some(true),
             add_space_prefix: Some(true),
             ..GgufVocab::default()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mlxr_compute::Bytes;
-use mlxr_text::token::{Config, GgufIds, GgufVocab, Source, TokenError, Tokenizer};
+use mlxr_text::token::{Config, GgufVocab, Source, SpecialIds, TokenError, Tokenizer};
 use mlxr_weights::gguf::{Array, Strings};
 use mlxr_weights::{Checkpoint, Kind, Metadata, OpenError};
 
@@ -57,6 +57,7 @@ fn gguf(meta: &Metadata) -> Result<GgufVocab, OpenError> {
         merges: strings("merges")?,
         precompiled_charsmap: bytes(meta, &key("precompiled_charsmap"))?,
         ids: ids(meta)?,
+        eog: meta.list(&format!("{PREFIX}eog_token_ids"))?.unwrap_or_default(),
         add_bos: flag("add_bos_token")?,
         add_eos: flag("add_eos_token")?,
         add_sep: flag("add_sep_token")?,
@@ -81,7 +82,7 @@ fn bytes(meta: &Metadata, key: &str) -> Result<Vec<u8>, OpenError> {
     Ok(signed.into_iter().map(|byte| byte as u8).collect())
 }
 
-fn ids(meta: &Metadata) -> Result<GgufIds, OpenError> {
+fn ids(meta: &Metadata) -> Result<SpecialIds, OpenError> {
     let id = |names: &[&str]| -> Result<Option<u32>, OpenError> {
         for name in names {
             if let Some(id) = meta.get::<u32>(&format!("{PREFIX}{name}"))? {
@@ -90,7 +91,7 @@ fn ids(meta: &Metadata) -> Result<GgufIds, OpenError> {
         }
         Ok(None)
     };
-    Ok(GgufIds {
+    Ok(SpecialIds {
         bos: id(&["bos_token_id"])?,
         eos: id(&["eos_token_id"])?,
         eot: id(&["eot_token_id"])?,
@@ -106,7 +107,6 @@ fn ids(meta: &Metadata) -> Result<GgufIds, OpenError> {
         fim_pad: id(&["fim_pad_token_id"])?,
         fim_rep: id(&["fim_rep_token_id"])?,
         fim_sep: id(&["fim_sep_token_id"])?,
-        eog: meta.list(&format!("{PREFIX}eog_token_ids"))?.unwrap_or_default(),
     })
 }
 

@@ -11,7 +11,7 @@ use mlxr_engine::TokenId;
 use mlxr_engine::constraint::Grammar;
 use mlxr_engine::sampler::{Mask, Rng};
 use mlxr_grammar::{Grammars, Limits, Reply, Source};
-use mlxr_text::token::{GgufIds, GgufVocab, Source as Vocabulary, Tokenizer};
+use mlxr_text::token::{GgufVocab, Source as Vocabulary, SpecialIds, Tokenizer};
 
 const N_VOCAB: usize = 151_936;
 const END: TokenId = 256;
@@ -51,7 +51,7 @@ fn tokenizer() -> Result<Tokenizer, Box<dyn Error>> {
         types,
         tokens: tokens.into_iter().map(String::into_bytes).collect(),
         merges: vec!["a b".into()],
-        ids: GgufIds { bos: Some(END), eos: Some(END), ..GgufIds::default() },
+        ids: SpecialIds { bos: Some(END), eos: Some(END), ..SpecialIds::default() },
         add_bos: Some(false),
         ..GgufVocab::default()
     }))?)

@@ -191,7 +191,7 @@ impl std::fmt::Debug for Grammars {
 
 #[cfg(test)]
 mod tests {
-    use mlxr_text::token::{GgufIds, GgufVocab, Source as Tokens};
+    use mlxr_text::token::{GgufVocab, Source as Tokens, SpecialIds};
 
     use super::*;
     use crate::limits::Source;
@@ -204,7 +204,7 @@ mod tests {
             types: vec![1, 1, 3],
             merges: vec!["a b".into()],
             tokens: ["a", "b", "<|im_end|>"].map(|token| token.as_bytes().to_vec()).to_vec(),
-            ids: GgufIds { eos: Some(2), ..GgufIds::default() },
+            ids: SpecialIds { eos: Some(2), ..SpecialIds::default() },
             ..GgufVocab::default()
         }));
         let tokenizer = Arc::new(tokenizer.expect("a tokenizer of three tokens"));

@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // tests
 
-use mlxr_text::token::{Config, Encode, GgufIds, GgufVocab, Source, Tokenizer};
+use mlxr_text::token::{Config, Encode, GgufVocab, Source, SpecialIds, Tokenizer};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -188,7 +188,7 @@ fn gguf_word_pieces_give_what_tokenizer_json_gives() {
             None => {}
         }
     }
-    vocab.ids = GgufIds { bos: Some(2), sep: Some(3), unk: Some(1), pad: Some(0), ..GgufIds::default() };
+    vocab.ids = SpecialIds { bos: Some(2), sep: Some(3), unk: Some(1), pad: Some(0), ..SpecialIds::default() };
     let mut golden = json_of("wordpiece.ids.json");
     golden.as_object_mut().unwrap().remove("decoded");
     check("bert", &Tokenizer::from_source(Source::Gguf(vocab)).unwrap(), &golden);
@@ -207,7 +207,7 @@ fn gguf_kinds_give_what_llama_cpp_gives() {
             scores: list("scores").iter().map(|s| s.as_f64().unwrap() as f32).collect(),
             types: list("types").iter().map(|t| t.as_i64().unwrap() as i32).collect(),
             precompiled_charsmap: list("precompiled_charsmap").iter().map(|b| b.as_u64().unwrap() as u8).collect(),
-            ids: GgufIds { unk: id("unk"), eos: id("eos"), pad: id("pad"), ..GgufIds::default() },
+            ids: SpecialIds { unk: id("unk"), eos: id("eos"), pad: id("pad"), ..SpecialIds::default() },
             add_space_prefix: json["add_space_prefix"].as_bool(),
             remove_extra_whitespaces: json["remove_extra_whitespaces"].as_bool(),
             ..GgufVocab::default()

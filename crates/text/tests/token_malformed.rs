@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // tests
 
-use mlxr_text::token::{Config, Encode, GgufIds, GgufVocab, Source, Tokenizer, pre_tokenizer_names};
+use mlxr_text::token::{Config, Encode, GgufVocab, Source, SpecialIds, Tokenizer, pre_tokenizer_names};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -71,7 +71,7 @@ fn gguf() {
 #[test]
 fn odd_gguf_files_work() {
     let cases: &[(&str, Change)] = &[
-        ("ids out of range", |v| v.ids = GgufIds { bos: Some(99), eos: Some(u32::MAX), ..GgufIds::default() }),
+        ("ids out of range", |v| v.ids = SpecialIds { bos: Some(99), eos: Some(u32::MAX), ..SpecialIds::default() }),
         ("tokens that are no UTF-8", |v| v.tokens.extend([vec![0xff, 0xfe], vec![0xe6]])),
         ("twice the same token", |v| v.tokens.push(b"a".to_vec())),
         ("empty tokens", |v| v.tokens.extend([Vec::new(), Vec::new()])),

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // tests
 
-use mlxr_text::token::{Config, Detokenizer, Encode, GgufIds, GgufVocab, Source, Tokenizer, limits};
+use mlxr_text::token::{Config, Detokenizer, Encode, GgufVocab, Source, SpecialIds, Tokenizer, limits};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -181,7 +181,7 @@ fn a_model_without_texts_runs_on_ids() {
         let vocab = GgufVocab {
             model: model.into(),
             vocab_size: Some(128),
-            ids: GgufIds { eos: Some(7), ..GgufIds::default() },
+            ids: SpecialIds { eos: Some(7), ..SpecialIds::default() },
             ..GgufVocab::default()
         };
         let tokenizer = Tokenizer::from_source(Source::Gguf(vocab)).unwrap();

@@ -7,7 +7,7 @@ use mlxr_engine::TokenId;
 use mlxr_engine::constraint::{ConstraintError, Grammar, Progress};
 use mlxr_engine::sampler::Mask;
 use mlxr_grammar::{Grammars, Limits, Reply};
-use mlxr_text::token::{Encode, GgufIds, GgufVocab, Source, Tokenizer};
+use mlxr_text::token::{Encode, GgufVocab, Source, SpecialIds, Tokenizer};
 
 /// Marks that are control tokens in one of the tokenizers, and text in the other.
 const MARKS: [&str; 18] = [
@@ -56,7 +56,7 @@ fn tokenizer(has_marks: bool) -> Tokenizer {
         types: (0..tokens.len()).map(|id| if id <= 256 { 1 } else { 3 }).collect(),
         tokens,
         merges: vec!["a b".into()],
-        ids: GgufIds { bos: Some(END), eos: Some(END), ..GgufIds::default() },
+        ids: SpecialIds { bos: Some(END), eos: Some(END), ..SpecialIds::default() },
         add_bos: Some(false),
         ..GgufVocab::default()
     }))

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use mlxr_text::chat;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -60,6 +62,29 @@ pub(super) async fn start(model: &Arc<Model>, job: Job) -> Result<Generation, Er
 pub(super) async fn count(model: &Arc<Model>, job: Job) -> Result<usize, Error> {
     let model = model.clone();
     blocking(move || Generation::count(&model, &job)).await
+}
+
+/// A call of a tool in a message, as OpenAI's and Ollama's clients send it.
+#[derive(Debug, Deserialize)]
+pub(super) struct ToolCall {
+    #[serde(default)]
+    id: String,
+    function: Function,
+}
+
+#[derive(Debug, Deserialize)]
+struct Function {
+    name: String,
+    #[serde(default)]
+    arguments: Value,
+}
+
+/// The calls of a message.
+pub(super) fn called(calls: Option<Vec<ToolCall>>) -> Vec<chat::ToolCall> {
+    let calls = calls.into_iter().flatten();
+    calls
+        .map(|call| chat::ToolCall { id: call.id, name: call.function.name, arguments: call.function.arguments })
+        .collect()
 }
 
 /// Where a streamed answer is written, piece by piece.

@@ -12,7 +12,7 @@ use mlxr_engine::sampler::Params;
 use mlxr_engine::{Batch, Outputs, PageId, RunError, Runner, RunnerInfo, TokenId, Want};
 use mlxr_server::{LoadError, LoadedModel, ModelCard, ModelDetails, ModelLoader, Need};
 use mlxr_text::chat::{ChatTemplate, Specials};
-use mlxr_text::token::{GgufIds, GgufVocab, Source, Tokenizer};
+use mlxr_text::token::{GgufVocab, Source, SpecialIds, Tokenizer};
 
 pub const N_VOCAB: usize = 264;
 const EOS: TokenId = 257;
@@ -57,14 +57,14 @@ pub fn tokenizer() -> Tokenizer {
         tokens: bytes.chain(controls).collect(),
         types: (0..N_VOCAB).map(|id| if id < 256 || id == 263 { 1 } else { 3 }).collect(),
         merges: vec!["Ā Ā".into()],
-        ids: GgufIds {
+        ids: SpecialIds {
             bos: Some(258),
             eos: Some(EOS),
             pad: Some(259),
             fim_pre: Some(260),
             fim_suf: Some(261),
             fim_mid: Some(262),
-            ..GgufIds::default()
+            ..SpecialIds::default()
         },
         add_bos: Some(false),
         ..GgufVocab::default()

@@ -214,7 +214,7 @@ fn special_ids(model: &Model, pre: Option<&Pre>, source: &GgufVocab, vocab: &mut
         fim_rep: valid(ids.fim_rep),
         fim_sep: valid(ids.fim_sep),
     };
-    let ends = roles::assign(vocab, &mut special, &ids.eog, roles::Named::Any);
+    let ends = roles::assign(vocab, &mut special, &source.eog, roles::Named::Any);
     (special, ends)
 }
 

@@ -3,7 +3,7 @@
 use super::config;
 use super::error::TokenError;
 use super::limits;
-use super::source::{Config, GgufIds, GgufVocab};
+use super::source::{Config, GgufVocab};
 use super::tokenizer::Tokenizer;
 use super::vocab::{Kind, SpecialIds, Vocab};
 use serde_json::{Map, Value};
@@ -66,17 +66,8 @@ pub(super) fn tokenizer(
         tokens,
         types: kinds.into_iter().map(|k| k as i32).collect(),
         merges,
-        ids: GgufIds {
-            bos: special.bos,
-            eos: special.eos,
-            unk: special.unk,
-            sep: special.sep,
-            pad: special.pad,
-            mask: special.mask,
-            cls: special.cls,
-            eog,
-            ..GgufIds::default()
-        },
+        ids: special,
+        eog,
         add_bos: Some(config::flag(config, "add_bos_token").unwrap_or(false)),
         add_eos: Some(config::flag(config, "add_eos_token").unwrap_or(false)),
         ..GgufVocab::default()

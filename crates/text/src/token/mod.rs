@@ -53,7 +53,7 @@ mod wordpiece;
 
 pub use error::TokenError;
 pub use export::{HfFiles, ToGguf, to_gguf, to_hf};
-pub use source::{Config, GgufIds, GgufVocab, Source};
+pub use source::{Config, GgufVocab, Source};
 pub use stop::{StopStrings, Stopped};
 pub use stream::Detokenizer;
 pub use tokenizer::{Encode, Tokenizer};

@@ -5,6 +5,8 @@
 
 use serde_json::Value;
 
+use super::vocab::SpecialIds;
+
 /// One tokenizer, in one of the forms that models ship.
 #[derive(Debug)]
 pub enum Source {
@@ -86,8 +88,10 @@ pub struct GgufVocab {
     pub merges: Vec<Vec<u8>>,
     /// `precompiled_charsmap`: SentencePiece's normalizer.
     pub precompiled_charsmap: Vec<u8>,
-    /// The `*_token_id` keys.
-    pub ids: GgufIds,
+    /// The `*_token_id` keys; `unk`, `sep` and `pad` are spelled `unknown`, `seperator` and `padding` there.
+    pub ids: SpecialIds,
+    /// `eog_token_ids` where a file lists more ends of generation.
+    pub eog: Vec<u32>,
     /// `add_bos_token`.
     pub add_bos: Option<bool>,
     /// `add_eos_token`.
@@ -108,41 +112,4 @@ pub struct GgufVocab {
     pub architecture: String,
     /// Size of the vocabulary where there are no tokens (`<arch>.vocab_size` or the embedding's rows).
     pub vocab_size: Option<u32>,
-}
-
-/// The `tokenizer.ggml.*_token_id` keys.
-#[derive(Debug, Clone, Default)]
-pub struct GgufIds {
-    /// `bos_token_id`.
-    pub bos: Option<u32>,
-    /// `eos_token_id`.
-    pub eos: Option<u32>,
-    /// `eot_token_id`.
-    pub eot: Option<u32>,
-    /// `eom_token_id`.
-    pub eom: Option<u32>,
-    /// `unknown_token_id`.
-    pub unk: Option<u32>,
-    /// `seperator_token_id` (spelled so in GGUF).
-    pub sep: Option<u32>,
-    /// `padding_token_id`.
-    pub pad: Option<u32>,
-    /// `mask_token_id`.
-    pub mask: Option<u32>,
-    /// `cls_token_id`.
-    pub cls: Option<u32>,
-    /// `fim_pre_token_id` (older: `prefix_token_id`).
-    pub fim_pre: Option<u32>,
-    /// `fim_suf_token_id` (older: `suffix_token_id`).
-    pub fim_suf: Option<u32>,
-    /// `fim_mid_token_id` (older: `middle_token_id`).
-    pub fim_mid: Option<u32>,
-    /// `fim_pad_token_id`.
-    pub fim_pad: Option<u32>,
-    /// `fim_rep_token_id`.
-    pub fim_rep: Option<u32>,
-    /// `fim_sep_token_id`.
-    pub fim_sep: Option<u32>,
-    /// `eog_token_ids` where a file lists more ends of generation.
-    pub eog: Vec<u32>,
 }

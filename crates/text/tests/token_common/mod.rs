@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // tests
 
-use mlxr_text::token::{GgufIds, GgufVocab};
+use mlxr_text::token::{GgufVocab, SpecialIds};
 use std::collections::HashMap;
 
 /// A metadata value.
@@ -103,7 +103,7 @@ pub fn gguf_vocab(bytes: &[u8]) -> GgufVocab {
         types: list("token_type").into_iter().map(|v| number(v) as i32).collect(),
         merges: list("merges").into_iter().map(bytes).collect(),
         precompiled_charsmap: list("precompiled_charsmap").into_iter().map(|v| number(v) as i64 as u8).collect(),
-        ids: GgufIds {
+        ids: SpecialIds {
             bos: id("bos_token_id"),
             eos: id("eos_token_id"),
             eot: id("eot_token_id"),
@@ -113,7 +113,7 @@ pub fn gguf_vocab(bytes: &[u8]) -> GgufVocab {
             pad: id("padding_token_id"),
             mask: id("mask_token_id"),
             cls: id("cls_token_id"),
-            ..GgufIds::default()
+            ..SpecialIds::default()
         },
         add_bos: flag("add_bos_token"),
         add_eos: flag("add_eos_token"),
@@ -124,6 +124,6 @@ pub fn gguf_vocab(bytes: &[u8]) -> GgufVocab {
         strip_accents: flag("normalizer.strip_accents"),
         model_name: text("general.name").unwrap_or_default(),
         architecture: text("general.architecture").unwrap_or_default(),
-        vocab_size: None,
+        ..GgufVocab::default()
     }
 }

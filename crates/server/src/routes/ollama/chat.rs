@@ -5,7 +5,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::Response;
-use mlxr_text::chat::{Conversation, Message, ToolCall};
+use mlxr_text::chat::{Conversation, Message};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -32,24 +32,10 @@ struct WireMessage {
     content: Option<String>,
     thinking: Option<String>,
     images: Option<Vec<Value>>,
-    tool_calls: Option<Vec<WireCall>>,
+    tool_calls: Option<Vec<wire::ToolCall>>,
     #[serde(alias = "name")]
     tool_name: Option<String>,
     tool_call_id: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct WireCall {
-    #[serde(default)]
-    id: String,
-    function: WireFunction,
-}
-
-#[derive(Debug, Deserialize)]
-struct WireFunction {
-    name: String,
-    #[serde(default)]
-    arguments: Value,
 }
 
 impl Request {
@@ -81,14 +67,11 @@ fn message(index: usize, wire: WireMessage) -> Result<Message, Error> {
     if wire.images.is_some_and(|images| !images.is_empty()) {
         return Err(Error::invalid(&param, format!("`{param}` has images; this model takes only text")));
     }
-    let calls = wire.tool_calls.unwrap_or_default().into_iter();
     Ok(Message {
         role: wire.role,
         content: wire.content.unwrap_or_default(),
         reasoning: wire.thinking.filter(|text| !text.is_empty()),
-        tool_calls: calls
-            .map(|call| ToolCall { id: call.id, name: call.function.name, arguments: call.function.arguments })
-            .collect(),
+        tool_calls: wire::called(wire.tool_calls),
         tool_call_id: wire.tool_call_id,
         name: wire.tool_name,
     })

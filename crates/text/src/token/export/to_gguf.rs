@@ -8,7 +8,7 @@ use super::super::error::TokenError;
 use super::super::hf_native;
 use super::super::pre::{self, Rule};
 use super::super::sentencepiece;
-use super::super::source::{GgufIds, GgufVocab, Source};
+use super::super::source::{GgufVocab, Source};
 use super::super::tokenizer::Tokenizer;
 use super::super::vocab::Kind;
 use super::{agree, merges, pieces};
@@ -92,7 +92,6 @@ fn unsupported(field: &'static str, found: &str, known: &str) -> TokenError {
 
 /// Names, kinds and roles, which all kinds of tokenizers share.
 fn base(built: &Tokenizer, n_vocab: usize) -> GgufVocab {
-    let ids = built.special_ids();
     let n = n_vocab.max(built.n_vocab());
     let unused = |id: &usize| built.token_name(*id as u32).is_none_or(<[u8]>::is_empty);
     let name = |id: usize| match built.token_name(id as u32) {
@@ -103,24 +102,8 @@ fn base(built: &Tokenizer, n_vocab: usize) -> GgufVocab {
     GgufVocab {
         tokens: (0..n).map(name).collect(),
         types: (0..n).map(|id| kind(id) as i32).collect(),
-        ids: GgufIds {
-            bos: ids.bos,
-            eos: ids.eos,
-            eot: ids.eot,
-            eom: ids.eom,
-            unk: ids.unk,
-            sep: ids.sep,
-            pad: ids.pad,
-            mask: ids.mask,
-            cls: ids.cls,
-            fim_pre: ids.fim_pre,
-            fim_suf: ids.fim_suf,
-            fim_mid: ids.fim_mid,
-            fim_pad: ids.fim_pad,
-            fim_rep: ids.fim_rep,
-            fim_sep: ids.fim_sep,
-            eog: built.eog_ids().to_vec(),
-        },
+        ids: *built.special_ids(),
+        eog: built.eog_ids().to_vec(),
         add_bos: Some(built.add_bos()),
         add_eos: Some(built.add_eos()),
         ..GgufVocab::default()

@@ -1,11 +1,12 @@
 //! The request and its checks.
 
-use mlxr_text::chat::{Conversation, Message, ToolCall};
+use mlxr_text::chat::{Conversation, Message};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::super::{OneOrMany, StreamOptions};
 use crate::routes::constraint::Constraints;
+use crate::routes::wire;
 use crate::{Chat, Error, Job, Prompt, Sampling, Standing, ToolChoice};
 
 /// The body of `POST /v1/chat/completions`.
@@ -48,7 +49,7 @@ struct WireMessage {
     content: Option<Content>,
     #[serde(alias = "reasoning")]
     reasoning_content: Option<String>,
-    tool_calls: Option<Vec<WireCall>>,
+    tool_calls: Option<Vec<wire::ToolCall>>,
     tool_call_id: Option<String>,
     name: Option<String>,
 }
@@ -66,20 +67,6 @@ struct Part {
     kind: String,
     text: Option<String>,
     refusal: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct WireCall {
-    #[serde(default)]
-    id: String,
-    function: WireFunction,
-}
-
-#[derive(Debug, Deserialize)]
-struct WireFunction {
-    name: String,
-    #[serde(default)]
-    arguments: Value,
 }
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
@@ -206,7 +193,6 @@ fn message(index: usize, wire: WireMessage) -> Result<Message, Error> {
         let message = format!("`{param}.role` is `{}`, expected one of {}", wire.role, ROLES.join(", "));
         return Err(Error::invalid(&param, message));
     }
-    let calls = wire.tool_calls.unwrap_or_default();
     if wire.content.is_none() && wire.role != "assistant" {
         return Err(Error::invalid(&param, format!("`{param}.content` is missing")));
     }
@@ -217,15 +203,11 @@ fn message(index: usize, wire: WireMessage) -> Result<Message, Error> {
     };
     // Most templates know only `system`.
     let role = if wire.role == "developer" { "system".to_owned() } else { wire.role };
-    let tool_calls = calls
-        .into_iter()
-        .map(|call| ToolCall { id: call.id, name: call.function.name, arguments: call.function.arguments })
-        .collect();
     Ok(Message {
         role,
         content,
         reasoning: wire.reasoning_content,
-        tool_calls,
+        tool_calls: wire::called(wire.tool_calls),
         tool_call_id: wire.tool_call_id,
         name: wire.name,
     })
