@@ -134,6 +134,9 @@ pub struct ServeArgs {
     /// Address to listen on
     #[arg(long, env = "MLXR_HOST", default_value = "127.0.0.1:11434", value_name = "ADDRESS:PORT")]
     pub host: String,
+    /// Port to listen on, in place of that of --host; 0 for any that is free
+    #[arg(long, value_name = "N")]
+    pub port: Option<u16>,
     /// Most sequences that a model computes at once
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub parallel: usize,

@@ -46,7 +46,7 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
     };
     let disk = (!args.no_disk).then(|| disk(args)).flatten();
     let config = Config {
-        address: address(&args.host)?,
+        address: address(&args.host, args.port)?,
         origins: args.origins.clone(),
         hosts: args.hosts.clone(),
         max_models: args.max_models,
@@ -123,8 +123,8 @@ async fn asked_to_stop() {
     });
 }
 
-/// `HOST:PORT`, `HOST` or `:PORT`, with or without `http://`.
-fn address(text: &str) -> Result<SocketAddr, CliError> {
+/// `HOST:PORT`, `HOST` or `:PORT`, with or without `http://`; `port` in place of its port, if that is given.
+fn address(text: &str, port: Option<u16>) -> Result<SocketAddr, CliError> {
     const PORT: &str = "11434";
     let bare = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
     let full = match bare.rsplit_once(':') {
@@ -134,7 +134,10 @@ fn address(text: &str) -> Result<SocketAddr, CliError> {
         None => format!("{bare}:{PORT}"),
     };
     let found = full.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-    found.ok_or_else(|| CliError::Usage(format!("--host is `{text}`, expected an address and port as 127.0.0.1:11434")))
+    let help = || CliError::Usage(format!("--host is `{text}`, expected an address and port as 127.0.0.1:11434"));
+    let mut address = found.ok_or_else(help)?;
+    port.into_iter().for_each(|port| address.set_port(port));
+    Ok(address)
 }
 
 fn keep_alive(seconds: f64) -> Result<Option<Duration>, CliError> {
@@ -160,10 +163,11 @@ mod tests {
             ("::1", "[::1]:11434"),
         ];
         for (text, want) in rows {
-            assert_eq!(address(text).expect(text).to_string(), want);
+            assert_eq!(address(text, None).expect(text).to_string(), want);
         }
+        assert_eq!(address("0.0.0.0:1", Some(8080)).expect("with a port").to_string(), "0.0.0.0:8080");
         for text in ["127.0.0.1:x", "127.0.0.1:99999"] {
-            assert!(address(text).is_err(), "{text}");
+            assert!(address(text, None).is_err(), "{text}");
         }
     }
 

@@ -30,7 +30,7 @@ impl Daemon {
         command
             .env_clear()
             .env("HOME", &home.0)
-            .args(["--host", "127.0.0.1:0", "--threads", "2", "--models"])
+            .args(["--host", "127.0.0.1", "--port", "0", "--threads", "2", "--models"])
             .arg(models)
             .args(args);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the daemon starts");
