@@ -194,8 +194,8 @@ impl Beside for Head<'_> {
             return Ok(Some(Draft { runner: Box::new(heads), reads: Reads::Heads(n) }));
         }
         if mlxr_models::is_eagle(checkpoint) {
-            let layer = mlxr_models::load_eagle(checkpoint, large, backend, options)?;
-            return Ok(Some(Draft { runner: Box::new(layer), reads: Reads::Hidden }));
+            let (layer, taps) = mlxr_models::load_eagle(checkpoint, large, backend, options)?;
+            return Ok(Some(Draft { runner: Box::new(layer), reads: Reads::Hidden(taps) }));
         }
         Ok(None)
     }

@@ -197,7 +197,7 @@ fn own_layers(
     let name = &model.name;
     let missing =
         || CliError::Usage(format!("{name} has no layers that predict further tokens: name a draft model, or none"));
-    Ok(Draft { runner: next.ok_or_else(missing)?, reads: Reads::Hidden })
+    Ok(Draft { runner: next.ok_or_else(missing)?, reads: Reads::Hidden(Vec::new()) })
 }
 
 /// A small model that drafts for another.

@@ -27,7 +27,7 @@ use crate::sampler::{Guess, Scratch, likeliest};
 use crate::schedule::Schedule;
 use crate::speculate::{Pair, Source};
 use crate::translate::Translated;
-use crate::{Batch, PageId, Row, RunError, Runner, SeqId, TokenId, Want};
+use crate::{Batch, PageId, Row, RunError, Runner, RunnerInfo, SeqId, TokenId, Want};
 
 /// See the module.
 pub(crate) struct DraftModel {
@@ -70,6 +70,8 @@ enum Reader {
 struct Hidden {
     /// The large model's.
     features: Features,
+    /// Numbers of a state that the draft model gives.
+    d_model: usize,
     /// By row that is drafted for, those that the draft model gave in the last pass.
     states: Vec<f32>,
 }
@@ -97,14 +99,19 @@ struct Second {
 }
 
 impl DraftModel {
-    /// `n_vocab`: of the large model, whose tokens alone are drafted; `grows_trees`: whether it verifies trees.
-    pub fn new(draft: Draft, n_vocab: usize, grows_trees: bool) -> DraftModel {
+    /// For a large model; `grows_trees`: whether it verifies trees. Of its tokens alone are drafted.
+    pub fn new(draft: Draft, large: &RunnerInfo, grows_trees: bool) -> DraftModel {
+        let (n_vocab, d_large) = (large.n_vocab, large.d_model);
         let Draft { runner, reads } = draft;
         let info = runner.info();
         let reader = match reads {
             Reads::Tokens => Reader::Tokens,
             Reads::Translated(translate) => Reader::Translated(Translated::new(translate, info.n_page)),
-            Reads::Hidden => Reader::Hidden(Hidden { features: Features::new(info.d_model), states: Vec::new() }),
+            Reads::Hidden(layers) => Reader::Hidden(Hidden {
+                features: Features::new(layers.len().max(1) * d_large),
+                d_model: info.d_model,
+                states: Vec::new(),
+            }),
             Reads::Heads(n) => Reader::Heads(Features::new(info.d_model), n.max(1)),
         };
         let is_translated = matches!(reader, Reader::Translated(_));
@@ -304,8 +311,8 @@ impl DraftModel {
                 }
             }
         }
-        if let Reader::Hidden(Hidden { features, states }) = reader {
-            let (d_model, hidden) = (features.d_model(), runner.hidden());
+        if let Reader::Hidden(Hidden { d_model, states, .. }) = reader {
+            let (d_model, hidden) = (*d_model, runner.hidden());
             for (drafted, state) in rows.iter().zip(states.chunks_exact_mut(d_model)).filter(|(row, _)| row.goes_on) {
                 let last = self.batch.rows[drafted.at].tokens.1 - 1;
                 state.copy_from_slice(&hidden[last * d_model..][..d_model]);
@@ -372,8 +379,8 @@ impl DraftModel {
     /// Keeps the large model's states of a row of the batch, of the tokens that count: `n_kept`, or those of a path.
     pub fn keep(&mut self, row: &Row, (n_kept, path): (usize, &[usize]), hidden: &[f32]) {
         let (Reader::Hidden(Hidden { features, .. }) | Reader::Heads(features, _)) = &mut self.reader else { return };
-        let d_model = features.d_model();
-        let of = |from: usize, n: usize| &hidden[(row.tokens.0 + from) * d_model..][..n * d_model];
+        let d_state = features.d_state();
+        let of = |from: usize, n: usize| &hidden[(row.tokens.0 + from) * d_state..][..n * d_state];
         if path.is_empty() {
             return features.take(row.seq, row.start, of(0, n_kept));
         }

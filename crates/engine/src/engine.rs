@@ -137,8 +137,9 @@ pub enum Reads {
     Tokens,
     /// Tokens of its own, of another vocabulary.
     Translated(Box<dyn Translate>),
-    /// The large model's tokens, each with the hidden state before it: a layer for further tokens.
-    Hidden,
+    /// The large model's tokens, each with the hidden state before it: a layer for further tokens. The state is that after the
+    /// last layer, normed, or those that come to these layers, one after another, where any are named.
+    Hidden(Vec<usize>),
     /// The large model's last hidden state, of which so many heads each say a further token.
     Heads(usize),
 }
@@ -148,7 +149,7 @@ impl std::fmt::Debug for Reads {
         f.write_str(match self {
             Reads::Tokens => "Tokens",
             Reads::Translated(_) => "Translated",
-            Reads::Hidden => "Hidden",
+            Reads::Hidden(_) => "Hidden",
             Reads::Heads(_) => "Heads",
         })
     }
@@ -216,12 +217,12 @@ impl Engine {
         mut config: Config,
         clock: Arc<dyn Fn() -> Duration + Send + Sync>,
     ) -> Result<Engine, SpawnError> {
-        let parts = parts.into();
+        let mut parts = parts.into();
         let info = parts.runner.info();
         config.max_running = config.max_running.min(info.n_slot).min(info.n_page);
         check(&config, &info)?;
         if let Some(draft) = &parts.draft {
-            check_draft(draft, &info)?;
+            check_draft(draft, parts.runner.as_mut(), &info)?;
         }
         let n_ctx = config.max_context.min(info.n_ctx).min(info.n_page.saturating_mul(PAGE_TOKENS));
         let (events, inbox) = mpsc::channel();
@@ -426,15 +427,25 @@ fn check(config: &Config, info: &RunnerInfo) -> Result<(), SpawnError> {
     }
 }
 
-/// A draft model of the same vocabulary computes on the model's page numbers.
-fn check_draft(draft: &Draft, model: &RunnerInfo) -> Result<(), SpawnError> {
+/// A draft model of the same vocabulary computes on the model's page numbers, and the model gives what it reads.
+fn check_draft(draft: &Draft, large: &mut dyn Runner, model: &RunnerInfo) -> Result<(), SpawnError> {
     let error = |found: String, expected: String| Err(SpawnError::Draft { found, expected });
     let Draft { runner, reads } = draft;
     let draft = runner.info();
-    if matches!(reads, Reads::Hidden | Reads::Heads(_)) && draft.d_model != model.d_model {
+    let reads_last = match reads {
+        Reads::Hidden(layers) => layers.is_empty(),
+        Reads::Heads(_) => true,
+        Reads::Tokens | Reads::Translated(_) => false,
+    };
+    if reads_last && draft.d_model != model.d_model {
         return error(format!("hidden states of {}", draft.d_model), format!("the model's {}", model.d_model));
     }
-    if matches!(reads, Reads::Tokens | Reads::Hidden) && draft.n_page < model.n_page {
+    if let Reads::Hidden(layers) = reads
+        && !large.reveal(layers)
+    {
+        return error(format!("hidden states that come to the layers {layers:?}"), "a model that gives them".into());
+    }
+    if matches!(reads, Reads::Tokens | Reads::Hidden(_)) && draft.n_page < model.n_page {
         return error(format!("{} pages", draft.n_page), format!("at least the model's {}", model.n_page));
     }
     if draft.recurrent || model.recurrent {

@@ -20,7 +20,7 @@ pub(crate) const MANY: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Features {
     /// Numbers of a state.
-    d_model: usize,
+    d_state: usize,
     kept: HashMap<SeqId, Kept>,
 }
 
@@ -33,21 +33,21 @@ struct Kept {
 }
 
 impl Features {
-    /// None kept, of `d_model` numbers each.
-    pub fn new(d_model: usize) -> Features {
-        Features { d_model, kept: HashMap::new() }
+    /// None kept, of `d_state` numbers each.
+    pub fn new(d_state: usize) -> Features {
+        Features { d_state, kept: HashMap::new() }
     }
 
     /// Numbers of a state.
-    pub fn d_model(&self) -> usize {
-        self.d_model
+    pub fn d_state(&self) -> usize {
+        self.d_state
     }
 
     /// Takes the states of tokens from `start` on. Those kept before are forgotten unless these continue them.
     pub fn take(&mut self, id: SeqId, start: usize, states: &[f32]) {
-        let d_model = self.d_model;
+        let d_state = self.d_state;
         let kept = self.kept.entry(id).or_default();
-        if kept.from + kept.states.len() / d_model != start {
+        if kept.from + kept.states.len() / d_state != start {
             (kept.from, kept.states) = (start, std::mem::take(&mut kept.states));
             kept.states.clear();
         }
@@ -56,21 +56,21 @@ impl Features {
 
     /// The tokens whose states are kept.
     pub fn tokens(&self, id: SeqId) -> std::ops::Range<usize> {
-        self.kept.get(&id).map_or(0..0, |kept| kept.from..kept.from + kept.states.len() / self.d_model)
+        self.kept.get(&id).map_or(0..0, |kept| kept.from..kept.from + kept.states.len() / self.d_state)
     }
 
     /// States of kept tokens.
     pub fn of(&self, id: SeqId, tokens: std::ops::Range<usize>) -> &[f32] {
         let kept = &self.kept[&id];
-        &kept.states[(tokens.start - kept.from) * self.d_model..(tokens.end - kept.from) * self.d_model]
+        &kept.states[(tokens.start - kept.from) * self.d_state..(tokens.end - kept.from) * self.d_state]
     }
 
     /// Forgets states of tokens before `to`.
     pub fn forget_before(&mut self, id: SeqId, to: usize) {
-        let d_model = self.d_model;
+        let d_state = self.d_state;
         if let Some(kept) = self.kept.get_mut(&id) {
-            let n = to.saturating_sub(kept.from).min(kept.states.len() / d_model);
-            kept.states.drain(..n * d_model);
+            let n = to.saturating_sub(kept.from).min(kept.states.len() / d_state);
+            kept.states.drain(..n * d_state);
             kept.from += n;
         }
     }

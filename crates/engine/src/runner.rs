@@ -69,7 +69,8 @@ pub struct Batch {
     pub n_best: Option<usize>,
     /// Whether [`Runner::hidden`] is wanted.
     pub wants_hidden: bool,
-    /// Hidden states of another model, `[n_tok, d_model]`, for one that reads them with its tokens; else empty.
+    /// Hidden states of another model, or of its own last pass, one for each token, for a model that reads them with its tokens;
+    /// else empty.
     pub features: Vec<f32>,
 }
 
@@ -185,10 +186,16 @@ pub trait Runner: Send {
         false
     }
 
-    /// Hidden states of all tokens of the last batch, `[n_tok, d_model]`, if it wanted them: what a model reads that predicts
-    /// further tokens.
+    /// Hidden states of all tokens of the last batch, `[n_tok, d_model]` or as [`Runner::reveal`] said, if it wanted them: what
+    /// a model reads that predicts further tokens.
     fn hidden(&self) -> &[f32] {
         &[]
+    }
+
+    /// From now on [`Runner::hidden`] has what comes to these layers, `[n_tok, layers.len() * d_model]`, in place of the normed
+    /// states after the last one; that again if there are none. Returns whether it does.
+    fn reveal(&mut self, layers: &[usize]) -> bool {
+        layers.is_empty()
     }
 
     /// Copies page `from` over page `to`.

@@ -86,7 +86,7 @@ impl Steps {
             bytes.len()
         };
         let own_bytes = exported(runner.as_ref());
-        let draft = draft.map(|draft| DraftModel::new(draft, info.n_vocab, config.draft_trees && !info.recurrent));
+        let draft = draft.map(|draft| DraftModel::new(draft, &info, config.draft_trees && !info.recurrent));
         let paged = draft.as_ref().filter(|draft| draft.shares_pages());
         let page_bytes = own_bytes + paged.map_or(0, |draft| exported(draft.runner.as_ref()));
         let offload = disk.and_then(|disk| Offload::new(disk, page_bytes, runner.as_ref()));

@@ -274,7 +274,7 @@ fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
     let reads = match drafts {
         Drafts::Model => Some(Reads::Tokens),
         Drafts::Translated => Some(Reads::Translated(Box::new(Flip))),
-        Drafts::Hidden => Some(Reads::Hidden),
+        Drafts::Hidden => Some(Reads::Hidden(Vec::new())),
         Drafts::Heads => Some(Reads::Heads(4)),
         _ => None,
     };

@@ -130,7 +130,7 @@ impl<B: Backend> Loader<'_, B> {
             gate = Some(self.make_gate(gates, [n_head, d_v])?);
         }
         for (raw, n_out) in [(&q, n_head * d_k), (&k, n_kv_head * d_k), (&v, n_kv_head * d_v)] {
-            self.expect(&raw.matrix, [n_out, d_model])?;
+            self.expect(&raw.matrix, [n_out, self.hyper.d_attn])?;
         }
         let window = self.hyper.window[i];
         let sinks = match self.vector(Role::Sinks, i, ".weight")?.or(self.vector(Role::Sinks, i, "")?) {
@@ -174,7 +174,7 @@ impl<B: Backend> Loader<'_, B> {
     fn split_qkv(&self, i: usize, fused: &Raw) -> Result<[Raw; 3], LoadError> {
         let (n_head, n_kv) = (self.hyper.n_head[i], self.hyper.n_kv_head[i]);
         let (d_k, d_v) = (self.hyper.d_k, self.hyper.d_v);
-        self.expect(&fused.matrix, [n_head * d_k + n_kv * (d_k + d_v), self.hyper.d_model])?;
+        self.expect(&fused.matrix, [n_head * d_k + n_kv * (d_k + d_v), self.hyper.d_attn])?;
         let grouped = self.arch.qkv == Fused::Grouped && self.checkpoint.kind != Kind::Gguf;
         let groups = if grouped { n_kv } else { 1 };
         let sizes = [n_head * d_k / groups, n_kv * d_k / groups, n_kv * d_v / groups];

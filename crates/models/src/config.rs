@@ -97,6 +97,10 @@ keys! {
     NEW_DECODER = "" ["new_decoder_architecture"];
     MULTI_QUERY = "" ["multi_query"];
     TIED = "" ["tie_word_embeddings"];
+    TAPS = "" ["eagle_aux_hidden_state_layer_ids"];
+    TAPS_AFTER = "" ["eagle_config.eagle_aux_hidden_state_layer_ids"];
+    ADDS_TO_NORMED = "" ["norm_before_residual"];
+    SPECULATOR = "" ["speculators_model_type"];
     ACT = "hidden_activation" ["hidden_activation", "hidden_act", "activation_function", "activation"];
     N_EXPERT = "expert_count" [
         "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
@@ -183,7 +187,7 @@ pub struct Config<'a> {
     path: PathBuf,
     prefix: String,
     defaults: &'static [(Key, f32)],
-    /// `config.json` with `text_config` first, so that a vision model's language part is found.
+    /// `config.json` with what it says of a part first: a vision model's language part, the layer of an EAGLE head.
     json: Vec<&'a Value>,
 }
 
@@ -192,7 +196,8 @@ impl<'a> Config<'a> {
     pub fn new(checkpoint: &'a Checkpoint, prefix: &str) -> Config<'a> {
         let mut json = Vec::new();
         if let Some(config) = checkpoint.config() {
-            json.extend(config.get("text_config").filter(|c| c.is_object()));
+            let parts = ["text_config", "transformer_layer_config"].into_iter().filter_map(|part| config.get(part));
+            json.extend(parts.filter(|c| c.is_object()));
             json.push(config);
         }
         let (meta, path) = (checkpoint.meta(), checkpoint.path().to_owned());

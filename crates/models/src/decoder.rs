@@ -1,12 +1,14 @@
 //! The one decoder: every architecture's forward pass, over any backend.
 
+mod ffn;
+
 use mlxr_compute::Backend;
-use mlxr_compute::op::{Act, Attention, Linear, Moe, Norm, Seqs};
+use mlxr_compute::op::{Act, Attention, Linear, Norm, Seqs};
 use mlxr_engine::runner::{Batch, Want};
 
 use crate::arch::Temperature;
 use crate::hyper::Hyper;
-use crate::layer::{Attn, Dense, Ffn, Gate, Latent, LatentQuery, Layer, Mixer, MoeFfn, QkNorm};
+use crate::layer::{Attn, Gate, Latent, LatentQuery, Layer, Mixer, QkNorm};
 use crate::next::Join;
 
 /// A loaded model's weights.
@@ -21,6 +23,8 @@ pub struct Decoder<B: Backend> {
     /// `None`: the output reads hidden states as they are.
     pub output_norm: Option<Norm<B>>,
     pub output: Linear<B>,
+    /// Of each logit, the token that it is of, where the output has only some.
+    pub spoken: Option<Vec<u32>>,
     pub n_vocab: usize,
 }
 
@@ -30,8 +34,12 @@ pub struct Pass<'a, B: Backend> {
     pub kv: &'a mut B::Kv,
     pub hyper: &'a Hyper,
     pub seqs: Seqs<'a>,
-    /// `[n_tok, d_model]`: another model's hidden states, where this one reads them.
+    /// Hidden states of another model, where this one reads them: [`Join::apply`].
     pub features: &'a [f32],
+    /// Layers whose input is to be kept, in order.
+    pub taps: &'a [usize],
+    /// What came to them: `[n_tok, d_model]` each.
+    pub tapped: Vec<B::Tensor>,
     /// `[n_tok, 1]`: how much each token's query grows, where a model's queries do and a position is far enough.
     pub growth: Option<B::Tensor>,
 }
@@ -56,25 +64,32 @@ impl<B: Backend> Decoder<B> {
         if let Some(norm) = &self.embed_norm {
             x = pass.backend.norm(&x, norm);
         }
+        let mut wide = None;
         if let Some(join) = &self.join {
-            let features = pass.features;
-            x = join.apply(pass, &x, features);
+            (x, wide) = join.apply(pass, x);
         }
         let last = self.layers.len().saturating_sub(1);
         for (i, layer) in self.layers.iter().enumerate() {
+            pass.tap(i, &x);
             let rows = rows.filter(|_| i == last);
-            x = layer.forward(pass, i, x, rows);
+            x = layer.forward(pass, i, (x, wide.take()), rows);
         }
+        pass.tap(self.layers.len(), &x);
         x
     }
 
-    /// Appends to `out` what another model reads of hidden states: normed, but for those that stand for another model's.
+    /// Appends to `out` what another model reads of hidden states: those of the tapped layers, side by side; else normed, but
+    /// for those that stand for another model's.
     pub fn states(
         &self,
         pass: &mut Pass<'_, B>,
         hidden: &B::Tensor,
         out: &mut Vec<f32>,
     ) -> Result<(), mlxr_compute::Error> {
+        let tapped = std::mem::take(&mut pass.tapped);
+        if let Some(all) = tapped.into_iter().reduce(|a, b| pass.backend.concat_heads(&a, &b, 1, 1)) {
+            return pass.backend.read(&all, out);
+        }
         if self.join.is_some() {
             return pass.backend.read(hidden, out);
         }
@@ -109,6 +124,16 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
+impl<B: Backend> Pass<'_, B> {
+    /// Keeps what comes to layer `i`, if that is wanted.
+    fn tap(&mut self, i: usize, x: &B::Tensor) {
+        if self.taps.contains(&i) {
+            let all: Vec<usize> = (0..self.backend.shape(x)[0]).collect();
+            self.tapped.push(self.backend.rows(x, &all));
+        }
+    }
+}
+
 /// How much the queries of the batch grow; `None` when none does.
 fn growth<B: Backend>(pass: &mut Pass<'_, B>) -> Option<B::Tensor> {
     let Temperature { scale, floor, offset, .. } = pass.hyper.temperature?;
@@ -121,14 +146,24 @@ fn growth<B: Backend>(pass: &mut Pass<'_, B>) -> Option<B::Tensor> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn forward(&self, pass: &mut Pass<'_, B>, i: usize, x: B::Tensor, rows: Option<&[usize]>) -> B::Tensor {
+    /// Of `x`, to which each part adds; what mixes tokens reads `wide`, if there is one, which is normed.
+    fn forward(
+        &self,
+        pass: &mut Pass<'_, B>,
+        i: usize,
+        (x, wide): (B::Tensor, Option<B::Tensor>),
+        rows: Option<&[usize]>,
+    ) -> B::Tensor {
         let pick = |pass: &mut Pass<'_, B>, t: B::Tensor| match rows {
             Some(rows) => pass.backend.rows(&t, rows),
             None => t,
         };
         let factor = pass.hyper.residual_scale;
         let norm = self.attn_norm_2.as_ref().or(self.attn_norm.as_ref());
-        let mixed = self.mixer.forward(pass, i, &x, norm);
+        let mixed = match &wide {
+            Some(wide) => self.mixer.forward(pass, i, wide, None),
+            None => self.mixer.forward(pass, i, &x, norm),
+        };
         let mixed = mixed.map(|part| part.map(|part| pick(pass, part)));
         let x = pick(pass, x);
         let routed = self.ffn.route_early(pass, &x);
@@ -342,129 +377,6 @@ impl<B: Backend> Latent<B> {
             Some(gate) => gate.apply(pass, x, norm, out),
             None => out,
         }
-    }
-}
-
-impl<B: Backend> Ffn<B> {
-    /// What is computed before the residual is needed: the inner activations of a dense part, the output of a mixture.
-    fn begin(
-        &self,
-        pass: &mut Pass<'_, B>,
-        x: &B::Tensor,
-        norm: Option<&Norm<B>>,
-        routed: Option<B::Tensor>,
-    ) -> Option<B::Tensor> {
-        match self {
-            Ffn::None => None,
-            Ffn::Dense(dense) => Some(dense.inner(pass, x, norm)),
-            Ffn::Moe(moe) => Some(moe.output(pass, x, norm, routed)),
-        }
-    }
-
-    /// The router's logits, where it reads what the layer reads.
-    fn route_early(&self, pass: &mut Pass<'_, B>, x: &B::Tensor) -> Option<B::Tensor> {
-        let Ffn::Moe(moe) = self else { return None };
-        if !moe.early {
-            return None;
-        }
-        let [logits] = pass.backend.linears(x, None, [&moe.router]);
-        Some(logits)
-    }
-
-    /// `residual + factor * ffn`.
-    fn finish(&self, pass: &mut Pass<'_, B>, begun: Option<B::Tensor>, factor: f32, residual: B::Tensor) -> B::Tensor {
-        match (self, begun) {
-            (Ffn::Dense(dense), Some(inner)) => pass.backend.linear_add(&inner, &dense.down, factor, residual),
-            (_, Some(out)) if factor != 1.0 => {
-                let out = pass.backend.scale(out, factor);
-                pass.backend.add(residual, &out)
-            }
-            (_, Some(out)) => pass.backend.add(residual, &out),
-            (_, None) => residual,
-        }
-    }
-
-    /// The feed-forward without its residual, or `None` when the layer has none.
-    fn output(&self, pass: &mut Pass<'_, B>, begun: Option<B::Tensor>) -> Option<B::Tensor> {
-        match (self, begun) {
-            (Ffn::Dense(dense), Some(inner)) => {
-                let [out] = pass.backend.linears(&inner, None, [&dense.down]);
-                Some(out)
-            }
-            (_, begun) => begun,
-        }
-    }
-}
-
-impl<B: Backend> Dense<B> {
-    fn inner(&self, pass: &mut Pass<'_, B>, x: &B::Tensor, norm: Option<&Norm<B>>) -> B::Tensor {
-        let b = &mut *pass.backend;
-        let inner = match &self.gate {
-            Some(gate) => b.gate_up(x, norm, gate, &self.up, self.act),
-            None => {
-                let [up] = b.linears(x, norm, [&self.up]);
-                b.act(up, self.act)
-            }
-        };
-        let inner = match &self.sub_scale {
-            Some(scale) => b.mul(inner, scale),
-            None => inner,
-        };
-        match &self.sub_norm {
-            Some(norm) => b.norm(&inner, norm),
-            None => inner,
-        }
-    }
-}
-
-impl<B: Backend> MoeFfn<B> {
-    fn output(
-        &self,
-        pass: &mut Pass<'_, B>,
-        x: &B::Tensor,
-        norm: Option<&Norm<B>>,
-        routed: Option<B::Tensor>,
-    ) -> B::Tensor {
-        let normed = norm.map(|norm| pass.backend.norm(x, norm));
-        let x = normed.as_ref().unwrap_or(x);
-        let logits = routed.unwrap_or_else(|| {
-            let [logits] = pass.backend.linears(x, None, [&self.router]);
-            logits
-        });
-        let routing = &pass.hyper.moe;
-        let moe = Moe {
-            gating: routing.gating,
-            select_bias: self.select_bias.as_ref(),
-            groups: routing.groups,
-            n_used: routing.n_used,
-            normalize: routing.normalize,
-            scale: routing.scale,
-            weight_input: self.weight_input,
-            act: self.act,
-            gate: self.gate.as_ref(),
-            up: &self.up,
-            merged: self.merged,
-            down: &self.down,
-        };
-        let out = match &self.latent {
-            None => pass.backend.moe(x, &logits, &moe),
-            Some([down, up]) => {
-                let [narrow] = pass.backend.linears(x, None, [down]);
-                let out = pass.backend.moe(&narrow, &logits, &moe);
-                let [wide] = pass.backend.linears(&out, None, [up]);
-                wide
-            }
-        };
-        let Some(shared) = &self.shared else { return out };
-        let inner = shared.inner(pass, x, None);
-        let [mut always] = pass.backend.linears(&inner, None, [&shared.down]);
-        if let Some(router) = &self.shared_router {
-            let [gate] = pass.backend.linears(x, None, [router]);
-            let gate = pass.backend.act(gate, Act::Sigmoid);
-            always = pass.backend.mul(always, &gate);
-        }
-        let sum = pass.backend.add(out, &always);
-        if self.mean == 1.0 { sum } else { pass.backend.scale(sum, self.mean) }
     }
 }
 

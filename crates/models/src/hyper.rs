@@ -19,6 +19,8 @@ pub struct Hyper {
     pub n_layer: usize,
     pub n_ctx: usize,
     pub d_model: usize,
+    /// Numbers that attention reads: `d_model`, but where a layer reads another model's hidden state beside its own input.
+    pub d_attn: usize,
     pub n_head: Vec<usize>,
     pub n_kv_head: Vec<usize>,
     pub d_k: usize,
@@ -165,6 +167,7 @@ impl Hyper {
             n_layer,
             n_ctx: limited(config, n_ctx.unwrap_or(trained))?,
             d_model,
+            d_attn: d_model,
             rotates: rotating(config, arch, &window)?,
             qk_norm_plain: arch.qk_norm_plain && qk_norm(config)?,
             attn_scale,

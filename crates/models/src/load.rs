@@ -72,7 +72,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         let (output, output_norm) = (self.linear(output)?, Some(output_norm));
         progress(1.0);
         self.nothing_left(0..n_layer)?;
-        let decoder = Decoder { embed, positions, embed_norm, join: None, layers, output_norm, output, n_vocab };
+        let (join, spoken) = (None, None);
+        let decoder = Decoder { embed, positions, embed_norm, join, layers, output_norm, output, spoken, n_vocab };
         Ok((decoder, self.hyper))
     }
 

@@ -39,6 +39,8 @@ pub struct Model<B: Backend> {
     n_best: Option<usize>,
     /// The next step.
     ahead: Option<Ahead<B::Tensor>>,
+    /// Layers whose inputs are the hidden states that others read; none: those after the last.
+    taps: Vec<usize>,
 }
 
 /// Memory that is reused from step to step.
@@ -52,6 +54,8 @@ struct Scratch {
     output: Vec<f32>,
     maxima: Vec<f32>,
     hidden: Vec<f32>,
+    /// Logits of all tokens, of a model that speaks only some.
+    spread: Vec<f32>,
 }
 
 impl<B: Backend> Model<B> {
@@ -94,17 +98,18 @@ impl<B: Backend> Model<B> {
             n_saved,
             window: widest(&hyper.window),
         };
-        let scratch = Scratch::default();
-        Ok(Model { backend, decoder, hyper, kv, n_slot, info, scratch, logits: None, n_best: None, ahead: None })
+        let (scratch, taps) = (Scratch::default(), Vec::new());
+        Ok(Model { backend, decoder, hyper, kv, n_slot, info, scratch, logits: None, n_best: None, ahead: None, taps })
     }
 
     fn check(&self, batch: &Batch) -> Result<(), RunError> {
         let n_vocab = self.info.n_vocab;
-        let n_feature = if self.decoder.join.is_some() { batch.tokens.len() * self.info.d_model } else { 0 };
-        if batch.features.len() != n_feature {
-            let found = batch.features.len();
+        let d_states = self.decoder.join.as_ref().map_or([0; 2], |join| join.d_states(self.info.d_model));
+        let (n_tok, found) = (batch.tokens.len(), batch.features.len());
+        if d_states.iter().all(|d_state| n_tok * d_state != found) {
+            let [large, own] = d_states.map(|d_state| n_tok * d_state);
             return Err(RunError::Backend(format!(
-                "{found} numbers of hidden states came with the tokens, {n_feature} belong to them"
+                "{found} numbers of hidden states came with the tokens, expected {large} of the large model or {own} of its own"
             )));
         }
         if let Some(&token) = batch.tokens.iter().find(|&&t| t as usize >= n_vocab) {
@@ -159,7 +164,7 @@ impl<B: Backend> Model<B> {
 
     fn run(&mut self, batch: &Batch) -> Result<(), RunError> {
         (self.logits, self.n_best) = (None, batch.n_best);
-        let Scratch { rows, pages, positions, parents, wanted, output, maxima, hidden: read } = &mut self.scratch;
+        let Scratch { rows, pages, positions, parents, wanted, output, maxima, hidden: read, .. } = &mut self.scratch;
         let seqs = Seqs { rows, pages, positions, parents };
         let mut pass = Pass {
             backend: &mut self.backend,
@@ -167,6 +172,8 @@ impl<B: Backend> Model<B> {
             hyper: &self.hyper,
             seqs,
             features: &batch.features,
+            taps: if batch.wants_hidden { &self.taps } else { &[] },
+            tapped: Vec::new(),
             growth: None,
         };
         let some = (wanted.len() < batch.tokens.len()).then_some(wanted.as_slice());
@@ -183,7 +190,7 @@ impl<B: Backend> Model<B> {
             started
         } else if batch.rows.iter().all(|r| !matches!(r.want, Want::Hidden)) {
             let mut logits = self.decoder.logits(&mut pass, &hidden);
-            if !pass.backend.maxima(&logits, MAXIMA_BLOCK, maxima) {
+            if self.decoder.spoken.is_some() || !pass.backend.maxima(&logits, MAXIMA_BLOCK, maxima) {
                 maxima.clear();
             }
             let begun = pass.backend.prefetch(&mut logits, batch.n_best);
@@ -193,6 +200,17 @@ impl<B: Backend> Model<B> {
             self.decoder.mixed(&mut pass, &hidden, batch, output)
         };
         result.map_err(|e| RunError::Backend(e.to_string()))
+    }
+}
+
+/// Overwrites `all` with rows of `n_vocab` logits, which are those of `data` for the tokens of `spoken` and minus infinity for
+/// others. Only ever called with the same tokens.
+fn spread(data: &[f32], spoken: &[u32], n_vocab: usize, all: &mut Vec<f32>) {
+    all.resize(data.len() / spoken.len() * n_vocab, f32::NEG_INFINITY);
+    for (row, all) in data.chunks_exact(spoken.len()).zip(all.chunks_exact_mut(n_vocab)) {
+        for (logit, &token) in row.iter().zip(spoken) {
+            all[token as usize] = *logit;
+        }
     }
 }
 
@@ -287,13 +305,17 @@ where
 
     fn wait(&mut self) -> Result<Outputs<'_>, RunError> {
         self.build_ahead();
-        let Scratch { output, maxima, .. } = &mut self.scratch;
-        let data = match &self.logits {
+        let Scratch { output, maxima, spread: all, .. } = &mut self.scratch;
+        let mut data = match &self.logits {
             Some(logits) => {
                 self.backend.view(logits, self.n_best, output).map_err(|e| RunError::Backend(e.to_string()))?
             }
             None => output,
         };
+        if let Some(spoken) = &self.decoder.spoken {
+            spread(data, spoken, self.info.n_vocab, all);
+            data = all;
+        }
         Ok(Outputs { data, n_vocab: self.info.n_vocab, d_model: self.info.d_model, maxima })
     }
 
@@ -303,6 +325,15 @@ where
 
     fn hidden(&self) -> &[f32] {
         &self.scratch.hidden
+    }
+
+    fn reveal(&mut self, layers: &[usize]) -> bool {
+        let in_order =
+            layers.is_sorted_by(|a, b| a < b) && layers.last().is_none_or(|&i| i <= self.decoder.layers.len());
+        if in_order {
+            self.taps = layers.to_vec();
+        }
+        in_order
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {

@@ -99,6 +99,7 @@ pub enum Role {
     NextNorm,
     NextOutput,
     HeadProject,
+    HeadHiddenNorm,
 }
 
 /// Where Hugging Face files keep what belongs to no layer.
@@ -115,6 +116,9 @@ const ROOTS: &[&str] = &[
 
 /// Where Hugging Face files keep layers, below a root.
 const LAYERS: &[&str] = &["layers.", "h.", "blocks.", "encoder.layers."];
+
+/// Where a checkpoint of EAGLE 3 keeps its only layer.
+const ONE_LAYER: &str = "midlayer.";
 
 /// Parts of names of tensors that change nothing: buffers that a model computes, scales of quantized activations and
 /// caches.
@@ -176,6 +180,9 @@ impl Names {
                 break;
             }
         }
+        if stems.iter().any(|stem| stem.starts_with(ONE_LAYER)) {
+            (root, layers) = ("", ONE_LAYER.to_owned());
+        }
         Names { stems, used: RefCell::default(), gguf, root, layers, renames: Vec::new(), absent: &[] }
     }
 
@@ -200,8 +207,12 @@ impl Names {
     pub fn unused(&self, checkpoint: &Checkpoint, of: Range<usize>, harmless: &[&str]) -> Vec<String> {
         let layers = if self.gguf { "blk." } else { &self.layers };
         let of_layer = |name: &String| {
-            let number = name.strip_prefix(layers).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-            number.is_some_and(|i| of.contains(&i))
+            let rest = name.strip_prefix(layers);
+            let number = |rest: &str| match layers == ONE_LAYER {
+                true => Some(0),
+                false => rest.split('.').next()?.parse::<usize>().ok(),
+            };
+            rest.and_then(number).is_some_and(|i| of.contains(&i))
         };
         self.left(checkpoint, harmless).filter(of_layer).collect()
     }
@@ -228,6 +239,9 @@ impl Names {
         match (self.gguf, row.layer) {
             (true, true) => row.gguf.iter().map(|stem| format!("blk.{i}.{stem}")).collect(),
             (true, false) => row.gguf.iter().map(|stem| (*stem).to_owned()).collect(),
+            (false, true) if self.layers == ONE_LAYER => {
+                row.hf.iter().map(|stem| format!("{ONE_LAYER}{stem}")).collect()
+            }
             (false, true) => row.hf.iter().map(|stem| format!("{}{i}.{stem}", self.layers)).collect(),
             (false, false) => {
                 let roots = [self.root, "", "language_model."];
@@ -263,7 +277,7 @@ mod tests {
     #[test]
     fn every_role_has_one_row() {
         // The enum has no list of its own: its last variant's number is the count.
-        assert_eq!(NAMES.len(), Role::HeadProject as usize + 1);
+        assert_eq!(NAMES.len(), Role::HeadHiddenNorm as usize + 1);
         for (i, row) in NAMES.iter().enumerate() {
             assert_eq!(row.role as usize, i, "{:?}", row.role);
         }

@@ -357,4 +357,5 @@ pub(crate) const NAMES: &[NameRow] = &[
     layer(Role::NextNorm, &["nextn.shared_head_norm"], &["shared_head.norm"]),
     layer(Role::NextOutput, &["nextn.shared_head_head"], &["shared_head.head"]),
     root(Role::HeadProject, &[], &["fc"]),
+    layer(Role::HeadHiddenNorm, &[], &["hidden_norm"]),
 ];

@@ -28,28 +28,55 @@ pub struct Join<B: Backend> {
     pub embed_norm: Option<Norm<B>>,
     /// Of the hidden state.
     pub hidden_norm: Option<Norm<B>>,
+    pub kind: JoinKind<B>,
+}
+
+/// How both become what the first layer reads.
+pub enum JoinKind<B: Backend> {
     /// `[d_model, 2 * d_model]`: of the embedding, then of the hidden state.
-    pub project: Linear<B>,
+    Project(Linear<B>),
+    /// The first layer's attention reads both, side by side, and adds to the hidden state.
+    Beside {
+        /// `[d_model, d_state]`, of a state of the large model: those of several layers, one after another.
+        gather: Linear<B>,
+        d_state: usize,
+        /// Whether the state that is added to is normed.
+        adds_to_normed: bool,
+    },
 }
 
 impl<B: Backend> Join<B> {
-    /// Embeddings `[n_tok, d_model]` joined with as many hidden states.
-    pub(crate) fn apply(&self, pass: &mut Pass<'_, B>, embedded: &B::Tensor, features: &[f32]) -> B::Tensor {
-        let backend = &mut *pass.backend;
-        let shape = backend.shape(embedded);
-        let mut hidden = backend.tensor(shape, features);
-        if let Some(norm) = &self.hidden_norm {
-            hidden = backend.norm(&hidden, norm);
+    /// Numbers of a state that the large model gives, of one that the layer itself gave.
+    pub(crate) fn d_states(&self, d_model: usize) -> [usize; 2] {
+        match self.kind {
+            JoinKind::Project(_) => [d_model; 2],
+            JoinKind::Beside { d_state, .. } => [d_state, d_model],
         }
-        let both = match &self.embed_norm {
-            Some(norm) => {
-                let embedded = backend.norm(embedded, norm);
-                backend.concat_heads(&embedded, &hidden, 1, 1)
+    }
+
+    /// Embeddings `[n_tok, d_model]` joined with as many hidden states, all of them the large model's or all the layer's own:
+    /// what the first layer adds to, and what its attention reads if that is something else.
+    pub(crate) fn apply(&self, pass: &mut Pass<'_, B>, embedded: B::Tensor) -> (B::Tensor, Option<B::Tensor>) {
+        let (backend, features) = (&mut *pass.backend, pass.features);
+        let [n_tok, d_model] = backend.shape(&embedded);
+        let mut hidden = backend.tensor([n_tok, features.len() / n_tok.max(1)], features);
+        if let JoinKind::Beside { gather, .. } = &self.kind
+            && features.len() != n_tok * d_model
+        {
+            [hidden] = backend.linears(&hidden, None, [gather]);
+        }
+        let mut normed = |x: &B::Tensor, norm: &Option<Norm<B>>| norm.as_ref().map(|norm| backend.norm(x, norm));
+        let (token, state) = (normed(&embedded, &self.embed_norm), normed(&hidden, &self.hidden_norm));
+        let both = backend.concat_heads(token.as_ref().unwrap_or(&embedded), state.as_ref().unwrap_or(&hidden), 1, 1);
+        match &self.kind {
+            JoinKind::Project(project) => {
+                let [x] = backend.linears(&both, None, [project]);
+                (x, None)
             }
-            None => backend.concat_heads(embedded, &hidden, 1, 1),
-        };
-        let [x] = backend.linears(&both, None, [&self.project]);
-        x
+            JoinKind::Beside { adds_to_normed, .. } => {
+                (state.filter(|_| *adds_to_normed).unwrap_or(hidden), Some(both))
+            }
+        }
     }
 }
 
@@ -92,7 +119,7 @@ impl<B: Backend> Loader<'_, B> {
         let join = Join {
             embed_norm: Some(self.need_norm(Role::NextEmbedNorm, at, d_model)?),
             hidden_norm: Some(self.need_norm(Role::NextHiddenNorm, at, d_model)?),
-            project: self.need(Role::NextProject, at, [d_model, 2 * d_model])?,
+            kind: JoinKind::Project(self.need(Role::NextProject, at, [d_model, 2 * d_model])?),
         };
         let layer = self.layer(at)?;
         let output_norm = match self.norm(Role::NextNorm, at)? {
@@ -103,8 +130,9 @@ impl<B: Backend> Loader<'_, B> {
         let (embed, output) = (self.backend.matrix(&[embed])?, self.linear(output)?);
         self.hyper.keep_layer(at);
         let (positions, embed_norm) = (None, None);
-        let (join, output_norm) = (Some(join), Some(output_norm));
-        let decoder = Decoder { embed, positions, embed_norm, join, layers: vec![layer], output_norm, output, n_vocab };
+        let (join, output_norm, layers) = (Some(join), Some(output_norm), vec![layer]);
+        let decoder =
+            Decoder { embed, positions, embed_norm, join, layers, output_norm, output, spoken: None, n_vocab };
         Ok(Some((decoder, self.hyper)))
     }
 }

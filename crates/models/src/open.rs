@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 use crate::hyper::{Hyper, depth};
 use crate::load::Loader;
 use crate::names::{Names, Role};
-use crate::{LoadError, Model, guard, table};
+use crate::{LoadError, Model, eagle, guard, table};
 
 /// How to load a model.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +90,7 @@ pub(crate) fn loader<'a, B: Backend>(
 /// # Errors
 /// If the architecture is not known and the tensors fit no known pattern, or it is no decoder that runs.
 pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(String, Names, &'static Arch), LoadError> {
-    let (arch_name, path) = (architecture(checkpoint), checkpoint.path().display().to_string());
+    let (arch_name, path) = (eagle::layer_of(architecture(checkpoint)), checkpoint.path().display().to_string());
     let mut names = Names::new(checkpoint);
     if let Some((_, what)) = table::REFUSED.iter().find(|(name, _)| *name == arch_name) {
         return Err(LoadError::Refused { path, arch: arch_name, what });

@@ -61,6 +61,16 @@ fn every_mlx_checkpoint_matches_mlx_lm() {
 }
 
 #[test]
+fn eagle_3_layers_match_their_definition() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let folders = entries(&data.join("eagle3"));
+    assert!(folders.len() >= 2, "golden checkpoints are missing: {folders:?}");
+    let compare = |path: &PathBuf| common::compare_eagle(path, &data.join("hf/llama"), 1e-8);
+    let failures: Vec<String> = folders.iter().flat_map(compare).collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
 fn layers_that_predict_further_tokens_match_their_definition() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let folders = entries(&data.join("mtp"));

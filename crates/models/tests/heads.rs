@@ -100,6 +100,43 @@ fn eagle(is_random: bool) -> Temp {
     tensors.write(&format!("eagle-{is_random}"), &config(N))
 }
 
+/// An EAGLE 3 layer that speaks all tokens but every seventh: random, or one whose attention hands the embedding on, as each token
+/// sees those that are like it.
+fn eagle_3(is_random: bool, config: &serde_json::Value, offset: i64) -> Temp {
+    let (mut tensors, mut rng) = (Tensors::default(), Rng::new(4));
+    let mut weight =
+        |factor: f32, row, col| if is_random { rng.next_unit() as f32 - 0.5 } else { factor * one(row, col) };
+    for (name, shape, factor) in [
+        ("fc", [N, 2 * N], 0.0),
+        ("midlayer.self_attn.q_proj", [N, 2 * N], 4.0),
+        ("midlayer.self_attn.k_proj", [N, 2 * N], 4.0),
+        ("midlayer.self_attn.v_proj", [N, 2 * N], 1.0),
+        ("midlayer.self_attn.o_proj", [N, N], 1.0),
+        ("midlayer.mlp.gate_proj", [D_FF, N], 0.0),
+        ("midlayer.mlp.up_proj", [D_FF, N], 0.0),
+        ("midlayer.mlp.down_proj", [N, D_FF], 0.0),
+    ] {
+        tensors.push(&format!("{name}.weight"), &shape, &mut |row, col| weight(factor, row, col));
+    }
+    for name in ["midlayer.input_layernorm", "midlayer.hidden_norm", "midlayer.post_attention_layernorm", "norm"] {
+        tensors.push(&format!("{name}.weight"), &[N], &mut |_, _| 1.0);
+    }
+    let spoken: Vec<usize> = (0..N).filter(|token| token % 7 > 0).collect();
+    let mut output = |row, col| if is_random { weight(1.0, row, col) } else { one(spoken[row], next(col)) };
+    tensors.push("lm_head.weight", &[spoken.len(), N], &mut output);
+    let offsets = (0..).zip(&spoken).flat_map(|(i, &token)| (token as i64 - i).saturating_add(offset).to_le_bytes());
+    tensors.0.push((Entry { name: "d2t".to_owned(), dtype: DType::I64, shape: vec![spoken.len()] }, offsets.collect()));
+    tensors.write(&format!("eagle3-{is_random}-{offset}-{}", config.to_string().len()), config)
+}
+
+/// What an EAGLE 3 layer says of itself; it reads what comes to these layers.
+fn config_3(taps: [usize; 2]) -> serde_json::Value {
+    let mut config = config(N);
+    config["architectures"] = json!(["LlamaForCausalLMEagle3"]);
+    config["eagle_aux_hidden_state_layer_ids"] = json!(taps);
+    config
+}
+
 /// Medusa heads: random, or such that know what follows.
 fn medusa(is_random: bool, n_head: usize) -> Temp {
     let (mut tensors, mut rng) = (Tensors::default(), Rng::new(3));
@@ -130,8 +167,8 @@ fn texts(folder: &Path, head: &Path, temperature: f32, max_draft: usize) -> (Vec
         }
         false => {
             assert!(is_eagle(&head) && !is_eagle(&large));
-            let layer = load_eagle(&head, &large, Scalar, &options).expect("the layer loads");
-            Draft { reads: Reads::Hidden, runner: Box::new(layer) }
+            let (layer, taps) = load_eagle(&head, &large, Scalar, &options).expect("the layer loads");
+            Draft { reads: Reads::Hidden(taps), runner: Box::new(layer) }
         }
     };
     let config = Config { max_draft, draft_trees: true, ..Config::default() };
@@ -149,7 +186,7 @@ fn texts(folder: &Path, head: &Path, temperature: f32, max_draft: usize) -> (Vec
 fn texts_are_the_same_with_drafts_of_heads() {
     for is_random in [false, true] {
         let large = large(is_random);
-        for head in [eagle(is_random), medusa(is_random, N_HEAD)] {
+        for head in [eagle(is_random), eagle_3(is_random, &config_3([0, 1]), 0), medusa(is_random, N_HEAD)] {
             for temperature in [0.0, 1.0] {
                 let name = head.0.display();
                 let (want, none) = texts(&large.0, &head.0, temperature, 0);
@@ -157,7 +194,9 @@ fn texts_are_the_same_with_drafts_of_heads() {
                 assert_eq!((none, want.iter().all(|text| text.len() == 40)), ([0, 0], true));
                 let told = format!("{name} at {temperature}: {n_accepted} of {n_draft} accepted");
                 assert!(found == want && n_draft > 0, "{told}");
-                assert!(is_random || temperature > 0.0 || n_accepted == n_draft, "{told}");
+                // EAGLE 3 cannot say every seventh token, and what is drafted after that is rejected, too.
+                let n_right = if name.to_string().contains("eagle3") { n_draft / 4 } else { n_draft };
+                assert!(is_random || temperature > 0.0 || n_accepted >= n_right, "{told}");
                 eprintln!("{told}");
             }
         }
@@ -181,4 +220,15 @@ fn heads_of_another_model_are_refused() {
     let other = tensors.write("eagle-narrow", &config(N / 2));
     let error = load_eagle(&open(&other), &open(&large), Scalar, &options).err().expect("other hidden states");
     assert!(error.to_string().contains("the model has 48"), "{error}");
+    for (config, offset, word) in [
+        (config_3([1, 2]), 0, "[1, 2] of a model that has 1"),
+        (config_3([1, 1]), 0, "[1, 1]"),
+        (config_3([0, 1]), 1, "another token for logit 40"),
+        (config_3([0, 1]), i64::MAX, "another token for logit 0"),
+    ] {
+        let other = eagle_3(true, &config, offset);
+        let error =
+            load_eagle(&open(&other), &open(&large), Scalar, &options).err().expect("it does not fit").to_string();
+        assert!(error.contains(word) && error.contains("eagle3-true"), "{error}");
+    }
 }

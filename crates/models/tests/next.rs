@@ -20,7 +20,7 @@ fn texts(folder: &Path, temperature: f32, max_draft: usize) -> (Vec<Vec<TokenId>
     let checkpoint = mlxr_weights::open(folder).expect("a checkpoint");
     let runner = Box::new(load(&checkpoint, Scalar, &options, &mut |_| ()).expect("the model loads"));
     let next = load_next(&checkpoint, Scalar, &options).expect("the layer loads").expect("it is there");
-    let draft = Some(Draft { runner: Box::new(next), reads: Reads::Hidden });
+    let draft = Some(Draft { runner: Box::new(next), reads: Reads::Hidden(Vec::new()) });
     let config = Config { max_draft, ..Config::default() };
     let engine = Engine::spawn(Parts { runner, draft, disk: None, held: None }, config).expect("valid limits");
     let texts = texts_of_five(&engine, (temperature, 60), |at, i| 3 + (at * 5 + i) % 90);

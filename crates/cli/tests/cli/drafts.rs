@@ -48,14 +48,18 @@ fn first(row: usize, col: usize) -> f32 {
     f32::from(u8::from(row == col))
 }
 
-/// An EAGLE layer that hands the embedding on.
-fn eagle(folder: &Path) {
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": D_MODEL,
+/// What an EAGLE layer says of itself.
+fn config(class: &str) -> Value {
+    json!({
+        "architectures": [class], "model_type": "llama", "hidden_act": "silu", "hidden_size": D_MODEL,
         "intermediate_size": D_FF, "num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 4,
         "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
         "vocab_size": N_VOCAB,
-    });
+    })
+}
+
+/// An EAGLE layer that hands the embedding on.
+fn eagle(folder: &Path) {
     let tensors: [Tensor; 9] = [
         ("fc.weight", [D_MODEL, 2 * D_MODEL], first),
         ("layers.0.self_attn.q_proj.weight", [D_MODEL, D_MODEL], zero),
@@ -67,6 +71,28 @@ fn eagle(folder: &Path) {
         ("layers.0.mlp.down_proj.weight", [D_MODEL, D_FF], zero),
         ("layers.0.post_attention_layernorm.weight", [1, D_MODEL], one),
     ];
+    write(folder, &config("LlamaForCausalLM"), &tensors);
+}
+
+/// An EAGLE 3 layer that hands on what comes to the first of three layers.
+fn eagle_3(folder: &Path) {
+    let tensors: [Tensor; 13] = [
+        ("fc.weight", [D_MODEL, 3 * D_MODEL], first),
+        ("midlayer.self_attn.q_proj.weight", [D_MODEL, 2 * D_MODEL], zero),
+        ("midlayer.self_attn.k_proj.weight", [D_KV, 2 * D_MODEL], zero),
+        ("midlayer.self_attn.v_proj.weight", [D_KV, 2 * D_MODEL], zero),
+        ("midlayer.self_attn.o_proj.weight", [D_MODEL, D_MODEL], zero),
+        ("midlayer.mlp.gate_proj.weight", [D_FF, D_MODEL], zero),
+        ("midlayer.mlp.up_proj.weight", [D_FF, D_MODEL], zero),
+        ("midlayer.mlp.down_proj.weight", [D_MODEL, D_FF], zero),
+        ("midlayer.input_layernorm.weight", [1, D_MODEL], one),
+        ("midlayer.hidden_norm.weight", [1, D_MODEL], one),
+        ("midlayer.post_attention_layernorm.weight", [1, D_MODEL], one),
+        ("norm.weight", [1, D_MODEL], one),
+        ("lm_head.weight", [N_VOCAB, D_MODEL], first),
+    ];
+    let mut config = config("LlamaForCausalLMEagle3");
+    config["eagle_aux_hidden_state_layer_ids"] = json!([1, 2, 4]);
     write(folder, &config, &tensors);
 }
 
@@ -88,11 +114,12 @@ fn folders_of_heads_and_models_draft_for_the_daemon() {
     let story = std::fs::read_to_string(models.join("greedy-200.txt")).expect("text");
     let folder = |name: &str| home.0.join(name);
     eagle(&folder("eagle"));
+    eagle_3(&folder("eagle-3"));
     medusa(&folder("medusa"), N_VOCAB);
     // So few tokens repeat nothing that could be looked up: what is drafted comes from the folder.
     let body = |model: &str| json!({"model": model, "prompt": "", "temperature": 0, "max_tokens": 16});
     let path = |name: &str| folder(name).to_str().expect("text").to_owned();
-    let drafts = [None, Some(path("eagle")), Some(path("medusa")), Some("hf".to_owned())];
+    let drafts = [None, Some(path("eagle")), Some(path("eagle-3")), Some(path("medusa")), Some("hf".to_owned())];
     for (draft, model) in drafts.iter().flat_map(|draft| [(draft, "stories260K-f32"), (draft, "hf")]) {
         let flags: Vec<&str> = draft.iter().flat_map(|draft| ["--draft", draft]).collect();
         let daemon = Daemon::start_with(&home, &models, &[&["--no-disk", "--kv-type", "f32"], &flags[..]].concat());

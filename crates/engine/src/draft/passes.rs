@@ -96,8 +96,8 @@ impl<'a> Pass<'a> {
     /// With the large model's states; in later passes with those that this one gave in the one before.
     fn hidden(&mut self, rows: &mut [Drafted], hidden: &mut Hidden) {
         self.plan.wants_hidden = true;
-        let Hidden { features, states } = hidden;
-        let d_model = features.d_model();
+        let Hidden { features, d_model, states } = hidden;
+        let d_model = *d_model;
         states.resize(rows.len() * d_model, 0.0);
         for (i, drafted) in rows.iter_mut().enumerate() {
             let row = &self.batch.rows[drafted.row];

@@ -27,7 +27,7 @@ impl<B: Backend> Model<B> {
         let tokens = vec![0; rows.len()];
         let seqs = Seqs { rows: &rows, pages: &pages, positions: &positions, parents: &[] };
         let (backend, kv, hyper) = (&mut self.backend, &mut self.kv, &self.hyper);
-        let mut pass = Pass { backend, kv, hyper, seqs, features: &[], growth: None };
+        let mut pass = Pass { backend, kv, hyper, seqs, features: &[], taps: &[], tapped: Vec::new(), growth: None };
         let hidden = self.decoder.hidden(&mut pass, &tokens, None);
         let logits = self.decoder.logits(&mut pass, &hidden);
         self.backend.end_ahead();

@@ -162,47 +162,132 @@ fn misses(name: &str, backend: &str, model: &mut dyn Runner, golden: &(Vec<u32>,
     failures
 }
 
+/// What a layer that drafts computes by its definition.
+struct Further {
+    ids: Vec<u32>,
+    /// Tokens that have logits.
+    spoken: Vec<u32>,
+    /// By place.
+    logits: Vec<f32>,
+    states: Vec<f32>,
+}
+
+/// `golden.next` of a checkpoint, of layers that speak some tokens or all; all but `n_more` of its tokens are places.
+fn further(path: &Path, speaks_some: bool, n_more: usize) -> Further {
+    let bytes = std::fs::read(path.join("golden.next")).expect("golden logits");
+    let words = bytes.as_chunks::<4>().0;
+    let mut words = words.iter().copied();
+    let mut integers = |n: usize| words.by_ref().take(n).map(u32::from_le_bytes).collect::<Vec<u32>>();
+    let [n, v, d] = integers(3).try_into().expect("three numbers");
+    let ids = integers(n as usize);
+    let spoken = if speaks_some { integers(v as usize) } else { (0..v).collect() };
+    let mut floats: Vec<f32> = words.map(f32::from_le_bytes).collect();
+    let n_place = n as usize - n_more;
+    let states = floats.split_off(n_place * v as usize);
+    assert_eq!(states.len(), n_place * d as usize);
+    Further { ids, spoken, logits: floats, states }
+}
+
+/// How a layer misses its definition by more than `limit`. It reads `parts`: tokens, and states of the large model with them, or
+/// none for the layer's own state of the place before.
+fn layer_misses(
+    name: &str,
+    model: &mut dyn Runner,
+    parts: &[(&[u32], &[f32])],
+    want: &Further,
+    limit: f64,
+) -> Vec<String> {
+    let d_model = model.info().d_model;
+    let (mut logits, mut states) = (Vec::new(), Vec::<f32>::new());
+    let mut batch = Batch::default();
+    for (tokens, features) in parts {
+        batch.clear();
+        batch.wants_hidden = true;
+        push(&mut batch, 1, states.len() / d_model, tokens, 4);
+        let own = &states[states.len().saturating_sub(d_model)..];
+        batch.features.extend_from_slice(if features.is_empty() { own } else { features });
+        for row in run(model, &batch).chunks_exact(model.info().n_vocab) {
+            logits.extend(want.spoken.iter().map(|&token| row[token as usize]));
+            assert_eq!(row.iter().filter(|logit| logit.is_finite()).count(), want.spoken.len(), "{name}");
+        }
+        states.extend_from_slice(model.hidden());
+    }
+    batch.features.pop();
+    assert!(model.submit(&batch).is_err(), "hidden states must fit the tokens");
+    let mut failures = Vec::new();
+    for (what, got, want) in [("logits", &logits, &want.logits), ("states", &states, &want.states)] {
+        let error = nmse(got, want);
+        eprintln!("{name}, {what}: nmse {error:.2e}");
+        if error.is_nan() || error > limit {
+            failures.push(format!("{name}, {what}: nmse {error:.2e}"));
+        }
+    }
+    failures
+}
+
+/// The CPU backend with its best instructions for f32.
+fn cpu() -> Cpu {
+    let pool = Arc::new(Pool::new(2).expect("threads"));
+    Cpu::new(pool, Isa::detect_f32()).expect("the machine has these instructions")
+}
+
+/// Hidden states of a model, of all tokens but the last.
+fn states(large: &mut dyn Runner, ids: &[u32]) -> Vec<f32> {
+    let mut batch = Batch { wants_hidden: true, ..Batch::default() };
+    push(&mut batch, 0, 0, ids, 0);
+    run(large, &batch);
+    let states = large.hidden();
+    states[..states.len() / ids.len() * (ids.len() - 1)].to_vec()
+}
+
 /// A layer that predicts further tokens: reads the large model's hidden states, whole and in parts, and describes what misses
 /// the golden logits and states by more than `limit`.
 pub fn compare_next(path: &Path, limit: f64) -> Vec<String> {
-    let bytes = std::fs::read(path.join("golden.next")).expect("golden logits");
-    let words: Vec<[u8; 4]> = bytes.as_chunks::<4>().0.to_vec();
-    let [n, v, d] = [0, 1, 2].map(|i| u32::from_le_bytes(words[i]) as usize);
-    let ids: Vec<u32> = words[3..3 + n].iter().map(|word| u32::from_le_bytes(*word)).collect();
-    let want: Vec<f32> = words[3 + n..].iter().map(|word| f32::from_le_bytes(*word)).collect();
-    let (want, want_states) = want.split_at((n - 1) * v);
-    assert_eq!(want_states.len(), (n - 1) * d);
+    let want = further(path, false, 1);
     let (checkpoint, options) = (mlxr_weights::open(path).expect("a checkpoint"), options(KvType::F32));
-    let mut large = load(path, Scalar, KvType::F32).expect("the model loads");
-    let pool = Arc::new(Pool::new(2).expect("threads"));
-    let cpu = Cpu::new(pool, Isa::detect_f32()).expect("the machine has these instructions");
+    let features = states(&mut *load(path, Scalar, KvType::F32).expect("the model loads"), &want.ids);
     let scalar = mlxr_models::load_next(&checkpoint, Scalar, &options).expect("it loads").expect("it is there");
-    let cpu = mlxr_models::load_next(&checkpoint, cpu, &options).expect("it loads").expect("it is there");
+    let cpu = mlxr_models::load_next(&checkpoint, cpu(), &options).expect("it loads").expect("it is there");
     let models: [(&str, Box<dyn Runner>); 2] = [("scalar", Box::new(scalar)), ("cpu", Box::new(cpu))];
-    let mut batch = Batch { wants_hidden: true, ..Batch::default() };
-    push(&mut batch, 0, 0, &ids, 0);
-    run(&mut *large, &batch);
-    let features = large.hidden()[..(n - 1) * d].to_vec();
-    let mut failures = Vec::new();
-    for (backend, mut model) in models {
-        let (mut logits, mut states) = (Vec::new(), Vec::new());
-        for part in [0..5, 5..6, 6..n - 1] {
-            batch.clear();
-            batch.wants_hidden = true;
-            push(&mut batch, 1, part.start, &ids[part.start + 1..part.end + 1], 4);
-            batch.features.extend_from_slice(&features[part.start * d..part.end * d]);
-            logits.extend(run(&mut *model, &batch));
-            states.extend_from_slice(model.hidden());
-        }
-        for (what, got, want) in [("logits", &logits[..], want), ("states", &states[..], want_states)] {
-            let error = nmse(got, want);
-            eprintln!("{} on {backend}, {what}: nmse {error:.2e}", path.display());
-            if error.is_nan() || error > limit {
-                failures.push(format!("{} on {backend}, {what}: nmse {error:.2e}", path.display()));
-            }
-        }
-        batch.features.pop();
-        assert!(model.submit(&batch).is_err(), "hidden states must fit the tokens");
+    let (n, d) = (want.ids.len(), features.len() / (want.ids.len() - 1));
+    let parts = [0..5, 5..6, 6..n - 1].map(|p| (&want.ids[p.start + 1..=p.end], &features[p.start * d..p.end * d]));
+    let misses = |(backend, mut model): (&str, Box<dyn Runner>)| {
+        layer_misses(&format!("{} on {backend}", path.display()), &mut *model, &parts, &want, limit)
+    };
+    models.into_iter().flat_map(misses).collect()
+}
+
+/// An EAGLE 3 layer for the model at `large`: reads that one's states, in parts, and then its own.
+pub fn compare_eagle(path: &Path, large: &Path, limit: f64) -> Vec<String> {
+    let mut failures = eagle_misses((path, large), "scalar", || Scalar, limit);
+    failures.extend(eagle_misses((path, large), "cpu", cpu, limit));
+    if device().is_some() {
+        let mlx = || Mlx::new(device().expect("it was there"), Precision::Full, Kernels::Mlx, Box::new(|_| ()));
+        failures.extend(eagle_misses((path, large), "mlx", mlx, limit));
     }
     failures
+}
+
+fn eagle_misses<B: Backend + Send + 'static>(
+    (path, large): (&Path, &Path),
+    name: &str,
+    backend: impl Fn() -> B,
+    limit: f64,
+) -> Vec<String>
+where
+    B::Tensor: Send,
+    B::Matrix: Send,
+    B::Kv: Send,
+{
+    let want = further(path, true, 0);
+    let [checkpoint, model] = [path, large].map(|path| mlxr_weights::open(path).expect("a checkpoint"));
+    let mut large = load(large, backend(), KvType::F32).expect("the model loads");
+    let (mut layer, taps) =
+        mlxr_models::load_eagle(&checkpoint, &model, backend(), &options(KvType::F32)).expect("the layer loads");
+    assert!(!large.reveal(&[2, 1]) && !large.reveal(&[9]) && large.reveal(&taps));
+    let features = states(&mut *large, &want.ids);
+    let (n, d) = (want.ids.len(), features.len() / (want.ids.len() - 1));
+    let part = |from: usize, to: usize| (&want.ids[from + 1..=to], &features[from * d..to * d]);
+    let parts = [part(0, 5), part(5, 6), part(6, n - 1), (&want.ids[3..4], &[])];
+    layer_misses(&format!("{} on {name}", path.display()), &mut layer, &parts, &want, limit)
 }
