@@ -74,7 +74,9 @@ pub fn load_eagle<B: Backend>(
     options: &LoadOptions,
 ) -> Result<Eagle<Model<B>>, LoadError> {
     let large = loader(large, &mut backend, options, 0)?.large()?;
-    let loader = loader(checkpoint, &mut backend, options, 0)?;
+    let mut loader = loader(checkpoint, &mut backend, options, 0)?;
+    // Positions that it was not trained on only make drafts worse.
+    loader.hyper.n_ctx = large.hyper.n_ctx;
     let ((decoder, hyper), taps) = match loader.names.find(Role::HeadHiddenNorm, 0) {
         Some(_) => loader.eagle_3(large)?,
         None => (loader.eagle(large)?, Vec::new()),

@@ -91,13 +91,15 @@ fn large(is_random: bool) -> Temp {
     tensors.write(&format!("large-{is_random}"), &config(N))
 }
 
-/// An EAGLE layer: random, or one that hands the embedding on.
+/// An EAGLE layer, trained on texts of 16 tokens: random, or one that hands the embedding on.
 fn eagle(is_random: bool) -> Temp {
     let (mut tensors, mut rng) = (Tensors::default(), Rng::new(2));
     tensors.layer("layers.0", !is_random, &mut rng);
     let mut fc = |row, col| if is_random { rng.next_unit() as f32 - 0.5 } else { one(row, col) };
     tensors.push("fc.weight", &[N, 2 * N], &mut fc);
-    tensors.write(&format!("eagle-{is_random}"), &config(N))
+    let mut config = config(N);
+    config["max_position_embeddings"] = json!(16);
+    tensors.write(&format!("eagle-{is_random}"), &config)
 }
 
 /// An EAGLE 3 layer that speaks all tokens but every seventh: random, or one whose attention hands the embedding on, as each token
@@ -133,6 +135,7 @@ fn eagle_3(is_random: bool, config: &serde_json::Value, offset: i64) -> Temp {
 fn config_3(taps: [usize; 2]) -> serde_json::Value {
     let mut config = config(N);
     config["architectures"] = json!(["LlamaForCausalLMEagle3"]);
+    config["max_position_embeddings"] = json!(16);
     config["eagle_aux_hidden_state_layer_ids"] = json!(taps);
     config
 }
