@@ -7,8 +7,9 @@ use mlxr_mlx::kernel::cases::{self, Case};
 use mlxr_mlx::kernel::source::{self, Launch, Target};
 
 /// Writes the program and its launches into `folder`, or judges its outputs there.
-pub fn run(folder: &Path, judge: bool, large: bool, seed: u64) -> Result<(), String> {
-    let cases = if large { cases::large(seed) } else { cases::all(seed) };
+pub fn run(folder: &Path, judge: bool, (large, only): (bool, &str), seed: u64) -> Result<(), String> {
+    let mut cases = if large { cases::large(seed, only) } else { cases::all(seed) };
+    cases.retain(|case| case.launch.instance.kernel().name.contains(only));
     let launches: Vec<Launch> = cases.iter().map(|c| c.launch.clone()).collect();
     if judge {
         return judged(folder, &cases, &launches);

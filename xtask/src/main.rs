@@ -60,6 +60,9 @@ enum Task {
         /// Launches of an 8B model's shapes, to be timed, instead of small random ones.
         #[arg(long)]
         large: bool,
+        /// Only launches of kernels in whose names this is.
+        #[arg(long, default_value = "")]
+        only: String,
         /// Where the random numbers begin.
         #[arg(long, default_value = "1")]
         seed: u64,
@@ -83,7 +86,7 @@ fn main() -> ExitCode {
         Task::Kernels { binary } => kernels::run(&binary).map(|text| println!("{text}")),
         Task::RandomModel { shape, types, vocab, out } => random_model::run(&shape, &types, vocab.as_deref(), &out),
         Task::Mlx { package } => mlx::run(root, package.as_deref()),
-        Task::GpuKernels { folder, judge, large, seed } => gpu_kernels::run(&folder, judge, large, seed),
+        Task::GpuKernels { folder, judge, large, only, seed } => gpu_kernels::run(&folder, judge, (large, &only), seed),
         Task::Golden { recipe, python, args } => golden(root, recipe.as_deref(), &python, &args),
     };
     match result {

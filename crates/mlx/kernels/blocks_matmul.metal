@@ -1,47 +1,145 @@
-// A few rows times a transposed matrix in the blocks of a GGUF type, as the file has them. What differs between types is in
-// `blocks/*.h`: BLOCK weights, WORDS of 16 bits, and EIGHT, which puts weights 8 o .. 8 o + 7 of the block that begins at word
-// `at` into `eight`. Group: 8 rows of the matrix, 4 waves of 2; a lane takes eight weights of each 256.
+// Up to 8 N rows times a transposed matrix in the blocks of a GGUF type or of bitsandbytes, laid out by `kernel::pack`: what `affine_tiles`
+// does, with weights that a type's EIGHT unpacks (`blocks/*.h`). Group: 16 R rows of the matrix, 8 waves that share the columns, 256 at
+// a time. Scales of parts of a super-block are whole numbers (exact in f16), what is common to all of it multiplies the sums.
 //
-//   x_half, x_scales: of `rows_half`, LAYOUT 0       w [n_out, n_in / BLOCK * WORDS] u16    codes: the type's codebook, u32
-//   residual [n_tok, n_out] f32 (ADD)                sizes [n_in, n_tok, n_out]              y [n_tok, n_out] f32, n_tok <= M
+//   x_half, x_scales: of `rows_half`, LAYOUT 4       w [n_out, STRIDE * 4] u32          codes: the type's codebook, u32
+//   residual [n_tok, n_out] f32 (ADD)                sizes [n_in, n_tok, n_out]         y [n_tok, n_out] f32, n_tok <= 8 N
+#define CODE(i) shared_codes[i]
 const uint n_in = sizes[0], n_tok = sizes[1], n_out = sizes[2];
-const uint row = (group_x * 4 + wave) * 2;
-float sum[2][M];
+const uint n_block = (n_in + 127) / 128, n_super = (n_block + 1) / 2, quad = lane % 4, line = lane / 4;
+const uint row = group_x * 16 * R, rank = wave * 32 + lane;
+SHARED(float, shared_parts, 8 * R * N * 128);
+MATRIX(8)
+#if TABLES == 1
+TABLE(table, codes, 0);
+#endif
+#if TABLES == 2
+TABLE(table, codes, 0);
+TABLE(table2, codes, 1);
+#endif
+#if GRID == 1
+SHARED(uint, shared_codes, CODES);
+for (uint i = rank; i < CODES / 4; i += 256) {
+  const uint4 four = LOAD4(codes, i);
+  shared_codes[4 * i] = four.x;
+  shared_codes[4 * i + 1] = four.y;
+  shared_codes[4 * i + 2] = four.z;
+  shared_codes[4 * i + 3] = four.w;
+}
+BARRIER();
+#endif
+uint from[R][2];
+float sum[R][N][4];
 UNROLL
-for (uint m = 0; m < M; m++) sum[0][m] = sum[1][m] = 0.0f;
-for (uint octet = lane; octet < n_in / 8; octet += 32) {
-  const uint o = octet % (BLOCK / 8);
-  float weight[2][8];
+for (uint r = 0; r < R; r++) {
   UNROLL
-  for (uint r = 0; r < 2; r++) {
-    const uint line = row + r < n_out ? row + r : n_out - 1;
-    const uint at = (line * (n_in / BLOCK) + octet / (BLOCK / 8)) * WORDS;
-    float eight[8];
-    EIGHT
-    UNROLL
-    for (uint i = 0; i < 8; i++) weight[r][i] = eight[i];
+  for (uint h = 0; h < 2; h++) {
+    const uint wanted = row + 16 * r + 8 * h + line;
+    from[r][h] = (wanted < n_out ? wanted : n_out - 1) * STRIDE;
   }
   UNROLL
-  for (uint m = 0; m < M; m++) {
-    const uint token = m < n_tok ? m : n_tok - 1;
-    const uint4 four = LOAD4(x_half, token * (n_in / 8) + octet);
-    const uint pair[4] = {four.x, four.y, four.z, four.w};
+  for (uint n = 0; n < N; n++) {
     UNROLL
-    for (uint i = 0; i < 4; i++) {
-      const float low = pair_low(pair[i]), high = pair_high(pair[i]);
+    for (uint i = 0; i < 4; i++) sum[r][n][i] = 0.0f;
+  }
+}
+// A lane's numbers of a super-block and its factors, of the two rows of each 16 that a lane reads.
+uint next[R][2][NUMBERS + 1];
+#define LOAD(super) \
+  UNROLL \
+  for (uint r = 0; r < R; r++) { \
+    UNROLL \
+    for (uint h = 0; h < 2; h++) { \
+      TAKE(next[r][h], from[r][h], super, quad) \
+      next[r][h][NUMBERS] = TAIL > 0 ? FACTORS(from[r][h], super) : 0; \
+    } \
+  }
+const bool ahead = AHEAD == 1 && N < 3;
+if (ahead && wave < n_super) { LOAD(wave) }
+for (uint super = wave; super < n_super; super += 8) {
+  uint numbers[R][2][NUMBERS + 1];
+  float part[R][N][4], less[R][N][4];
+  if (!ahead) { LOAD(super) }
+  UNROLL
+  for (uint r = 0; r < R; r++) {
+    UNROLL
+    for (uint h = 0; h < 2; h++) {
       UNROLL
-      for (uint r = 0; r < 2; r++) sum[r][m] += weight[r][2 * i] * low + weight[r][2 * i + 1] * high;
+      for (uint i = 0; i <= NUMBERS; i++) numbers[r][h][i] = next[r][h][i];
+    }
+    UNROLL
+    for (uint n = 0; n < N; n++) {
+      UNROLL
+      for (uint i = 0; i < 4; i++) part[r][n][i] = less[r][n][i] = 0.0f;
+    }
+  }
+  if (ahead && super + 8 < n_super) { LOAD(super + 8) }
+  // The columns of no token are not read by anyone: let them be those of the last. What a row lacks of its last super-block has
+  // scales of zero.
+  uint4 input[2][N];
+#define READ(k) \
+  UNROLL \
+  for (uint n = 0; n < N; n++) { \
+    const uint token = 8 * n + line < n_tok ? line : n_tok - 1 - 8 * n, wanted = 2 * super + (k) / 4; \
+    const int at = int((n * n_block + (wanted < n_block ? wanted : n_block - 1)) * 128 + 4 * token + quad); \
+    input[(k) % 2][n] = LOAD4(x_half, at + 32 * int((k) % 4)); \
+  }
+  READ(0)
+  UNROLL
+  for (uint k = 0; k < 8; k++) {
+    const uint half_block = k / 4, step = k % 4;
+    if (k < 7) { READ(k + 1) }
+    UNROLL
+    for (uint r = 0; r < R; r++) {
+      uint pairs[2][4], leasts[2];
+      UNROLL
+      for (uint h = 0; h < 2; h++) {
+        uint pair[4], least = 0;
+        EIGHT(numbers[r][h], half_block, step)
+        UNROLL
+        for (uint i = 0; i < 4; i++) pairs[h][i] = pair[i];
+        leasts[h] = least;
+      }
+      UNROLL
+      for (uint n = 0; n < N; n++) {
+        MULTIPLY(part[r][n], pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1], input[k % 2][n].x, input[k % 2][n].y);
+        MULTIPLY(part[r][n], pairs[0][2], pairs[1][2], pairs[0][3], pairs[1][3], input[k % 2][n].z, input[k % 2][n].w);
+        if (LEAST == 1) {
+          MULTIPLY(less[r][n], leasts[0], leasts[1], leasts[0], leasts[1], input[k % 2][n].x, input[k % 2][n].y);
+          MULTIPLY(less[r][n], leasts[0], leasts[1], leasts[0], leasts[1], input[k % 2][n].z, input[k % 2][n].w);
+        }
+      }
+    }
+  }
+  UNROLL
+  for (uint r = 0; r < R; r++) {
+    UNROLL
+    for (uint n = 0; n < N; n++) {
+      UNROLL
+      for (uint i = 0; i < 4; i++) {
+        const uint factors = numbers[r][i / 2][NUMBERS];
+        sum[r][n][i] += TAIL > 0 ? FACTOR * half_bits(factors & 0xffff) * part[r][n][i] : part[r][n][i];
+        if (LEAST == 1) sum[r][n][i] -= half_bits(factors >> 16) * less[r][n][i];
+      }
     }
   }
 }
 UNROLL
-for (uint r = 0; r < 2; r++) {
+for (uint r = 0; r < R; r++) {
   UNROLL
-  for (uint m = 0; m < M; m++) {
-    const float total = simd_sum(sum[r][m]);
-    if (lane == 0 && m < n_tok && row + r < n_out) {
-      const uint to = m * n_out + row + r;
-      y[to] = total * x_scales[m] + (ADD == 1 ? residual[to] : 0.0f);
-    }
+  for (uint n = 0; n < N; n++) {
+    UNROLL
+    for (uint i = 0; i < 4; i++) shared_parts[((wave * R + r) * N + n) * 128 + 32 * i + lane] = sum[r][n][i];
   }
 }
+BARRIER();
+for (uint i = rank; i < R * N * 128; i += 256) {
+  float total = 0.0f;
+  for (uint p = 0; p < 8; p++) total += shared_parts[p * R * N * 128 + i];
+  const uint token = i / 128 % N * 8 + 2 * (i % 4) + i / 32 % 2;
+  const uint at = row + i / (128 * N) * 16 + i / 64 % 2 * 8 + i % 32 / 4, to = token * n_out + at;
+  if (token < n_tok && at < n_out) y[to] = total * x_scales[token] + (ADD == 1 ? residual[to] : 0.0f);
+}
+#undef CODE
+#undef LOAD
+#undef READ

@@ -7,6 +7,8 @@
 #define LOAD4(array, i) (reinterpret_cast<const uint4*>(array)[i])
 #define WRITE(array, T, i, x) const_cast<T*>(array)[i] = T(x)
 #define AS_WORDS(array) reinterpret_cast<uint*>(array)
+#define TABLE(name, array, i) const uint4 name = LOAD4(array, i)
+#define PICKED(name, x) picked(name, x)
 typedef unsigned int uint;
 typedef signed char i8;
 typedef unsigned char u8;
@@ -47,6 +49,16 @@ __device__ inline uint pair_fma(uint a, uint b, uint c) {
   uint d;
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
+}
+__device__ inline uint masked(uint a, uint mask, uint b) {
+  uint c;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(c) : "r"(a), "r"(mask), "r"(b));
+  return c;
+}
+__device__ inline uint ones(uint word) { return __popc(word); }
+__device__ inline uint picked(uint4 table, uint x) {
+  const uint low = __byte_perm(table.x, table.y, x), high = __byte_perm(table.z, table.w, x);
+  return __byte_perm(low, high, (x >> 1 & 0x4444) | 0x3210);
 }
 __device__ inline uint twice(half, uint bits) { return bits | bits << 16; }
 __device__ inline uint twice(bfloat, uint bits) { return half_pair(float_bits(bits << 16), float_bits(bits << 16)); }

@@ -13,6 +13,11 @@
 #define LOAD4(array, i) fibers::load4(array, i)
 #define WRITE(array, T, i, x) const_cast<T*>(array)[i] = T(x)
 #define AS_WORDS(array) reinterpret_cast<uint*>(array)
+#define TABLE(name, array, i)                              \
+  SHARED(uint, name, 4);                                   \
+  if (lane < 4) name[lane] = array[4 * (i) + lane];        \
+  BARRIER()
+#define PICKED(name, x) picked(name, x)
 #define MATRIX(n_wave)
 #define MULTIPLY(sum, ...) fibers::multiply(sum, {__VA_ARGS__})
 typedef unsigned int uint;
@@ -101,6 +106,13 @@ inline float pair_high(uint pair) { return half_bits(pair >> 16); }
 inline uint half_pair(float low, float high) { return bits_of_half(low) | bits_of_half(high) << 16; }
 inline uint pair_fma(uint a, uint b, uint c) {
   return half_pair(pair_low(a) * pair_low(b) + pair_low(c), pair_high(a) * pair_high(b) + pair_high(c));
+}
+inline uint masked(uint a, uint mask, uint b) { return (a & mask) | b; }
+inline uint ones(uint word) { return __builtin_popcount(word); }
+inline uint picked(const uint* table, uint x) {
+  uint four = 0;
+  for (uint i = 0; i < 4; i++) four |= (table[x >> (4 * i + 2) & 3] >> (8 * (x >> 4 * i & 3)) & 255) << 8 * i;
+  return four;
 }
 inline uint twice(half, uint bits) { return bits | bits << 16; }
 inline uint twice(bfloat, uint bits) {

@@ -5,6 +5,9 @@
 //   LOAD4(array, i)      16 bytes number i of an array of at least eight numbers
 //   WRITE(array, T, i, x) a number of an input that is written in place, of at least eight numbers
 //   AS_WORDS(array)         the words of an array of uint4 of the threadgroup
+//   TABLE(name, array, i) the sixteen bytes number i of an array of words, for PICKED(name, x): four of them, by the first four
+//                        nibbles of x      ones  how many bits of a word are set
+//   masked(a, mask, b)   a & mask | b, in one step where a GPU has one
 //   simd_sum, simd_max   over the 32 lanes of a wave       lanes_sum, lanes_max  over neighbours, a power of two of them
 //   simd_shuffle         the number of another lane         half_bits, float_bits  an f16, an f32 from its bits
 // A pair is two f16 in 32 bits, the first in the low half:
@@ -21,6 +24,11 @@
 #define LOAD4(array, i) (((const device uint4*)(array))[i])
 #define WRITE(array, T, i, x) ((device T*)(array))[i] = T(x)
 #define AS_WORDS(array) ((threadgroup uint*)(array))
+#define TABLE(name, array, i)                                \
+  threadgroup uint name[4];                                  \
+  if (lane < 4) name[lane] = array[4 * (i) + lane];          \
+  BARRIER()
+#define PICKED(name, x) picked(name, x)
 typedef char i8;
 typedef uchar u8;
 typedef ushort u16;
@@ -34,6 +42,13 @@ inline float pair_low(uint pair) { return float(as_type<half2>(pair).x); }
 inline float pair_high(uint pair) { return float(as_type<half2>(pair).y); }
 inline uint pair_fma(uint a, uint b, uint c) {
   return as_type<uint>(fma(as_type<half2>(a), as_type<half2>(b), as_type<half2>(c)));
+}
+inline uint masked(uint a, uint mask, uint b) { return (a & mask) | b; }
+inline uint ones(uint word) { return popcount(word); }
+inline uint picked(threadgroup const uint* table, uint x) {
+  uint four = 0;
+  for (uint i = 0; i < 4; i++) four |= (table[x >> (4 * i + 2) & 3] >> (8 * (x >> 4 * i & 3)) & 255) << 8 * i;
+  return four;
 }
 inline uint twice(half, uint bits) { return bits | bits << 16; }
 inline uint twice(bfloat, uint bits) { return half_pair(float_bits(bits << 16), float_bits(bits << 16)); }

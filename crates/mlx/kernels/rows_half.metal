@@ -3,7 +3,7 @@
 //
 //   x [n_tok, n_in] f32    weight [n_in] f32 (NORM)    sizes [n_in]    factors [eps]
 //   x_half, pairs; LAYOUT 0: f16 [n_tok, n_in], largest 1; 1: bf16 likewise, not scaled; 4 or 8: as `affine_tiles` reads
-//   them for weights of so many bits, f16, largest 256: [n_tok / 8, n_in / 128, 4, 8, 4, 8], token 8 a + d, column
+//   them for weights of so many bits, f16, largest 256: [n_tok / 8, n_in / 128 rounded up, 4, 8, 4, 8], token 8 a + d, column
 //   128 b + 32 e + 8 c + f, the eight of f in the order in which weights fall out of a word.
 //   x_scales [n_tok] f32
 const uint n_in = sizes[0], token = group_x, rank = wave * 32 + lane;
@@ -32,16 +32,18 @@ const float span = LAYOUT < 2 ? 1.0f : 256.0f;
 const float norm = NORM == 1 ? 1.0f / sqrt(square / float(n_in) + factors[0]) : 1.0f;
 if (rank == 0) x_scales[token] = LAYOUT == 1 ? 1.0f : norm * largest / span;
 const float inverse = LAYOUT == 1 ? norm : largest > 0.0f ? span / largest : 0.0f;
-for (uint run = rank; run < n_in / 8; run += 256) {
+// What the last 128 columns lack are zeros.
+const uint n_block = (n_in + 127) / 128;
+for (uint run = rank; run < (LAYOUT < 2 ? n_in / 8 : 16 * n_block); run += 256) {
   float value[8];
   UNROLL
   for (uint i = 0; i < 8; i++) {
-    value[i] = x[token * n_in + 8 * run + i] * inverse;
-    if (NORM == 1) value[i] *= weight[8 * run + i];
+    value[i] = 8 * run < n_in ? x[token * n_in + 8 * run + i] * inverse : 0.0f;
+    if (NORM == 1 && 8 * run < n_in) value[i] *= weight[8 * run + i];
   }
   const uint block = run / 16, quad = run % 16 / 4, step = run % 4;
   const uint place = LAYOUT < 2 ? token * (n_in / 8) + run
-                                : (((token / 8 * (n_in / 128) + block) * 4 + step) * 8 + token % 8) * 4 + quad;
+                                : (((token / 8 * n_block + block) * 4 + step) * 8 + token % 8) * 4 + quad;
   UNROLL
   for (uint i = 0; i < 4; i++) {
     const uint low = LAYOUT < 2 ? 2 * i : LAYOUT == 4 ? i : i / 2 * 4 + i % 2;

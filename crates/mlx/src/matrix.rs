@@ -4,7 +4,7 @@
 //! |---|---|
 //! | MLX's own, and GGUF blocks, GPTQ and AWQ that [`MatrixData::to_mlx`] packs | `quantized_matmul` |
 //! | F32, F16, BF16 | `matmul` |
-//! | [`Blocks`] of GGUF, on GPUs with our kernels | these |
+//! | [`Blocks`] of GGUF and bitsandbytes, on GPUs with our kernels | these |
 //! | the rest | decoded to plain numbers when loaded, and reported |
 
 use mlxr_compute::matrix::{self, MlxFloat};
@@ -31,7 +31,7 @@ pub struct Matrix {
 pub(crate) struct Part {
     pub(crate) weights: Array,
     pub(crate) packed: Option<Packed>,
-    /// What reads the weights if they are blocks, u16 `[n_out, ..]`: only our kernels do.
+    /// What reads the weights if they are blocks, u32 `[n_out, ..]`: only our kernels do.
     pub(crate) blocks: Option<Coded>,
     /// What the input is converted to, and in which the product is computed.
     pub(crate) dtype: Dtype,
@@ -44,7 +44,7 @@ pub(crate) struct Packed {
     pub(crate) packing: Packing,
 }
 
-/// A type of blocks and its codebook.
+/// A format of blocks and its codebook.
 pub(crate) struct Coded {
     pub(crate) row: &'static Blocks,
     pub(crate) codes: Array,
@@ -61,7 +61,7 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision, kernels: Kernels)
         return Ok((with_scales(packed, precision), false));
     }
     match (data.encoding, precision) {
-        (Encoding::Blocks(dtype), _) if kernels == Kernels::Own && Blocks::of(dtype).is_some() => {
+        (encoding, _) if kernels == Kernels::Own && Blocks::of(encoding, data.n_in).is_some() => {
             Ok((data.clone(), false))
         }
         (Encoding::Blocks(DType::F32), _) | (Encoding::Blocks(DType::F16 | DType::BF16), Precision::Half) => {
@@ -77,6 +77,9 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision, kernels: Kernels)
 pub fn loaded_bytes(encoding: Encoding, [n_weight, stored_bytes]: [u64; 2], kernels: Kernels) -> u64 {
     /// A multiple of every block.
     const SAMPLE: usize = 256;
+    if let (Kernels::Own, Some(row)) = (kernels, Blocks::of(encoding, SAMPLE)) {
+        return n_weight * row.planes.row_bytes(64 * SAMPLE) as u64 / (64 * SAMPLE) as u64;
+    }
     let dtype = match encoding {
         Encoding::Blocks(dtype) => dtype,
         Encoding::Bnb4 { .. } | Encoding::Fp8 { .. } => return 2 * n_weight,
@@ -113,7 +116,7 @@ impl Matrix {
     /// If they disagree in columns, or MLX fails.
     pub(crate) fn stacked(device: &Device, data: &[MatrixData]) -> Result<Matrix, Error> {
         let [n_out, n_in] = matrix::stacked(data)?;
-        let parts = data.chunk_by(|a, b| a.encoding == b.encoding).map(|d| Part::new(device, d, None));
+        let parts = data.chunk_by(alike).map(|d| Part::new(device, d, None));
         let matrix = Matrix { n_matrix: 1, n_out, n_in, parts: parts.collect() };
         matrix.loaded(device)
     }
@@ -223,6 +226,17 @@ impl Part {
                 }
             }
         };
+        if let Some(row) = Blocks::of(data[0].encoding, data[0].n_in) {
+            let codes = row.codes(&data[0]);
+            let blocks = Coded { row, codes: device.from_slice(&codes, &[codes.len()], Dtype::U32) };
+            let rows: Vec<u8> = match data {
+                [one] => row.packed(one),
+                many => many.iter().flat_map(|one| row.packed(one)).collect(),
+            };
+            let weights =
+                device.from_bytes(&Bytes::from(rows), &[n_out, row.planes.row_bytes(data[0].n_in) / 4], Dtype::U32);
+            return Part { weights, packed: None, blocks: Some(blocks), dtype: Dtype::F16 };
+        }
         let (packing, scale) = match data[0].encoding {
             Encoding::MlxAffine { bits, group, scale } => {
                 (Packing { bits: i32::from(bits), group: i32::from(group), mode: c"affine" }, plain(scale))
@@ -236,12 +250,6 @@ impl Part {
                 (Packing { bits: kind.bits() as i32, group: kind.group() as i32, mode }, Dtype::U8)
             }
             Encoding::Blocks(dtype) => {
-                if let Some(row) = Blocks::of(dtype) {
-                    let codes = row.codes();
-                    let blocks = Coded { row, codes: device.from_slice(&codes, &[codes.len()], Dtype::U32) };
-                    let weights = array(0, Dtype::U16);
-                    return Part { weights, packed: None, blocks: Some(blocks), dtype: Dtype::F16 };
-                }
                 return Part { weights: array(0, plain(dtype)), packed: None, blocks: None, dtype: plain(dtype) };
             }
             other => unreachable!("`prepare` leaves no {other}"),
@@ -278,6 +286,15 @@ impl Part {
     }
 }
 
+/// If two matrices are of one format, whose tables too are the same.
+fn alike(a: &MatrixData, b: &MatrixData) -> bool {
+    let table = |data: &MatrixData| match data.encoding {
+        Encoding::Bnb4 { .. } => Some(data.parts[2].to_vec()),
+        _ => None,
+    };
+    a.encoding == b.encoding && table(a) == table(b)
+}
+
 /// A plain type of numbers in MLX.
 fn plain(dtype: DType) -> Dtype {
     match dtype {
@@ -304,7 +321,9 @@ mod tests {
             (Encoding::Blocks(DType::Q4_K), Kernels::Own, 640),
             (Encoding::Blocks(DType::Q6_K), Kernels::Own, 840),
             (Encoding::Blocks(DType::Q6_K), Kernels::Mlx, 2048),
-            (bnb4, Kernels::Own, 2048),
+            (Encoding::Blocks(DType::Q3_K), Kernels::Own, 456),
+            (bnb4, Kernels::Own, 576),
+            (bnb4, Kernels::Mlx, 2048),
             (affine, Kernels::Own, 77),
         ] {
             assert_eq!(loaded_bytes(encoding, [1024, 77], kernels), want, "{encoding} {kernels:?}");

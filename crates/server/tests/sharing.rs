@@ -86,6 +86,7 @@ fn check_disconnect(path: &str, body: &Value) {
         let ps = client::get(address, "/api/ps").json();
         assert_eq!(ps["models"][0]["name"], "fake");
         assert_eq!((&ps["models"][0]["backend"], &ps["models"][0]["size_vram"]), (&"fake".into(), &300.into()));
+        assert_eq!(ps["models"][0]["size"], fake::WEIGHTS_BYTES + fake::ARENA_BYTES);
         let running = server_running(address);
         if running > 0 && allowed < 1800 {
             gate.allow(1);

@@ -156,6 +156,17 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
 }
 
 impl MatrixData {
+    /// By what the value of weight `at`, counted through all rows, is multiplied in a matrix of bitsandbytes.
+    ///
+    /// # Panics
+    /// If the matrix has another encoding, or fewer weights.
+    pub fn bnb_absmax(&self, at: usize) -> f32 {
+        let Encoding::Bnb4 { block, nested_block, nested_offset } = self.encoding else {
+            panic!("{}: {} has no absmax", self.name, self.encoding);
+        };
+        bnb::absmax(self, bnb::Bnb4 { block, nested_block, nested_offset }, at / block as usize)
+    }
+
     /// Decodes rows `first_row..first_row + n_rows` into `out` `[n_rows, n_in]`: the meaning of every encoding.
     ///
     /// GPTQ and AWQ lie transposed; they decode some times faster by bands of 64 rows or more.

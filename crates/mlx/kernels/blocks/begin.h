@@ -1,12 +1,40 @@
-// What EIGHT of all types uses: byte j of the block, the f16 and the 32 bits at its even byte j, an i8 of the codebook; signs of eight
-// from a code of seven, the last making their number even; eight magnitudes with signs.
-#define BYTE(j) (uint(w[at + (j) / 2]) >> 8 * ((j) % 2) & 255)
-#define HALF(j) half_bits(uint(w[at + (j) / 2]))
-#define WORD(j) (uint(w[at + (j) / 2]) | uint(w[at + (j) / 2 + 1]) << 16)
-#define SIGNED(code) float(int((codes[(code) / 4] >> 8 * ((code) % 4) & 255) ^ 128) - 128)
-#define EVEN(s) ((s) | (((s) ^ (s) >> 1 ^ (s) >> 2 ^ (s) >> 3 ^ (s) >> 4 ^ (s) >> 5 ^ (s) >> 6) & 1) << 7)
-#define SPREAD(scale, low, high, signs) \
-  for (uint i = 0; i < 8; i++) { \
-    const float size = (scale) * float((i < 4 ? (low) : (high)) >> 8 * (i % 4) & 255); \
-    eight[i] = ((signs) >> i & 1) == 1 ? -size : size; \
+// What the types' EIGHT are made of. A row of a matrix is what `kernel::pack` makes of the file's blocks; of 256 weights (columns 128 half +
+// 32 quad + 8 step + i) a lane, which has one quad of them, takes 4 QUADS + WORDS + SHORTS numbers `own`. Planes of a row, one after
+// the other, each with all its super-blocks: QUADS times four words of every lane, WORDS times one word, SHORTS times 16 bits, TAIL
+// bytes with the factors of the whole.
+//   EIGHT(own, half, step)  puts weights as pairs into `pair`: number i low, i + 4 high; FACTOR times the first of the tail is left out
+//   LEAST                   whether `least` is to be subtracted of each, times the tail's second
+//   AHEAD                   whether the next super-block is read before this one is multiplied, for up to 16 rows: it pays where one is large
+//   GRID, CODES             whether there is a codebook of so many words in the group's memory, read by CODE
+//   TABLES                  tables of sixteen bytes, read by PICKED
+//   TO                      bits moved from a place to another         MAGIC   1024 in both f16, under which a code is 1024 more
+//   TIMES                   a pair times a constant of both            WHOLE, SIGNED   a number below 1024, a byte minus 128, as pairs
+//   SIGN                    the sign bits of numbers i and i + 4 of eight    EVEN    eight signs from seven, as many as make them even
+#define MAGIC 0x64006400u
+#define NUMBERS (4 * QUADS + WORDS + SHORTS)
+#define TO(word, from, to) ((from) > (to) ? (word) >> ((from) - (to)) : (word) << ((to) - (from)))
+#define TIMES(pair, factor) pair_fma(pair, factor, 0)
+#define WHOLE(n) pair_fma((n) * 0x10001u + MAGIC, 0x3c003c00, 0xe400e400)
+#define SIGNED(n) pair_fma((n) * 0x10001u + MAGIC, 0x3c003c00, 0xe480e480)
+#define BYTE(word, i) ((word) >> 8 * (i) & 255)
+#define NIBBLE(word, i) ((word) >> 4 * (i) & 15)
+#define EVEN(seven) ((seven) | (ones(seven) & 1) << 7)
+#define SIGN(signs, i) ((signs) * 0x1001u << (15 - (i)) & 0x80008000u)
+#define STRIDE ((n_super * (64 * QUADS + 16 * WORDS + 8 * SHORTS + TAIL) + 15) / 16)
+#define TAKE(own, from, super, quad) \
+  UNROLL \
+  for (uint i = 0; i < QUADS; i++) { \
+    const uint4 four = LOAD4(w, (from) + (4 * (super) + (quad)) * QUADS + i); \
+    own[4 * i] = four.x; \
+    own[4 * i + 1] = four.y; \
+    own[4 * i + 2] = four.z; \
+    own[4 * i + 3] = four.w; \
+  } \
+  UNROLL \
+  for (uint i = 0; i < WORDS; i++) own[4 * QUADS + i] = w[4 * ((from) + 4 * QUADS * n_super + (super) * WORDS + i) + (quad)]; \
+  if (SHORTS == 1) { \
+    own[NUMBERS - 1] = w[4 * ((from) + (4 * QUADS + WORDS) * n_super) + 2 * (super) + (quad) / 2] >> 16 * ((quad) % 2) & 0xffff; \
   }
+#define FACTORS(from, super) \
+  w[4 * ((from) + (4 * QUADS + WORDS) * n_super) + 2 * SHORTS * n_super + (TAIL == 4 ? (super) : (super) / 2)] \
+      >> (TAIL == 4 ? 0 : 16 * ((super) % 2))

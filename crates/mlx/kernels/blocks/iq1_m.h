@@ -1,8 +1,19 @@
-#define BLOCK 256
-#define WORDS 28
-#define EIGHT \
-  const uint nibble = BYTE(32 + o / 2) >> 4 * (o % 2) & 15, code = BYTE(o) | (nibble & 7) << 8; \
-  const uint scale = uint(w[at + 24 + o / 8]) >> 3 * (o / 2 % 4) & 7; \
-  const uint low = uint(w[at + 24]) >> 12 | uint(w[at + 25]) >> 12 << 4, high = uint(w[at + 26]) >> 12 | uint(w[at + 27]) >> 12 << 4; \
-  const float d = half_bits(low | high << 8) * float(1 + 2 * scale), shift = nibble >> 3 == 1 ? -0.125f : 0.125f; \
-  for (uint i = 0; i < 8; i++) eight[i] = d * (SIGNED(8 * code + i) + shift);
+// A code is a number plus 1, and ends at bit 9: it is quarters of 1024, and 4 + 1 are left to subtract, less or more an eighth.
+#define QUADS 0
+#define WORDS 3
+#define SHORTS 1
+#define TAIL 2
+#define LEAST 0
+#define FACTOR 1.0f
+#define AHEAD 0
+#define GRID 1
+#define CODES 2048
+#define TABLES 0
+#define EIGHT(own, half_block, step) \
+  const uint nibble = NIBBLE(own[2], 4 * half_block + step), s = WHOLE(2 * (own[3] >> 3 * (2 * half_block + step / 2) & 7) + 1); \
+  const uint codes_of_eight = CODE(BYTE(own[half_block], step) | (nibble & 7) << 8); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint code = masked(TO(codes_of_eight, 2 * i, 8), 0x03000300, MAGIC); \
+    pair[i] = pair_fma(code, TIMES(s, 0x1c001c00), TIMES(s, nibble > 7 ? 0xc520c520 : 0xc4e0c4e0)); \
+  }

@@ -1,6 +1,19 @@
-#define BLOCK 256
-#define WORDS 25
-#define EIGHT \
-  const uint high = uint(w[at + 17 + o / 4]), code = BYTE(2 + o) | (high >> 3 * (o % 4) & 7) << 8; \
-  const float d = HALF(0) * float(1 + 2 * (high >> 12 & 7)), shift = high >> 15 == 1 ? -0.125f : 0.125f; \
-  for (uint i = 0; i < 8; i++) eight[i] = d * (SIGNED(8 * code + i) + shift);
+// A code is a number plus 1, and ends at bit 9: it is quarters of 1024, and 4 + 1 are left to subtract, less or more an eighth.
+#define QUADS 0
+#define WORDS 3
+#define SHORTS 0
+#define TAIL 2
+#define LEAST 0
+#define FACTOR 1.0f
+#define AHEAD 0
+#define GRID 1
+#define CODES 2048
+#define TABLES 0
+#define EIGHT(own, half_block, step) \
+  const uint high = own[2] >> 16 * half_block, s = WHOLE(2 * (high >> 12 & 7) + 1); \
+  const uint codes_of_eight = CODE(BYTE(own[half_block], step) | (high >> 3 * step & 7) << 8); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint code = masked(TO(codes_of_eight, 2 * i, 8), 0x03000300, MAGIC); \
+    pair[i] = pair_fma(code, TIMES(s, 0x1c001c00), TIMES(s, (high >> 15 & 1) == 1 ? 0xc520c520 : 0xc4e0c4e0)); \
+  }

@@ -1,6 +1,20 @@
-#define BLOCK 256
-#define WORDS 41
-#define EIGHT \
-  const uint code = BYTE(2 + o) | (BYTE(66 + o / 4) >> 2 * (o % 4) & 3) << 8, signs = BYTE(34 + o); \
-  const float d = HALF(0) * (0.5f + float(BYTE(74 + o / 4) >> 4 * (o / 2 % 2) & 15)) * 0.25f; \
-  SPREAD(d, codes[2 * code], codes[2 * code + 1], signs)
+#define QUADS 1
+#define WORDS 1
+#define SHORTS 0
+#define TAIL 2
+#define LEAST 0
+#define FACTOR 0.125f
+#define AHEAD 0
+#define GRID 1
+#define CODES 2048
+#define TABLES 0
+#define SPREAD(first, second, signs, scale) \
+  const uint bytes[2] = {first, second}, sign = signs, s = WHOLE(2 * (scale) + 1); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint value = masked(bytes[i / 2] >> 8 * (i % 2), 0x00ff00ff, MAGIC); \
+    pair[i] = pair_fma(value, s, TIMES(s, 0xe400e400)) ^ SIGN(sign, i); \
+  }
+#define EIGHT(own, half_block, step) \
+  const uint code = BYTE(own[half_block], step) | (own[4] >> 2 * (4 * half_block + step) & 3) << 8; \
+  SPREAD(CODE(2 * code), CODE(2 * code + 1), BYTE(own[2 + half_block], step), NIBBLE(own[4], 4 + 2 * half_block + step / 2))

@@ -1,6 +1,20 @@
-#define BLOCK 256
-#define WORDS 33
-#define EIGHT \
-  const uint from = 2 + 8 * (o / 4), code = BYTE(from + o % 4), word = WORD(from + 4), seven = word >> 7 * (o % 4) & 127; \
-  const float d = HALF(0) * (0.5f + float(word >> 28)) * 0.25f; \
-  SPREAD(d, codes[2 * code], codes[2 * code + 1], EVEN(seven))
+#define QUADS 1
+#define WORDS 0
+#define SHORTS 0
+#define TAIL 2
+#define LEAST 0
+#define FACTOR 0.125f
+#define AHEAD 0
+#define GRID 1
+#define CODES 512
+#define TABLES 0
+#define SPREAD(first, second, signs, scale) \
+  const uint bytes[2] = {first, second}, sign = signs, s = WHOLE(2 * (scale) + 1); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint value = masked(bytes[i / 2] >> 8 * (i % 2), 0x00ff00ff, MAGIC); \
+    pair[i] = pair_fma(value, s, TIMES(s, 0xe400e400)) ^ SIGN(sign, i); \
+  }
+#define EIGHT(own, half_block, step) \
+  const uint code = BYTE(own[half_block], step), rest = own[2 + half_block], seven = rest >> 7 * step & 127; \
+  SPREAD(CODE(2 * code), CODE(2 * code + 1), EVEN(seven), rest >> 28)

@@ -1,7 +1,21 @@
-#define BLOCK 256
-#define WORDS 55
-#define EIGHT \
-  const uint high = BYTE(66 + o / 4) >> 2 * (o % 4), signs = BYTE(74 + o); \
-  const uint low = BYTE(2 + 2 * o) | (high & 1) << 8, next = BYTE(3 + 2 * o) | (high >> 1 & 1) << 8; \
-  const float d = HALF(0) * float(1 + 2 * (BYTE(106 + o / 8) >> 4 * (o / 4 % 2) & 15)); \
-  SPREAD(d, codes[low], codes[next], signs)
+#define QUADS 1
+#define WORDS 3
+#define SHORTS 0
+#define TAIL 2
+#define LEAST 0
+#define FACTOR 1.0f
+#define AHEAD 0
+#define GRID 1
+#define CODES 512
+#define TABLES 0
+#define SPREAD(first, second, signs, scale) \
+  const uint bytes[2] = {first, second}, sign = signs, s = WHOLE(2 * (scale) + 1); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint value = masked(bytes[i / 2] >> 8 * (i % 2), 0x00ff00ff, MAGIC); \
+    pair[i] = pair_fma(value, s, TIMES(s, 0xe400e400)) ^ SIGN(sign, i); \
+  }
+#define EIGHT(own, half_block, step) \
+  const uint both = own[2 * half_block + step / 2] >> 16 * (step % 2), high = own[6] >> 2 * (4 * half_block + step); \
+  const uint a = CODE((both & 255) | (high & 1) << 8), b = CODE((both >> 8 & 255) | (high >> 1 & 1) << 8); \
+  SPREAD((a & 0xffff) | b << 16, a >> 16 | (b & 0xffff0000), BYTE(own[4 + half_block], step), NIBBLE(own[6], 4 + half_block))

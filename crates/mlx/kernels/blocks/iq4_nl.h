@@ -1,8 +1,17 @@
-#define BLOCK 32
-#define WORDS 9
-#define EIGHT \
-  const float d = HALF(0); \
-  for (uint i = 0; i < 8; i++) { \
-    const uint code = BYTE(2 + 8 * (o % 2) + i) >> 4 * (o / 2) & 15; \
-    eight[i] = d * SIGNED(code); \
+#define QUADS 2
+#define WORDS 1
+#define SHORTS 0
+#define TAIL 0
+#define LEAST 0
+#define FACTOR 1.0f
+#define AHEAD 0
+#define GRID 0
+#define TABLES 1
+#define LOOKED(table, word) {PICKED(table, word), PICKED(table, (word) >> 16)}
+#define EIGHT(own, half_block, step) \
+  const uint s = (own[8] >> 16 * half_block & 0xffff) * 0x10001u, bytes[2] = LOOKED(table, own[4 * half_block + step]); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint value = masked(bytes[i / 2] >> 8 * (i % 2), 0x00ff00ff, MAGIC); \
+    pair[i] = TIMES(pair_fma(value, 0x3c003c00, 0xe480e480), s); \
   }

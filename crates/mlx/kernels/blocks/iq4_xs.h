@@ -1,9 +1,18 @@
-#define BLOCK 256
-#define WORDS 68
-#define EIGHT \
-  const uint k = o / 4, scale = (BYTE(4 + k / 2) >> 4 * (k % 2) & 15) | (uint(w[at + 1]) >> 2 * k & 3) << 4; \
-  const float d = HALF(0) * float(int(scale) - 32); \
-  for (uint i = 0; i < 8; i++) { \
-    const uint code = BYTE(8 + 16 * k + 8 * (o % 2) + i) >> 4 * (o % 4 / 2) & 15; \
-    eight[i] = d * SIGNED(code); \
+// A value plus 128 ends at bit 9: it is 256ths of 1024, and 256 + 128 are left to subtract.
+#define QUADS 2
+#define WORDS 0
+#define SHORTS 1
+#define TAIL 2
+#define LEAST 0
+#define FACTOR 1.0f
+#define AHEAD 0
+#define GRID 0
+#define TABLES 1
+#define LOOKED(table, word) {PICKED(table, word), PICKED(table, (word) >> 16)}
+#define EIGHT(own, half_block, step) \
+  const uint s = SIGNED(BYTE(own[8], half_block)), bytes[2] = LOOKED(table, own[4 * half_block + step]); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint value = masked(TO(bytes[i / 2], 8 * (i % 2), 2), 0x03fc03fc, MAGIC); \
+    pair[i] = pair_fma(value, TIMES(s, 0x34003400), TIMES(s, 0xde00de00)); \
   }

@@ -1,6 +1,17 @@
-#define BLOCK 256
-#define WORDS 42
-#define EIGHT \
-  const uint scale = BYTE(o / 2), from = 16 + 32 * (o / 16) + 8 * (o % 4), shift = 2 * (o % 16 / 4); \
-  const float d = HALF(80) * float(scale & 15), least = HALF(82) * float(scale >> 4); \
-  for (uint i = 0; i < 8; i++) eight[i] = d * float(BYTE(from + i) >> shift & 3) - least;
+#define QUADS 1
+#define WORDS 1
+#define SHORTS 0
+#define TAIL 4
+#define LEAST 1
+#define FACTOR 1.0f
+#define AHEAD 0
+#define GRID 0
+#define TABLES 0
+#define EIGHT(own, half_block, step) \
+  const uint both = BYTE(own[4], 2 * half_block + step / 2), s = WHOLE(both & 15); \
+  least = WHOLE(both >> 4); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint code = masked(own[2 * half_block + step / 2] >> 2 * (4 * (step % 2) + i), 0x00030003, MAGIC); \
+    pair[i] = pair_fma(code, s, TIMES(s, 0xe400e400)); \
+  }

@@ -1,10 +1,18 @@
-#define BLOCK 256
-#define WORDS 55
-#define EIGHT \
-  const uint k = o / 2, l = 8 * (o % 4), from = 32 + 32 * (o / 16) + l, shift = 2 * (o % 16 / 4); \
-  const uint scale = (BYTE(96 + k % 8) >> 4 * (k / 8) & 15) | (BYTE(104 + k % 4) >> 2 * (k / 4) & 3) << 4; \
-  const float d = HALF(108) * float(int(scale) - 32); \
-  for (uint i = 0; i < 8; i++) { \
-    const uint code = (BYTE(from + i) >> shift & 3) | (BYTE(l + i) >> (o / 4) & 1) << 2; \
-    eight[i] = d * float(int(code) - 4); \
+// A code ends at bit 9: it is eighths of 1024, and 8 + 4 are left to subtract.
+#define QUADS 1
+#define WORDS 3
+#define SHORTS 0
+#define TAIL 2
+#define LEAST 0
+#define FACTOR 1.0f
+#define AHEAD 0
+#define GRID 0
+#define TABLES 0
+#define EIGHT(own, half_block, step) \
+  const uint s = SIGNED(BYTE(own[6], 2 * half_block + step / 2)); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint high = masked(TO(own[4 + half_block], 4 * step + i, 9), 0x02000200, MAGIC); \
+    const uint code = masked(TO(own[2 * half_block + step / 2], 2 * (4 * (step % 2) + i), 7), 0x01800180, high); \
+    pair[i] = pair_fma(code, TIMES(s, 0x20002000), TIMES(s, 0xca00ca00)); \
   }

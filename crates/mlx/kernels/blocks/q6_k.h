@@ -1,9 +1,18 @@
-#define BLOCK 256
-#define WORDS 105
-#define EIGHT \
-  const uint j = o % 16 / 4, l = 8 * (o % 4), low = 64 * (o / 16) + 32 * (j % 2) + l, high = 128 + 32 * (o / 16) + l; \
-  const float d = HALF(208) * float(int(BYTE(192 + o / 2) ^ 128) - 128); \
-  for (uint i = 0; i < 8; i++) { \
-    const uint code = (BYTE(low + i) >> 4 * (j / 2) & 15) | (BYTE(high + i) >> 2 * j & 3) << 4; \
-    eight[i] = d * float(int(code) - 32); \
+// A code ends at bit 9: it is 64ths of 1024, and 64 + 32 are left to subtract.
+#define QUADS 3
+#define WORDS 1
+#define SHORTS 0
+#define TAIL 2
+#define LEAST 0
+#define FACTOR 1.0f
+#define AHEAD 1
+#define GRID 0
+#define TABLES 0
+#define EIGHT(own, half_block, step) \
+  const uint s = SIGNED(BYTE(own[12], 2 * half_block + step / 2)); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint high = masked(TO(own[8 + 2 * half_block + step / 2], 2 * (4 * (step % 2) + i), 8), 0x03000300, MAGIC); \
+    const uint code = masked(TO(own[4 * half_block + step], 4 * i, 4), 0x00f000f0, high); \
+    pair[i] = pair_fma(code, TIMES(s, 0x2c002c00), TIMES(s, 0xd600d600)); \
   }

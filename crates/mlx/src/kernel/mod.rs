@@ -3,7 +3,8 @@
 //! | module | what |
 //! |---|---|
 //! | this | the table of kernels |
-//! | [`blocks`] | GGUF types that have kernels of their own |
+//! | [`blocks`] | formats of blocks that have kernels of their own |
+//! | [`pack`] | such blocks as the kernels read them |
 //! | `tiles` | those made of `affine_tiles.metal` |
 //! | [`source`] | a kernel's text for Metal, and programs of all of them for CUDA and a processor |
 //! | [`check`] | the same launches on this machine's Metal device |
@@ -16,6 +17,7 @@
 pub mod blocks;
 pub mod cases;
 pub mod check;
+pub mod pack;
 pub mod source;
 mod tiles;
 
@@ -99,15 +101,15 @@ macro_rules! matmul {
             inputs: &[
                 ("x_half", "uint"),
                 ("x_scales", "float"),
-                ("w", "u16"),
+                ("w", "uint"),
                 ("codes", "uint"),
                 ("residual", "float"),
                 ("sizes", "uint"),
             ],
             written: &[],
             outputs: &[("y", "float")],
-            constants: &["M", "ADD"],
-            n_wave: 4,
+            constants: &["N", "R", "ADD"],
+            n_wave: 8,
         }
     };
 }
@@ -118,7 +120,7 @@ macro_rules! decode {
         Kernel {
             name: concat!($type, "_decode"),
             body: blocks!($type, "blocks_decode"),
-            inputs: &[("w", "u16"), ("codes", "uint"), ("sizes", "uint")],
+            inputs: &[("w", "uint"), ("codes", "uint"), ("sizes", "uint")],
             written: &[],
             outputs: &[("y", "uint")],
             constants: &[],
@@ -213,7 +215,7 @@ macro_rules! rotate_append {
 }
 
 /// Every kernel.
-pub const KERNELS: [Kernel; 43] = [
+pub const KERNELS: [Kernel; 45] = [
     OF_HALVES[0],
     OF_HALVES[1],
     OF_HALVES[2],
@@ -302,4 +304,6 @@ pub const KERNELS: [Kernel; 43] = [
     decode!("iq3_xxs"),
     matmul!("iq3_s"),
     decode!("iq3_s"),
+    matmul!("bnb4"),
+    decode!("bnb4"),
 ];

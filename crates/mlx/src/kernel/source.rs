@@ -282,7 +282,8 @@ mod tests {
             ] {
                 let [header, text] = for_mlx(platform, &case.launch.instance);
                 for word in ["SHARED", "BARRIER", "LOAD4", "WRITE", "AS_WORDS", "MULTIPLY", "MATRIX", "UNROLL"] {
-                    let uses = text.contains(word);
+                    // On Metal a table is read by a definition that meets at a barrier.
+                    let uses = text.contains(word) || header.matches(word).count() > 1;
                     assert!(prelude.contains(&format!("#define {word}")));
                     assert_eq!(header.contains(&format!("#define {word}")), uses, "{}: {word}", case.title);
                 }

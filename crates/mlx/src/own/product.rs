@@ -1,7 +1,7 @@
 //! Rows times quantized matrices.
 //!
-//! Up to [`tile_tokens`] rows `affine_tiles` multiplies what it unpacks, up to [`MAX_MATMUL_ROWS`] the kernels of GGUF's
-//! blocks do; more are worth the matrix as plain numbers, and MLX's product of these.
+//! Up to [`tile_tokens`] rows `affine_tiles` and the kernels of blocks multiply what they unpack; more are worth the matrix as plain
+//! numbers, and MLX's product of these.
 
 use std::cell::RefCell;
 
@@ -11,6 +11,8 @@ use super::Own;
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
+use crate::kernel::blocks::Blocks;
+use crate::kernel::pack::SUPER;
 use crate::kernel::source::Platform;
 use crate::matrix::{Coded, Matrix, Part};
 use crate::tensor::Tensor;
@@ -26,12 +28,14 @@ fn tile_tokens(own: &Own) -> usize {
 /// Columns of a row that kernels normalize themselves, at most: 2 bytes each of a threadgroup's memory.
 const MAX_NORMED: usize = 4096;
 
-/// Rows that matrices in blocks are multiplied with at once.
-const MAX_MATMUL_ROWS: usize = 16;
+/// The layout of rows for kernels of blocks.
+const BLOCKS_LAYOUT: u32 = 4;
 
-/// The constant M of a kernel that multiplies `n_tok` rows: there are few, as each is compiled.
-pub(crate) fn matmul_rows(n_tok: usize) -> u32 {
-    n_tok.next_power_of_two() as u32
+/// The constants N and R of a format's kernel for so many rows.
+pub(crate) fn blocks_constants(blocks: &Blocks, n_tok: usize) -> [u32; 2] {
+    let n = n_tok.div_ceil(8) as u32;
+    // Of large super-blocks the registers that twice the rows take cost more than they gain, by kernel times of an H200.
+    [n, if n > 2 && blocks.planes.quads < 3 { 2 } else { 1 }]
 }
 
 /// Rows to multiply, in the forms that products need, each made once.
@@ -100,8 +104,11 @@ impl Rows {
         };
         let factors = own.floats(d, &[eps]);
         let instance = Instance::new("rows_half", &[u32::from(self.norm.is_some()), layout], "float");
-        let n_row = if layout < 2 { self.n_tok } else { self.n_tok.next_multiple_of(8) };
-        let shapes: [&[usize]; 2] = [&[n_row, self.n_in / 2], &[self.n_tok, 1]];
+        let [n_row, n_col] = match layout {
+            0 | 1 => [self.n_tok, self.n_in],
+            _ => [self.n_tok.next_multiple_of(8), self.n_in.next_multiple_of(128)],
+        };
+        let shapes: [&[usize]; 2] = [&[n_row, n_col / 2], &[self.n_tok, 1]];
         let inputs = [&self.x, &weight, &sizes, &factors];
         let [x, scales] = own.launch(d, instance, &inputs, &shapes, [self.n_tok, 1, 1]);
         let form = Form { layout, x, scales };
@@ -195,14 +202,6 @@ impl Read<'_> {
             Read::Blocks { part, n_out, .. } => (part.dtype, *n_out),
         }
     }
-
-    /// Rows that are multiplied at once by what it is read by; more are worth plain numbers.
-    fn few(&self, own: &Own) -> usize {
-        match self {
-            Read::Tiles(_) => tile_tokens(own),
-            Read::Blocks { .. } => MAX_MATMUL_ROWS,
-        }
-    }
 }
 
 impl Part {
@@ -219,7 +218,7 @@ pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, resid
     let parts: Option<Vec<Read<'_>>> = matrix.parts.iter().map(|part| part.read(rows.n_in)).collect();
     let parts = parts.filter(|_| matrix.n_matrix == 1)?;
     let one = |part: &Read<'_>, residual: Option<&Array>| {
-        if rows.n_tok > part.few(own) {
+        if rows.n_tok > tile_tokens(own) {
             let y = many(own, d, rows, part);
             return finish(own, d, rows, [&y, &y], (part.shape(), 0, residual));
         }
@@ -385,22 +384,24 @@ fn few_blocks(
     (weights, blocks, n_out): (&Array, &Coded, usize),
     residual: Option<&Array>,
 ) -> Array {
-    let form = rows.form(own, d, 0);
-    let constants = [matmul_rows(rows.n_tok), u32::from(residual.is_some())];
+    own.bits.set(BLOCKS_LAYOUT);
+    let form = rows.form(own, d, BLOCKS_LAYOUT);
+    let [n, r] = blocks_constants(blocks.row, rows.n_tok);
+    let constants = [n, r, u32::from(residual.is_some())];
     let instance = Instance::new(&format!("{}_matmul", blocks.row.name), &constants, "float");
     let sizes = own.sizes(d, &[rows.n_in, rows.n_tok, n_out]);
     let inputs = [&form.x, &form.scales, weights, &blocks.codes, residual.unwrap_or(&form.scales), &sizes];
-    let [y] = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(8), 1, 1]);
+    let [y] = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(16 * r as usize), 1, 1]);
     y
 }
 
 /// Rows of blocks `[n, words]` as f16 `[n, n_in]`.
 pub(crate) fn plain(own: &Own, d: &Device, (weights, blocks): (&Array, &Coded), n_in: usize) -> Array {
     let n = weights.shape()[0];
-    let eights = n * n_in / 8;
     let instance = Instance::new(&format!("{}_decode", blocks.row.name), &[], "float");
-    let inputs = [weights, &blocks.codes, &own.sizes(d, &[eights])];
-    let [pairs] = own.launch(d, instance, &inputs, &[&[n, n_in / 2]], [eights.div_ceil(256), 1, 1]);
+    let inputs = [weights, &blocks.codes, &own.sizes(d, &[n, n_in])];
+    let groups = (4 * n * n_in.div_ceil(SUPER)).div_ceil(256);
+    let [pairs] = own.launch(d, instance, &inputs, &[&[n, n_in / 2]], [groups, 1, 1]);
     d.view(&pairs, Dtype::F16)
 }
 

@@ -31,6 +31,8 @@ enum Limit {
     Row(f32),
     /// Each by what the roundings of its sum may come to: sums may cancel, and a gate may magnify what is left.
     Each(Vec<f32>),
+    /// As far as they like: the launch is to be timed.
+    None,
 }
 
 /// How outputs become what the definition defines.
@@ -62,6 +64,9 @@ const BFLOAT: f32 = 1e-2;
 impl Case {
     /// What is wrong with the outputs, if anything.
     pub fn judge(&self, outputs: &[Vec<f32>]) -> Option<String> {
+        if matches!(self.limit, Limit::None) {
+            return None;
+        }
         let got = match &self.finish {
             Finish::First => outputs[0].clone(),
             Finish::Merge(n_share, d, sinks) => attention::merge(&outputs[0], &outputs[1], sinks, [*n_share, *d]),
@@ -98,6 +103,7 @@ impl Case {
                     match &self.limit {
                         Limit::Row(part) => part * largest,
                         Limit::Each(limits) => limits[i * self.n_col + j],
+                        Limit::None => f32::INFINITY,
                     },
                 );
                 if off.is_nan() || off > limit {
@@ -171,7 +177,8 @@ pub fn all(seed: u64) -> Vec<Case> {
     }
     for (i, layout) in [0, 1, 4, 8].into_iter().enumerate() {
         for norm in [false, true] {
-            let shape = [1 + random.below(19), 128 * (1 + random.below(20 + i))];
+            let granule = if norm { 128 } else { 32 };
+            let shape = [1 + random.below(19), granule * (1 + random.below(20 + i))];
             cases.push(product::rows_half(&mut random, shape, layout, norm));
         }
     }
@@ -185,11 +192,14 @@ pub fn all(seed: u64) -> Vec<Case> {
         ));
     }
     for (i, row) in BLOCKS.iter().enumerate() {
-        for (j, m) in [1, [3, 8, 16][i % 3]].into_iter().enumerate() {
-            let shape = [1 + random.below(30), row.dtype.block() * (1 + random.below(3))];
+        let block = row.dtype.map_or(32, DType::block);
+        for (j, m) in [1, [3, 8, 16, 27][i % 4]].into_iter().enumerate() {
+            // One of them goes round all waves.
+            let n_block = if j == 0 { 1 + random.below(20) } else { 1 + random.below(5) };
+            let shape = [1 + random.below(40), block * n_block];
             cases.push(product::blocks(&mut random, m, row, shape, (i + j) % 2 == 0));
         }
-        let shape = [1 + random.below(5), row.dtype.block() * (1 + random.below(9))];
+        let shape = [1 + random.below(5), block * (1 + random.below(9))];
         cases.push(product::blocks_decode(&mut random, row, shape));
     }
     cases
@@ -287,58 +297,65 @@ fn of_appends(random: &mut Random) -> Vec<Case> {
     cases
 }
 
-/// Launches of an 8B Llama's shapes, to be timed.
-pub fn large(seed: u64) -> Vec<Case> {
+/// Launches of an 8B Llama's shapes, to be timed, of kernels in whose names `only` is.
+pub fn large(seed: u64, only: &str) -> Vec<Case> {
     let mut random = Random::new(seed);
     let mut cases = Vec::new();
     for m in [1, 8, 32] {
-        let packing = (4, 64, DType::F16);
-        cases.push(tiles::plain(&mut random, m, packing, [4096, 4096], true));
-        cases.push(tiles::plain(&mut random, m, packing, [4096, 14336], true));
-        cases.push(tiles::three(&mut random, m, packing, [4096, 1024, 1024, 4096]));
-        let mut with_names = |append: &str, gated: &str| {
-            let heads = ([128, 4, 8, 4096], (128, RopePairs::HalfSplit));
-            cases.push(tiles::append(&mut random, (append, m), packing, heads.0, heads.1));
-            cases.push(tiles::gated(&mut random, (gated, m), packing, [14336, 4096], [1, 4]));
-        };
-        with_names("affine_tiles_append", "affine_tiles_gated");
-        if m == 1 {
-            with_names("affine_tiles_append_normed", "affine_tiles_gated_normed");
-        }
-        cases.push(tiles::plain(&mut random, m, (8, 64, DType::F16), [14336, 4096], false));
-        for k in [1, 64] {
-            cases.push(best(&mut random, [k, 8, 0], [m, 128_256]));
-            cases.push(best(
-                &mut random,
-                [k, (63 * k as usize).div_ceil(256).next_power_of_two() as u32, 1],
-                [m, 63 * k as usize],
-            ));
-        }
-        cases.push(product::rows_half(&mut random, [m, 4096], 4, true));
-        cases.push(product::rows_half(&mut random, [m, 14336], 4, false));
+        large_products(&mut random, (&mut cases, only), m);
     }
-    for m in [1, 8] {
+    let wanted = |name: &str| name.contains(only);
+    for m in [1, 8].into_iter().filter(|_| wanted("affine_matmul")) {
         cases.push(product::affine(&mut random, m, (4, 64, DType::F16), [14336, 4096]));
-        for dtype in [DType::Q2_K, DType::Q6_K, DType::IQ3_S] {
-            let row = Blocks::of(dtype).expect("a type with kernels");
-            cases.push(product::blocks(&mut random, m, row, [4096, 14336], false));
-        }
+    }
+    let named = |row: &&Blocks| wanted(&format!("{}_matmul", row.name));
+    for (row, m) in BLOCKS.iter().filter(named).flat_map(|row| [1, 8, 32].map(|m| (row, m))) {
+        cases.push(product::blocks_to_time(&mut random, m, row, [4096, 14336]));
     }
     let plain = attention::How { window: Window::Full, softcap: None, sinks: false };
     for (n_seq, n_shares) in [(1, [64, 32, 32]), (8, [8, 6, 6])] {
         let names = ["paged_attention", "paged_attention_tiles", "paged_attention_tiles_q8"];
-        for (name, n_share) in names.into_iter().zip(n_shares) {
+        for (name, n_share) in names.into_iter().zip(n_shares).filter(|(name, _)| wanted(name)) {
             cases.push(attention::paged(&mut random, name, [128, 4, 8, n_share], &vec![4096; n_seq], plain));
         }
     }
     for (lengths, n_toks) in [(&[512][..], &[512][..]), (&[2048], &[256]), (&[700, 300], &[200, 300])] {
-        for name in ["prompt_attention", "prompt_attention_q8"] {
+        for name in ["prompt_attention", "prompt_attention_q8"].into_iter().filter(|name| wanted(name)) {
             cases.push(attention::prompts(&mut random, name, [128, 4, 8], [lengths, n_toks], plain));
         }
     }
-    cases.push(attention::joined(&mut random, [128, 32, 64], 4));
-    for name in ["rotate_append", "rotate_append_q8"] {
+    if wanted("attention_merge") {
+        cases.push(attention::joined(&mut random, [128, 32, 64], 4));
+    }
+    for name in ["rotate_append", "rotate_append_q8"].into_iter().filter(|name| wanted(name)) {
         cases.push(attention::rotate_append(&mut random, name, [128, 4, 8, 32], (128, RopePairs::HalfSplit)));
     }
     cases
+}
+
+/// Those of [`large`] that have `m` rows.
+fn large_products(random: &mut Random, (cases, only): (&mut Vec<Case>, &str), m: usize) {
+    let wanted = |name: &str| name.contains(only);
+    let packing = (4, 64, DType::F16);
+    if wanted("affine_tiles") {
+        cases.push(tiles::plain(random, m, packing, [4096, 4096], true));
+        cases.push(tiles::plain(random, m, packing, [4096, 14336], true));
+        cases.push(tiles::plain(random, m, (8, 64, DType::F16), [14336, 4096], false));
+        cases.push(tiles::three(random, m, packing, [4096, 1024, 1024, 4096]));
+        let ends: &[&str] = if m == 1 { &["", "_normed"] } else { &[""] };
+        for end in ends {
+            let (heads, turned) = ([128, 4, 8, 4096], (128, RopePairs::HalfSplit));
+            cases.push(tiles::append(random, (&format!("affine_tiles_append{end}"), m), packing, heads, turned));
+            cases.push(tiles::gated(random, (&format!("affine_tiles_gated{end}"), m), packing, [14336, 4096], [1, 4]));
+        }
+    }
+    for k in [1, 64].into_iter().filter(|_| wanted("best")) {
+        cases.push(best(random, [k, 8, 0], [m, 128_256]));
+        let each = (63 * k as usize).div_ceil(256).next_power_of_two() as u32;
+        cases.push(best(random, [k, each, 1], [m, 63 * k as usize]));
+    }
+    if wanted("rows_half") {
+        cases.push(product::rows_half(random, [m, 4096], 4, true));
+        cases.push(product::rows_half(random, [m, 14336], 4, false));
+    }
 }

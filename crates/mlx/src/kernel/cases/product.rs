@@ -8,8 +8,9 @@ use mlxr_compute::{Backend, DType, Encoding, MatrixData};
 use super::{BFLOAT, Case, Finish, HALF, Limit, SINGLE, bytes, halves, sizes};
 use crate::kernel::Instance;
 use crate::kernel::blocks::Blocks;
+use crate::kernel::pack::SUPER;
 use crate::kernel::source::Launch;
-use crate::own::product::matmul_rows;
+use crate::own::product::blocks_constants;
 
 /// The order of a word's weights in `rows_half`, by layout: where each of eight columns goes.
 fn order(layout: u32) -> [usize; 8] {
@@ -27,7 +28,7 @@ fn place(layout: u32, n_in: usize, token: usize, column: usize) -> usize {
         return token * n_in + column / 8 * 8 + within;
     }
     let (block, quad, step) = (column / 128, column % 128 / 32, column % 32 / 8);
-    ((((token / 8 * (n_in / 128) + block) * 4 + step) * 8 + token % 8) * 4 + quad) * 8 + within
+    ((((token / 8 * n_in.div_ceil(128) + block) * 4 + step) * 8 + token % 8) * 4 + quad) * 8 + within
 }
 
 /// The rows that outputs of `rows_half` stand for.
@@ -46,8 +47,9 @@ pub(super) fn rows(pairs: &[f32], scales: &[f32], layout: u32, n_in: usize) -> V
 
 /// `x` `[n_tok, n_in]` as `rows_half` makes it.
 pub(super) fn laid_out(x: &[f32], [n_tok, n_in]: [usize; 2], layout: u32) -> Vec<u8> {
-    let n_row = if layout < 2 { n_tok } else { n_tok.next_multiple_of(8) };
-    let mut numbers = vec![0u16; n_row * n_in];
+    let [n_row, n_col] =
+        if layout < 2 { [n_tok, n_in] } else { [n_tok.next_multiple_of(8), n_in.next_multiple_of(128)] };
+    let mut numbers = vec![0u16; n_row * n_col];
     for token in 0..n_tok {
         for column in 0..n_in {
             numbers[place(layout, n_in, token, column)] = half::f16::from_f32(x[token * n_in + column]).to_bits();
@@ -102,8 +104,9 @@ pub(super) fn rows_half(random: &mut Random, [n_tok, n_in]: [usize; 2], layout: 
     let instance = Instance::new("rows_half", &[u32::from(norm), layout], "float");
     let title = format!("{}, [{n_tok}, {n_in}]", instance.name());
     let inputs = vec![bytes(&x.data), bytes(&weight), sizes(&[n_in]), bytes(&[1e-5f32])];
-    let n_row = if layout < 2 { n_tok } else { n_tok.next_multiple_of(8) };
-    let outputs = vec![n_row * n_in / 2, n_tok];
+    let [n_row, n_col] =
+        if layout < 2 { [n_tok, n_in] } else { [n_tok.next_multiple_of(8), n_in.next_multiple_of(128)] };
+    let outputs = vec![n_row * n_col / 2, n_tok];
     let launch = Launch { instance, grid: [n_tok as u32, 1, 1], inputs, outputs };
     let weight = Some(Tensor { shape: [1, n_in], data: weight });
     let norm = norm.then_some(Norm { kind: NormKind::Rms, weight, bias: None, eps: 1e-5 });
@@ -175,39 +178,66 @@ pub(super) fn affine(random: &mut Random, m: usize, (bits, group, scale): (u8, u
     Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
 }
 
+/// A random matrix of a format, and its encoding.
+fn coded(random: &mut Random, row: &Blocks, shape: [usize; 2]) -> MatrixData {
+    let nested = Encoding::Bnb4 { block: 64, nested_block: 256, nested_offset: 0.1 };
+    random_matrix(random, row.dtype.map_or(nested, Encoding::Blocks), shape)
+}
+
+/// A launch on rows that f16 holds, each with a scale, and what it adds.
+fn blocks_launch(row: &Blocks, data: &MatrixData, [numbers, scales, residual]: [&[f32]; 3], add: bool) -> Launch {
+    let (m, [n_out, n_in]) = (scales.len(), [data.n_out, data.n_in]);
+    let [n, r] = blocks_constants(row, m);
+    let instance = Instance::new(&format!("{}_matmul", row.name), &[n, r, u32::from(add)], "float");
+    let inputs = vec![
+        laid_out(numbers, [m, n_in], 4),
+        bytes(scales),
+        row.packed(data),
+        bytes(&row.codes(data)),
+        bytes(residual),
+        sizes(&[n_in, m, n_out]),
+    ];
+    Launch { instance, grid: [n_out.div_ceil(16 * r as usize) as u32, 1, 1], inputs, outputs: vec![m * n_out] }
+}
+
+/// Random numbers that f16 holds.
+fn halves_of(random: &mut Random, n: usize) -> Vec<f32> {
+    random.normals(n).iter().map(|x| half::f16::from_f32(*x).to_f32()).collect()
+}
+
 pub(super) fn blocks(random: &mut Random, m: usize, row: &Blocks, shape: [usize; 2], add: bool) -> Case {
     let [n_out, n_in] = shape;
-    let data = random_matrix(random, Encoding::Blocks(row.dtype), shape);
-    let numbers: Vec<f32> = random.normals(m * n_in).iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
+    let (data, numbers) = (coded(random, row, shape), halves_of(random, m * n_in));
     let scales: Vec<f32> = (0..m).map(|_| 0.5 + random.unit()).collect();
     let residual = random.normals(m * n_out);
     let scaled = numbers.iter().enumerate().map(|(i, x)| x * scales[i / n_in]).collect();
-    let mut made = sums(&Tensor { shape: [m, n_in], data: scaled }, &data, 4.0 * f32::EPSILON);
+    // A weight in units of its super-block is rounded to f16; of bitsandbytes value and absmax are, too.
+    let weight = if row.dtype.is_some() { 2f32.powi(-11) } else { 2f32.powi(-10) };
+    let mut made = sums(&Tensor { shape: [m, n_in], data: scaled }, &data, weight);
     if add {
         made = plus(made, &residual);
     }
-    let instance = Instance::new(&format!("{}_matmul", row.name), &[matmul_rows(m), u32::from(add)], "float");
-    let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
-    let inputs = vec![
-        laid_out(&numbers, [m, n_in], 0),
-        bytes(&scales),
-        data.parts[0].to_vec(),
-        bytes(&row.codes()),
-        bytes(&residual),
-        sizes(&[n_in, m, n_out]),
-    ];
-    let launch = Launch { instance, grid: [n_out.div_ceil(8) as u32, 1, 1], inputs, outputs: vec![m * n_out] };
+    let launch = blocks_launch(row, &data, [&numbers, &scales, &residual], add);
+    let title = format!("{}, {m} of [{n_out}, {n_in}]", launch.instance.name());
     Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
 }
 
+/// A large one, of which only the time is asked: its definition would take minutes.
+pub(super) fn blocks_to_time(random: &mut Random, m: usize, row: &Blocks, shape: [usize; 2]) -> Case {
+    let (data, numbers) = (coded(random, row, shape), halves_of(random, m * shape[1]));
+    let launch = blocks_launch(row, &data, [&numbers, &vec![1.0; m], &[0.0; 8]], false);
+    let title = format!("{}, {m} of {shape:?}", launch.instance.name());
+    Case { launch, title, want: Vec::new(), n_col: shape[0], finish: Finish::First, limit: Limit::None }
+}
+
 pub(super) fn blocks_decode(random: &mut Random, row: &Blocks, [n_out, n_in]: [usize; 2]) -> Case {
-    let data = random_matrix(random, Encoding::Blocks(row.dtype), [n_out, n_in]);
+    let data = coded(random, row, [n_out, n_in]);
     let mut want = vec![0.0; n_out * n_in];
     data.decode_rows(0, n_out, &mut want);
     let instance = Instance::new(&format!("{}_decode", row.name), &[], "float");
     let title = format!("{}, [{n_out}, {n_in}]", instance.name());
-    let eights = n_out * n_in / 8;
-    let inputs = vec![data.parts[0].to_vec(), bytes(&row.codes()), sizes(&[eights])];
-    let launch = Launch { instance, grid: [eights.div_ceil(256) as u32, 1, 1], inputs, outputs: vec![want.len() / 2] };
+    let inputs = vec![row.packed(&data), bytes(&row.codes(&data)), sizes(&[n_out, n_in])];
+    let grid = [(4 * n_out * n_in.div_ceil(SUPER)).div_ceil(256) as u32, 1, 1];
+    let launch = Launch { instance, grid, inputs, outputs: vec![want.len() / 2] };
     Case { launch, title, want, n_col: n_in, finish: Finish::Halves, limit: Limit::Row(HALF) }
 }

@@ -101,6 +101,8 @@ fn running(resident: &Resident, now: Instant) -> Value {
     let model = &resident.model;
     let mut value = card(&model.card);
     value["expires_at"] = time(wire::now_s().saturating_add(left)).into();
+    // What it takes, as Ollama means it, of which `size_vram` is a part; a file's size is in `/api/tags`.
+    value["size"] = model.memory_bytes.into();
     value["size_vram"] = model.gpu_bytes.into();
     value["backend"] = model.backend.into();
     value["context_length"] = model.engine.n_ctx().into();

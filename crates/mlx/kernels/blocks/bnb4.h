@@ -1,0 +1,19 @@
+// NF4 and FP4 of bitsandbytes: the table's values are f16, their low and high bytes in tables of their own.
+#define QUADS 2
+#define WORDS 1
+#define SHORTS 0
+#define TAIL 0
+#define LEAST 0
+#define FACTOR 1.0f
+#define AHEAD 0
+#define GRID 0
+#define TABLES 2
+#define LOOKED(table, word) {PICKED(table, word), PICKED(table, (word) >> 16)}
+#define EIGHT(own, half_block, step) \
+  const uint s = (own[8] >> 16 * half_block & 0xffff) * 0x10001u, word = own[4 * half_block + step]; \
+  const uint low[2] = LOOKED(table, word), high[2] = LOOKED(table2, word); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint under = low[i / 2] >> 8 * (i % 2) & 0x00ff00ff, over = TO(high[i / 2], 8 * (i % 2), 8) & 0xff00ff00; \
+    pair[i] = TIMES(under | over, s); \
+  }
