@@ -2,11 +2,11 @@
 
 mod matmul_support;
 
-use matmul_support::{Rng, decoded, dot, inputs_of, matrix, rounded};
+use matmul_support::{Rng, decoded, dot, inputs_of, matrix, rounded, scaled};
 use mlxr_compute::cpu::matmul::{Activations, Columns, Epilogue, Out, PackedMatrix, Place, Product, Weights, matmul};
 use mlxr_compute::cpu::{Isa, Pool};
 use mlxr_compute::matrix::MlxFloat;
-use mlxr_compute::{DType, Encoding};
+use mlxr_compute::{DType, Encoding, MatrixData};
 
 /// Every encoding: all GGUF types, and each of the others with some parameters.
 fn encodings() -> Vec<Encoding> {
@@ -72,8 +72,15 @@ fn check(encoding: Encoding, isa: Isa, shape @ [n_out, n_in]: [usize; 2], column
     let Some(data) = matrix(encoding, shape, rng) else { return 0 };
     let n_max = columns.iter().copied().max().unwrap_or(0);
     let x: Vec<f32> = (0..n_max * n_in).map(|_| rng.float()).collect();
+    check_data(data, &x, isa, columns, pool);
+    columns.len()
+}
+
+/// Likewise, of a matrix and inputs of as many columns as any number of them.
+fn check_data(data: MatrixData, x: &[f32], isa: Isa, columns: &[usize], pool: &Pool) {
+    let (encoding, shape @ [n_out, n_in]) = (data.encoding, [data.n_out, data.n_in]);
     let how = inputs_of(encoding, isa, n_in);
-    let (weights, seen) = (decoded(&data), rounded(&x, how));
+    let (weights, seen) = (decoded(&data), rounded(x, how));
     let packed = PackedMatrix::new(&[data], isa).expect("available");
     let mut inputs = Activations::new(isa);
     for &n_col in columns {
@@ -88,11 +95,10 @@ fn check(encoding: Encoding, isa: Isa, shape @ [n_out, n_in]: [usize; 2], column
             let (expected, tolerance) = dot(&weights[r * n_in..][..n_in], column, how);
             assert!(
                 (f64::from(found) - expected).abs() <= tolerance,
-                "{encoding} {isa} {shape:?} x {n_col}: row {r} column {c}: {found} for {expected} (seed {seed})"
+                "{encoding} {isa} {shape:?} x {n_col}: row {r} column {c}: {found} for {expected}"
             );
         }
     }
-    columns.len()
 }
 
 #[test]
@@ -100,8 +106,26 @@ fn every_encoding_and_isa() {
     let pool = Pool::new(2).expect("threads");
     for isa in isas() {
         for encoding in encodings() {
-            let n = [[17, 512], [32, 256]].map(|shape| check(encoding, isa, shape, &[1, 3], &pool));
+            let n = [[17, 512], [32, 256]].map(|shape| check(encoding, isa, shape, &[1, 3, 64], &pool));
             assert!(n.iter().sum::<usize>() > 0, "{encoding}: no shape fits");
+        }
+    }
+}
+
+#[test]
+fn sums_of_the_largest_codes_and_inputs_fit() {
+    let pool = Pool::new(1).expect("threads");
+    let shape @ [n_out, n_in] = [32, 512];
+    for isa in isas() {
+        for encoding in encodings() {
+            let Encoding::Blocks(dtype) = encoding else { continue };
+            let Some(len) = dtype.bytes_of(n_in).filter(|_| dtype.block() >= 32) else { continue };
+            for byte in [0x00, 0x55, 0x77, 0x7f, 0x80, 0x88, 0xaa, 0xff] {
+                let data = scaled(dtype, shape, vec![byte; len * n_out], &mut Rng(u64::from(byte)));
+                // Signs of whole columns, and of every other pair.
+                let x: Vec<f32> = (0..64 * n_in).map(|i| [1.0, -1.0][[0, i / n_in, i / 2][i / n_in % 3] % 2]).collect();
+                check_data(data, &x, isa, &[1, 64], &pool);
+            }
         }
     }
 }

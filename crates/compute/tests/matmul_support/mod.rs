@@ -26,7 +26,12 @@ impl Rng {
 /// scale elsewhere, any byte.
 pub fn blocks(dtype: DType, [n_out, n_in]: [usize; 2], rng: &mut Rng) -> MatrixData {
     let len = dtype.bytes_of(n_in).expect("a multiple of the block") * n_out;
-    let mut bytes: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+    let bytes = (0..len).map(|_| rng.next() as u8).collect();
+    scaled(dtype, [n_out, n_in], bytes, rng)
+}
+
+/// These bytes, but for scales as those above.
+pub fn scaled(dtype: DType, [n_out, n_in]: [usize; 2], mut bytes: Vec<u8>, rng: &mut Rng) -> MatrixData {
     for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
         fix_scales(dtype, block, rng);
     }

@@ -3,7 +3,9 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::scaled::Narrow;
 use super::simd::{Codes, Simd};
+use super::unpack::Unpacks;
 
 /// 256-bit vectors.
 #[derive(Clone, Copy)]
@@ -166,6 +168,46 @@ impl Simd for Avx2 {
         }
         fn prefetch(p: *const u8) -> () {
             _mm_prefetch::<_MM_HINT_T1>(p.cast());
+        }
+    }
+}
+
+impl Unpacks for Avx2 {
+    ops! {
+        fn store_bytes(p: *mut u8, a: __m256i) -> () {
+            // SAFETY: the caller's pointer is valid for 32 bytes.
+            unsafe { _mm256_storeu_si256(p.cast(), a) }
+        }
+        fn prefetch_near(p: *const u8) -> () {
+            _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        }
+    }
+}
+
+impl Narrow for Avx2 {
+    ops! {
+        fn none() -> __m256i {
+            _mm256_setzero_si256()
+        }
+        fn add_products<const SIGNED: bool>(acc: __m256i, w: __m256i, a: *const u8) -> __m256i {
+            // SAFETY: passed on to the caller.
+            let a = _mm256_set1_epi32(unsafe { a.cast::<i32>().read_unaligned() });
+            let pairs = match SIGNED {
+                true => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)),
+                false => _mm256_maddubs_epi16(w, a),
+            };
+            _mm256_add_epi16(acc, pairs)
+        }
+        fn widen(acc: __m256i, sums: __m256i, scale: __m256i) -> __m256i {
+            _mm256_add_epi32(acc, _mm256_madd_epi16(sums, scale))
+        }
+        fn twice(p: *const u8) -> __m256i {
+            // SAFETY: the caller's pointer is valid for 8 bytes.
+            let wide = _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(p.cast()) });
+            _mm256_blend_epi16::<0xaa>(wide, _mm256_slli_epi32::<16>(wide))
+        }
+        fn pairs_times(a: __m256i, b: __m256i, k: i16) -> __m256i {
+            _mm256_mullo_epi16(_mm256_blend_epi16::<0xaa>(a, b), _mm256_set1_epi16(k))
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::marker::PhantomData;
 
+use super::scaled::Narrow;
 use super::simd::{Codes, Simd};
+use super::unpack::Unpacks;
 
 /// Twice the lanes of `S`.
 #[derive(Clone, Copy)]
@@ -95,5 +97,37 @@ impl<S: Simd> Simd for Both<S> {
     unsafe fn prefetch(p: *const u8) {
         // SAFETY: passed on to the caller.
         unsafe { S::prefetch(p) }
+    }
+}
+
+impl<S: Unpacks> Unpacks for Both<S> {
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, a: Self::Bytes) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            S::store_bytes(p, a[0]);
+            S::store_bytes(p.add(4 * S::LANES), a[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_near(p: *const u8) {
+        // SAFETY: passed on to the caller.
+        unsafe { S::prefetch_near(p) }
+    }
+}
+
+impl<S: Narrow> Narrow for Both<S> {
+    halves! {
+        none(;;) -> Bytes
+        widen(; acc: Ints, sums: Bytes, scale: Bytes;) -> Ints
+        twice(p [S::LANES];;) -> Bytes
+        pairs_times(; a: Bytes, b: Bytes; k: i16) -> Bytes
+    }
+
+    #[inline(always)]
+    unsafe fn add_products<const SIGNED: bool>(acc: Self::Bytes, w: Self::Bytes, a: *const u8) -> Self::Bytes {
+        // SAFETY: passed on to the caller.
+        unsafe { [S::add_products::<SIGNED>(acc[0], w[0], a), S::add_products::<SIGNED>(acc[1], w[1], a)] }
     }
 }

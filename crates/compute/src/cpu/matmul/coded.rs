@@ -17,7 +17,7 @@ const WEIGHTS: usize = 256;
 pub(super) trait Coded: Pod {
     /// Its type.
     const DTYPE: DType;
-    /// Scales of a block, 8 or 16.
+    /// Scales of a block, 8 or 16; 0 where all are 1.
     const SCALES: usize;
     /// Bits of a packed code, 2 to 4.
     const BITS: usize;
@@ -33,7 +33,9 @@ pub(super) trait Coded: Pod {
     /// The scale of the block.
     fn d(&self) -> Half;
     /// Scale `k` of `SCALES`, below 16.
-    fn scale(&self, k: usize) -> u8;
+    fn scale(&self, _k: usize) -> u8 {
+        unreachable!("a type without scales")
+    }
     /// The values of weights `8 i .. 8 i + 8` as bytes of word `i`, the first lowest.
     fn values(&self) -> [u64; WEIGHTS / 8];
 }
@@ -309,7 +311,7 @@ impl Coded for BlockIQ3_S {
 
 impl Coded for BlockTQ1_0 {
     const DTYPE: DType = DType::TQ1_0;
-    const SCALES: usize = 8;
+    const SCALES: usize = 0;
     const BITS: usize = 2;
     const VALUES: [i8; 16] = TERNARY;
     const MERGED: bool = true;
@@ -317,10 +319,6 @@ impl Coded for BlockTQ1_0 {
 
     fn d(&self) -> Half {
         self.d
-    }
-
-    fn scale(&self, _: usize) -> u8 {
-        0
     }
 
     fn values(&self) -> [u64; 32] {
@@ -342,7 +340,7 @@ impl Coded for BlockTQ1_0 {
 
 impl Coded for BlockTQ2_0 {
     const DTYPE: DType = DType::TQ2_0;
-    const SCALES: usize = 8;
+    const SCALES: usize = 0;
     const BITS: usize = 2;
     const VALUES: [i8; 16] = TERNARY;
     const MERGED: bool = true;
@@ -350,10 +348,6 @@ impl Coded for BlockTQ2_0 {
 
     fn d(&self) -> Half {
         self.d
-    }
-
-    fn scale(&self, _: usize) -> u8 {
-        0
     }
 
     fn values(&self) -> [u64; 32] {

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `table` | one row a form: layout, packing, kernels |
 //! | `forms`, `pack`, `coded` | how rows lie in a panel; from blocks of a file to panels |
-//! | `kernel`, `wide` | the bodies of the kernels, over `simd` |
+//! | `kernel`, `wide`, `scaled` | the bodies of the kernels, over `simd` |
 //! | `scalar`, `avx2`, `avx512`, `neon`; `both` | `simd` for each instruction set; two vectors as one |
 //! | `packed` | matrices |
 //! | `unpack` | panels unpacked for many columns |
@@ -42,6 +42,8 @@ mod quantize;
 #[cfg(target_arch = "x86_64")]
 mod quantize_avx512;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod scaled;
 mod simd;
 mod table;
 #[cfg(target_arch = "x86_64")]

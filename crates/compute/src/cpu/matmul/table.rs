@@ -6,6 +6,8 @@ use super::forms;
 use super::kernel::{self, BLOCK, Form, Kernel, Number, ROWS, Record};
 use super::pack;
 use super::scalar::Plain;
+#[cfg(target_arch = "x86_64")]
+use super::scaled;
 use super::wide::{self, SuperBlocks};
 use super::{coded, expand};
 use crate::cpu::Isa;
@@ -55,7 +57,7 @@ pub(super) struct FormRow {
     pub pack: Packer,
     /// Whether panels are made each time they are used, as they are larger than the file's rows.
     pub each_time: bool,
-    unpacking: Option<Unpacking>,
+    unpacking: &'static [Unpacking],
     /// Whether a matrix can be packed so.
     pub takes: fn(&MatrixData) -> bool,
     scalar: &'static [Kernel],
@@ -84,10 +86,10 @@ pub(super) struct Unpacking {
 }
 
 impl FormRow {
-    /// How panels are unpacked for `n_col` columns, where that pays: where products of bytes are one instruction, so that what
-    /// else a kernel does counts, and for many columns.
+    /// How panels are unpacked for `n_col` columns, where that pays: for many columns, where products of bytes are one instruction,
+    /// so that what else a kernel does counts, or tiles are narrow, so that panels would be decoded often.
     pub fn unpacking(&self, isa: Isa, n_col: usize) -> Option<&Unpacking> {
-        self.unpacking.as_ref().filter(|unpacking| n_col >= MANY && unpacking.isas.contains(&isa))
+        self.unpacking.iter().find(|unpacking| n_col >= MANY && unpacking.isas.contains(&isa))
     }
 
     /// Bytes that a panel needs besides the packed ones to be multiplied with `n_col` columns.
@@ -138,10 +140,10 @@ pub(super) fn widths(isa: Isa) -> &'static [usize] {
     }
 }
 
-/// The kernels of an instruction set, which differ in nothing but vectors (`one`: of one column, and of floats), features and the
-/// number of columns.
+/// The kernels of an instruction set, which differ in nothing but vectors (`one`: of one column, and of floats), the module of those
+/// of super-blocks, features and the number of columns.
 macro_rules! isa {
-    ($name:ident, $simd:ty, one $one:ty, [$($n:literal)*] $(, $features:literal)?) => {
+    ($name:ident, $simd:ty, one $one:ty, $wide:ident, [$($n:literal)*] $(, $features:literal)?) => {
         mod $name {
             use super::*;
 
@@ -163,8 +165,8 @@ macro_rules! isa {
                 // SAFETY: passed on to the caller; the features are enabled here.
                 unsafe {
                     match N {
-                        1 => wide::int::<$one, F, N>(args),
-                        _ => wide::int::<$simd, F, N>(args),
+                        1 => $wide::int::<$one, F, N>(args),
+                        _ => $wide::int::<$simd, F, N>(args),
                     }
                 }
             }
@@ -208,15 +210,48 @@ macro_rules! pairs {
     };
 }
 
-isa!(scalar, Plain, one Plain, [1]);
+isa!(scalar, Plain, one Plain, wide, [1]);
 pairs!(scalar_pairs, scalar, Plain, [1]);
 #[cfg(target_arch = "x86_64")]
-isa!(avx2, crate::cpu::matmul::avx2::Avx2, one Both<crate::cpu::matmul::avx2::Avx2>, [1 2 4], "avx2,fma,f16c");
+isa!(
+    avx2,
+    crate::cpu::matmul::avx2::Avx2,
+    one Both<crate::cpu::matmul::avx2::Avx2>,
+    scaled,
+    [1 2 4],
+    "avx2,fma,f16c"
+);
+#[cfg(target_arch = "x86_64")]
+mod avx2_unpacked {
+    use super::*;
+    use crate::cpu::matmul::avx2::Avx2;
+    use crate::cpu::matmul::scaled::{self, Unpacked};
+
+    const N: usize = 4;
+    const _: () = assert!(matches!(avx2::WIDTHS, [.., N]));
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpack<F: SuperBlocks>(panel: *const u8, n: usize, out: *mut u8) {
+        // SAFETY: passed on to the caller; the features are enabled here.
+        unsafe { Unpacked::<F>::unpack::<Both<Avx2>>(panel, n, out) }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn run_unpacked<F: SuperBlocks>(args: &kernel::Args) {
+        // SAFETY: passed on to the caller; the features are enabled here.
+        unsafe { scaled::unpacked::<Avx2, F, N>(args) }
+    }
+
+    pub(super) const fn unpacking<F: SuperBlocks>() -> Unpacking {
+        Unpacking { isas: &[Isa::Avx2], bytes: Unpacked::<F>::BYTES, unpack: unpack::<F>, kernel: run_unpacked::<F> }
+    }
+}
 #[cfg(target_arch = "x86_64")]
 isa!(
     avx512,
     crate::cpu::matmul::avx512::Avx512,
     one crate::cpu::matmul::avx512::Avx512,
+    wide,
     [1 2 3 4 6 8 12 16],
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"
 );
@@ -255,9 +290,9 @@ mod avx512_unpacked {
     }
 }
 #[cfg(target_arch = "aarch64")]
-isa!(neon, crate::cpu::matmul::neon::Neon, one crate::cpu::matmul::neon::Neon, [1 4], "neon");
+isa!(neon, crate::cpu::matmul::neon::Neon, one crate::cpu::matmul::neon::Neon, wide, [1 4], "neon");
 #[cfg(target_arch = "aarch64")]
-isa!(dotprod, crate::cpu::matmul::neon::Dotprod, one crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod");
+isa!(dotprod, crate::cpu::matmul::neon::Dotprod, one crate::cpu::matmul::neon::Dotprod, wide, [1 2 4 8], "neon,dotprod");
 #[cfg(target_arch = "aarch64")]
 pairs!(dotprod_pairs, dotprod, crate::cpu::matmul::neon::Dotprod, [1 2 4 8], "neon,dotprod,bf16");
 
@@ -275,7 +310,7 @@ macro_rules! row {
             #[cfg(target_arch = "aarch64")]
             dotprod: dotprod::$kernels::<$form>(),
             each_time: false,
-            unpacking: None,
+            unpacking: &[],
             $($field)*
         }
     };
@@ -290,14 +325,17 @@ const fn int_packed<F: Form>(pack: Packer, takes: fn(&MatrixData) -> bool) -> Fo
     row!(int<F>, input: Input::Int8, weights: F::BLOCKS * BLOCK, bytes: F::BYTES, pack, takes)
 }
 
-/// A form in super-blocks whose panels are unpacked for many columns.
-const fn merged<F: SuperBlocks>(row: FormRow) -> FormRow {
-    FormRow {
-        #[cfg(target_arch = "x86_64")]
-        unpacking: Some(avx512_unpacked::unpacking::<F>()),
-        ..row
-    }
+/// How panels of a form are unpacked.
+#[cfg(target_arch = "x86_64")]
+trait Unpackings: SuperBlocks + Sized {
+    const ALL: &[Unpacking] = match Self::MERGED {
+        true => &[avx2_unpacked::unpacking::<Self>(), avx512_unpacked::unpacking::<Self>()],
+        false => &[avx2_unpacked::unpacking::<Self>()],
+    };
 }
+
+#[cfg(target_arch = "x86_64")]
+impl<F: SuperBlocks> Unpackings for F {}
 
 /// A form in super-blocks, whose inputs have a scale per 128.
 const fn wide<F: SuperBlocks, B: pack::Pack>() -> FormRow {
@@ -306,7 +344,11 @@ const fn wide<F: SuperBlocks, B: pack::Pack>() -> FormRow {
 }
 
 const fn wide_packed<F: SuperBlocks>(pack: Packer, takes: fn(&MatrixData) -> bool) -> FormRow {
-    row!(wide<F>, input: Input::Wide, weights: F::BLOCKS * BLOCK, bytes: F::BYTES, pack, takes)
+    FormRow {
+        #[cfg(target_arch = "x86_64")]
+        unpacking: F::ALL,
+        ..row!(wide<F>, input: Input::Wide, weights: F::BLOCKS * BLOCK, bytes: F::BYTES, pack, takes)
+    }
 }
 
 const fn float<F: Number, const SIZE: usize>(takes: fn(&MatrixData) -> bool) -> FormRow {
@@ -331,7 +373,7 @@ const fn bf16_pairs() -> FormRow {
         #[cfg(target_arch = "aarch64")]
         dotprod: dotprod_pairs::KERNELS,
         each_time: false,
-        unpacking: None,
+        unpacking: &[],
     }
 }
 
@@ -355,8 +397,8 @@ static FORMS: [FormRow; 33] = [
     int::<forms::Q5_0, BlockQ5_0>(),
     int::<forms::Q5_1, BlockQ5_1>(),
     int::<forms::Q8_0, BlockQ8_0>(),
-    merged::<forms::Q2_K>(wide::<forms::Q2_K, BlockQ2_K>()),
-    merged::<forms::Q3_K>(wide::<forms::Q3_K, BlockQ3_K>()),
+    wide::<forms::Q2_K, BlockQ2_K>(),
+    wide::<forms::Q3_K, BlockQ3_K>(),
     wide::<forms::Q4_K, BlockQ4_K>(),
     wide::<forms::Q5_K, BlockQ5_K>(),
     wide::<forms::Q6_K, BlockQ6_K>(),
@@ -369,14 +411,14 @@ static FORMS: [FormRow; 33] = [
     int_packed::<forms::Affine4<2>>(pack::affine::<4, 2>, pack::takes_affine::<4, 2>),
     int_packed::<forms::Affine8<1>>(pack::affine::<8, 1>, pack::takes_affine::<8, 1>),
     int_packed::<forms::Affine8<2>>(pack::affine::<8, 2>, pack::takes_affine::<8, 2>),
-    merged::<forms::IQ1_S>(wide::<forms::IQ1_S, BlockIQ1_S>()),
+    wide::<forms::IQ1_S, BlockIQ1_S>(),
     codebook::<BlockIQ1_M>(),
     codebook::<BlockIQ2_XXS>(),
     codebook::<BlockIQ2_XS>(),
     codebook::<BlockIQ2_S>(),
     codebook::<BlockIQ3_XXS>(),
     codebook::<BlockIQ3_S>(),
-    merged::<forms::Codebook<BlockTQ1_0>>(codebook::<BlockTQ1_0>()),
-    merged::<forms::Codebook<BlockTQ2_0>>(codebook::<BlockTQ2_0>()),
+    codebook::<BlockTQ1_0>(),
+    codebook::<BlockTQ2_0>(),
     FormRow { pack: expand::floats, each_time: true, ..float::<forms::F32, 4>(|_| true) },
 ];

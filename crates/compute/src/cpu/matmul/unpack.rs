@@ -17,9 +17,9 @@ use super::simd::{Codes, Simd};
 use super::wide::{BLOCKS, Factor, Finish, Minima, Record, SuperBlocks, pair_of};
 
 /// Bytes of a line: four for each row.
-const LINE: usize = 4 * ROWS;
+pub(super) const LINE: usize = 4 * ROWS;
 /// Bytes ahead of those in use that are asked for: panel and tile come from the second-level cache.
-const NEAR: usize = 1024;
+pub(super) const NEAR: usize = 1024;
 
 /// Instruction sets for which panels are unpacked.
 ///
@@ -60,7 +60,7 @@ impl<F: SuperBlocks> Unpacked<F> {
                 let (p, out) = (panel.add(i * F::BYTES), out.add(i * Self::BYTES));
                 (0..F::BYTES.div_ceil(64)).for_each(|i| S::prefetch(p.wrapping_add(F::BYTES + i * 64)));
                 let head = F::head::<S>(p, 0, false);
-                S::store(out.cast(), F::merged::<S>(&head).0);
+                S::store(out.cast(), F::integers::<S>(&head).0);
                 if F::OFFSET == Offset::MinusMin {
                     S::store(out.add(LINE).cast(), F::min_factor::<S>(&head));
                     for i in 0..Self::PAIRS {
@@ -79,9 +79,9 @@ impl<F: SuperBlocks> Unpacked<F> {
     unsafe fn products<S: Unpacks>(head: &F::Head<S>, p: *const u8, b: usize, out: *mut u8) {
         let zero = if let Codes::I8 { zero, .. } = F::CODES { zero } else { 0 };
         let bias = if F::CODES.is_biased::<S>() { 128 } else { 0 };
-        let scales = F::merged::<S>(head).1.as_chunks::<ROWS>().0;
         // SAFETY: passed on to the caller.
         unsafe {
+            let scales = F::integers::<S>(head).1.as_chunks::<ROWS>().0;
             for (g, codes) in F::codes::<S>(p, b, 0).into_iter().enumerate() {
                 let rows = &scales[if F::HALVES { 2 * b + g / 4 } else { b }];
                 let scales: [u8; LINE] = std::array::from_fn(|i| rows[i / 4]);

@@ -63,12 +63,9 @@ impl Record {
 /// # Safety
 /// As for [`Form`].
 pub(super) trait SuperBlocks: Form {
-    /// Where `MERGED`, what sums of a span are multiplied with, and the integer scales of a group: of each half or block those of
-    /// the rows; the bytes of i8 where codes are signed.
-    #[inline(always)]
-    fn merged<S: Simd>(_: &Self::Head<S>) -> (S::Floats, &[u8]) {
-        unreachable!("a form whose scales are not merged")
-    }
+    /// A group's scales as a factor and integers, the bytes of i8: of each half where `HALVES`, else of each block, those of the
+    /// rows.
+    unsafe fn integers<S: Simd>(head: &Self::Head<S>) -> (S::Floats, &[u8]);
     /// Minima in pairs, of a group: of blocks `2 i` and `2 i + 1`, or of the halves of block `i` where `HALVES`.
     #[inline(always)]
     unsafe fn min_pair<S: Simd>(_: &Self::Head<S>, _i: usize, _row: usize) -> S::Bytes {
@@ -118,7 +115,7 @@ unsafe fn rows<S: Simd, F: SuperBlocks, const N: usize>(args: &Args, row: usize)
                     each::<S, _, N>(&mut sums, &Block::<S, F, N> { w, scales, b, a, form: PhantomData });
                 }
                 if F::MERGED {
-                    each::<S, _, N>(&mut sums, &Factor::<S>(F::merged::<S>(&head).0));
+                    each::<S, _, N>(&mut sums, &Factor::<S>(F::integers::<S>(&head).0));
                     if F::OFFSET == Offset::MinusMin {
                         each::<S, _, N>(&mut sums, &Minima::<S, F, N>::new(&head, first, row, a));
                     }
@@ -168,19 +165,23 @@ impl<S: Simd, F: SuperBlocks, const N: usize> Step<S> for Minima<S, F, N> {
     unsafe fn step(&self, j: usize, acc: S::Floats) -> S::Floats {
         // SAFETY: `a` is a record of N columns.
         unsafe {
-            let mut sum = S::int_zero();
-            if F::HALVES {
-                let at = self.a.add(Record::halves(N) + 4 * j);
-                for (i, &pair) in self.pairs.iter().enumerate() {
-                    sum = S::dot_pairs(sum, pair, at.add(4 * N * i));
-                }
-            } else {
-                let at = self.a.add(Record::pairs(N) + 4 * j);
-                sum = S::dot_pairs(sum, self.pairs[0], at);
-                sum = S::dot_pairs(sum, self.pairs[1], at.add(4 * N));
-            }
+            let sum = pair_sums::<S, F, N>(&self.pairs, self.a.add(4 * j));
             S::fnma(self.factor, S::to_float(sum), acc)
         }
+    }
+}
+
+/// The pairs of a span times the sums of the activations of a column, to which the record `a` was moved.
+#[inline(always)]
+pub(super) unsafe fn pair_sums<S: Simd, F: Form, const N: usize>(pairs: &[S::Bytes; BLOCKS], a: *const u8) -> S::Ints {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let mut sum = S::int_zero();
+        let (at, n) = if F::HALVES { (Record::halves(N), BLOCKS) } else { (Record::pairs(N), BLOCKS / 2) };
+        for (i, &pair) in pairs[..n].iter().enumerate() {
+            sum = S::dot_pairs(sum, pair, a.add(at + 4 * N * i));
+        }
+        sum
     }
 }
 

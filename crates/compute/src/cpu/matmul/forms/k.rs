@@ -106,6 +106,11 @@ impl Form for Q4_K {
 
 impl SuperBlocks for Q4_K {
     #[inline(always)]
+    unsafe fn integers<S: Simd>(head: &Head45<S::Floats>) -> (S::Floats, &[u8]) {
+        (head.d, &head.scales)
+    }
+
+    #[inline(always)]
     unsafe fn min_pair<S: Simd>(head: &Head45<S::Floats>, i: usize, row: usize) -> S::Bytes {
         // SAFETY: see [`Form`].
         unsafe { pair::<S>(&head.mins, i, row) }
@@ -154,6 +159,11 @@ impl Form for Q5_K {
 
 impl SuperBlocks for Q5_K {
     #[inline(always)]
+    unsafe fn integers<S: Simd>(head: &Head45<S::Floats>) -> (S::Floats, &[u8]) {
+        (head.d, &head.scales)
+    }
+
+    #[inline(always)]
     unsafe fn min_pair<S: Simd>(head: &Head45<S::Floats>, i: usize, row: usize) -> S::Bytes {
         // SAFETY: see [`Form`].
         unsafe { pair::<S>(&head.mins, i, row) }
@@ -200,7 +210,13 @@ impl Form for Q6_K {
     }
 }
 
-impl SuperBlocks for Q6_K {}
+impl SuperBlocks for Q6_K {
+    #[inline(always)]
+    unsafe fn integers<S: Simd>(head: &(S::Floats, *const i8)) -> (S::Floats, &[u8]) {
+        // SAFETY: the group has as many scales.
+        (head.0, unsafe { std::slice::from_raw_parts(head.1.cast(), 16 * ROWS) })
+    }
+}
 
 /// Scales and minima of a group of Q2_K.
 pub(in super::super) struct Head2<F> {
@@ -252,7 +268,7 @@ impl Form for Q2_K {
 /// Codes up to 3 times scales up to 15.
 impl SuperBlocks for Q2_K {
     #[inline(always)]
-    fn merged<S: Simd>(head: &Head2<S::Floats>) -> (S::Floats, &[u8]) {
+    unsafe fn integers<S: Simd>(head: &Head2<S::Floats>) -> (S::Floats, &[u8]) {
         (head.d, &head.scales)
     }
 
@@ -316,7 +332,7 @@ impl Form for Q3_K {
 /// Codes of -4 to 3 times -31 to 32: scales are those of the file (-32 to 31), negated, so that -128 is the least product.
 impl SuperBlocks for Q3_K {
     #[inline(always)]
-    fn merged<S: Simd>(head: &(S::Floats, [u8; 256])) -> (S::Floats, &[u8]) {
+    unsafe fn integers<S: Simd>(head: &(S::Floats, [u8; 256])) -> (S::Floats, &[u8]) {
         (head.0, &head.1)
     }
 }
@@ -350,7 +366,12 @@ impl Form for Q8_K {
     }
 }
 
-impl SuperBlocks for Q8_K {}
+impl SuperBlocks for Q8_K {
+    #[inline(always)]
+    unsafe fn integers<S: Simd>(head: &S::Floats) -> (S::Floats, &[u8]) {
+        (*head, &[1; 8 * ROWS])
+    }
+}
 
 /// IQ1_S, whose codebook holds -1, 0 and 1: `d s (grid + shift / 8)` is `d s code - d / 8 * m` with a code of 0, 1 or 2
 /// and `m = s (8 - shift)`. Group: `d` f16 `[16]`, nibbles of blocks `b` and `b + 4` `[4, 16]` (three bits of `s = 2 n + 1`,
@@ -397,7 +418,7 @@ impl Form for IQ1_S {
 /// Codes up to 2 times scales up to 15.
 impl SuperBlocks for IQ1_S {
     #[inline(always)]
-    fn merged<S: Simd>(head: &Head45<S::Floats>) -> (S::Floats, &[u8]) {
+    unsafe fn integers<S: Simd>(head: &Head45<S::Floats>) -> (S::Floats, &[u8]) {
         (head.d, &head.scales)
     }
 

@@ -37,6 +37,18 @@ const fn largest(values: &[i8]) -> u8 {
     most
 }
 
+/// The code of 0 where the value of each code is the code less it; else 0.
+const fn zero(values: &[i8], bits: usize) -> u8 {
+    let (zero, mut i) = (values[0].unsigned_abs(), 0);
+    while i < 1 << bits {
+        if values[i] != i as i8 - zero as i8 {
+            return 0;
+        }
+        i += 1;
+    }
+    zero
+}
+
 /// IQ4_NL. Group: `d` f16 `[16]`, 4 nibble lines.
 pub(in super::super) struct IQ4_NL;
 
@@ -96,7 +108,12 @@ impl Form for IQ4_XS {
     }
 }
 
-impl SuperBlocks for IQ4_XS {}
+impl SuperBlocks for IQ4_XS {
+    #[inline(always)]
+    unsafe fn integers<S: Simd>(head: &(S::Floats, [u8; 128])) -> (S::Floats, &[u8]) {
+        (head.0, &head.1)
+    }
+}
 
 /// MXFP4 with e8m0 scales. Group: `e` u8 `[16]`, 4 nibble lines.
 pub(in super::super) struct Fp4;
@@ -167,7 +184,7 @@ pub(in super::super) struct Codebook<B>(PhantomData<B>);
 impl<B: Coded> Form for Codebook<B> {
     const BLOCKS: usize = 8;
     const BYTES: usize = coded::group_bytes::<B>();
-    const CODES: Codes = Codes::I8 { zero: 0, most: largest(&B::VALUES) };
+    const CODES: Codes = Codes::I8 { zero: zero(&B::VALUES, B::BITS), most: largest(&B::VALUES) };
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = B::SCALES == 16;
     const MERGED: bool = B::MERGED;
@@ -176,7 +193,7 @@ impl<B: Coded> Form for Codebook<B> {
     #[inline(always)]
     unsafe fn head<S: Simd>(p: *const u8, row: usize, _: bool) -> (S::Floats, [u8; 256]) {
         let half = B::SCALES / 2 * ROWS;
-        let mut scales = [0; 256];
+        let mut scales = [1; 256];
         // SAFETY: see [`Form`]; `half` nibble pairs follow `d`.
         let packed = unsafe { std::slice::from_raw_parts(p.add(2 * ROWS), half) };
         for (i, pair) in packed.iter().enumerate() {
@@ -197,8 +214,10 @@ impl<B: Coded> Form for Codebook<B> {
                 3 => three_bits::<S>(p, row),
                 _ => nibbles::<S>(p, row),
             };
-            for code in &mut codes {
-                *code = S::lookup(&B::VALUES, *code);
+            if const { zero(&B::VALUES, B::BITS) == 0 } {
+                for code in &mut codes {
+                    *code = S::lookup(&B::VALUES, *code);
+                }
             }
             codes
         }
@@ -221,7 +240,7 @@ impl<B: Coded> Form for Codebook<B> {
 
 impl<B: Coded> SuperBlocks for Codebook<B> {
     #[inline(always)]
-    fn merged<S: Simd>(head: &(S::Floats, [u8; 256])) -> (S::Floats, &[u8]) {
+    unsafe fn integers<S: Simd>(head: &(S::Floats, [u8; 256])) -> (S::Floats, &[u8]) {
         (head.0, &head.1)
     }
 }
