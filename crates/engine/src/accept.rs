@@ -29,10 +29,12 @@ const RATE_ALL: f64 = 0.1;
 const RATE_OWN: f64 = 0.8;
 /// How far it is at most.
 const MAX_BIAS: f64 = 4.0;
-/// What a sequence's drafts may cost before they have saved anything, in steps: where they saved others something or none is
-/// known, and where they did not.
-const START: f64 = 2.0;
-const LESS: f64 = 0.5;
+/// What a sequence's drafts may cost before they have saved anything, in steps: where they saved others something or few are
+/// known, and where they did not. With less than one, two wrong tokens at the beginning end the drafts of a text of which all
+/// others would be right.
+pub(crate) const START: f64 = 1.5;
+const LESS: f64 = 0.3;
+const FEW: u32 = 4;
 
 /// The probability that a token of a sequence's drafts is accepted.
 #[derive(Debug, Clone, Copy)]
@@ -111,7 +113,7 @@ impl Others {
     /// Steps that a new sequence's drafts may cost before they have saved any.
     pub fn start(&self, kind: Kind) -> f64 {
         let other = &self.0[kind as usize];
-        if other.n_seq == 0 || other.saved > 0.0 { START } else { LESS }
+        if other.n_seq < FEW || other.saved > 0.0 { START } else { LESS }
     }
 
     /// Learns from a sequence that ended, for which drafts saved so many steps.
@@ -249,7 +251,7 @@ mod tests {
         let unknown = others.start(Kind::Greedy);
         let lookups = others.lookups(Kind::Greedy);
         others.learn(Kind::Greedy, &lookups, None);
-        others.learn(Kind::Drawn, &lookups, Some(-1.0));
+        (0..FEW).for_each(|_| others.learn(Kind::Drawn, &lookups, Some(-1.0)));
         assert_eq!(
             [Kind::Greedy, Kind::Likeliest, Kind::Drawn].map(|kind| others.start(kind)),
             [unknown, unknown, LESS]

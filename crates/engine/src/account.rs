@@ -1,12 +1,13 @@
 //! What drafts may cost a sequence.
 //!
-//! Accepted tokens earn the time of the steps that they save, drafts cost theirs, and no draft is made that the account does
-//! not cover. It begins with the time of a step or two, and grows by a hundredth of each, which bounds what drafts can
-//! cost a sequence, whatever acceptance was measured.
+//! Accepted tokens earn the time of the steps that they save, drafts and what a model reads for them cost theirs, and nothing
+//! is done that the account does not cover. It begins with the time of a step and a half, and grows by a fortieth of what the sequence
+//! takes without drafts, its prompt included, which bounds what drafts can cost it, whatever acceptance was measured.
 
-/// What it may hold at most, and grows by with each step: in steps without drafts.
+/// What it may hold at most, in steps without drafts.
 const CAP: f64 = 8.0;
-pub(crate) const INCOME: f64 = 0.01;
+/// What it grows by: a part of the time that the sequence takes without drafts.
+pub(crate) const INCOME: f64 = 0.025;
 
 /// See the module.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(crate) struct Account {
     saved_by_model: f64,
     /// Seconds of a step of the sequence alone.
     step: f64,
-    /// Seconds that its steps would have taken without drafts.
+    /// Seconds that its prompt and its steps would have taken without drafts.
     plain: f64,
 }
 
@@ -48,14 +49,17 @@ impl Account {
         }
     }
 
+    /// What the large model read of the sequence took so many seconds, and a step of it will take `step`, if that is known.
+    pub fn begin(&mut self, read: f64, step: f64) {
+        self.plain += read;
+        if step > 0.0 {
+            self.seconds = Some((self.start * step + INCOME * read).min(CAP * step));
+        }
+    }
+
     /// Seconds that may be spent.
     pub fn covers(&self) -> f64 {
         self.seconds.unwrap_or(0.0)
-    }
-
-    /// What was given at the beginning, in seconds.
-    pub fn gift(&self) -> f64 {
-        self.start * self.step
     }
 
     /// Pays for something; what is less than nothing is earned.
@@ -74,9 +78,9 @@ impl Account {
         self.saved_by_model
     }
 
-    /// What the sequence's time without drafts gives for trying other sequences, in seconds.
-    pub fn income(&self) -> f64 {
-        INCOME * self.plain
+    /// Seconds that the sequence would have taken without drafts.
+    pub fn plain(&self) -> f64 {
+        self.plain
     }
 
     /// Steps that drafts have saved, less what they cost; `None` where nothing was measured.

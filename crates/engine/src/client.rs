@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 use crate::request::{FinishReason, Request, Sink, TokenEvent, Usage};
 use crate::sampler::{Guess, Logits, Rng, SampleError, Sampler, Scratch, likeliest, logprobs};
 use crate::share::ClientId;
-use crate::speculate::{Source, Speculator};
+use crate::speculate::{Extent, Source, Speculator};
 use crate::{Logprob, PromptLogprob, SeqId, TokenId};
 
 /// A request whose sink hears `Finished` exactly once, even if the client is only dropped.
@@ -126,11 +126,16 @@ impl Client {
     }
 
     /// Its drafting, begun for a sequence of `n_token` tokens after what others showed.
-    pub fn speculate(&mut self, n_token: usize, others: &Others) -> &mut Speculator {
+    pub fn speculate(&mut self, n_token: usize, others: &Others, (step, each): (f64, f64)) -> &mut Speculator {
         // Few answers are longer, and those may make it grow.
         const ANSWER: usize = 2048;
         let (kind, max_tokens) = (self.kind(), self.max_tokens);
-        self.speculator.get_or_insert_with(|| Speculator::new(n_token + max_tokens.min(ANSWER), kind, others))
+        let n_read = self.usage.n_prompt - self.usage.n_cached;
+        self.speculator.get_or_insert_with(|| {
+            let mut new = Speculator::new(n_token + max_tokens.min(ANSWER), kind, others);
+            new.account.begin(n_read as f64 * each, step);
+            new
+        })
     }
 
     /// How its tokens come about.
@@ -145,6 +150,11 @@ impl Client {
     /// Its drafting, if it was begun.
     pub fn speculator(&mut self) -> Option<&mut Speculator> {
         self.speculator.as_mut()
+    }
+
+    /// What a model reads of it before it drafts.
+    pub fn reads(&self) -> Extent {
+        self.speculator.as_ref().map_or(Extent::Rest, |speculator| speculator.reads)
     }
 
     /// The account of its drafts, if they were begun.

@@ -1,8 +1,8 @@
 //! A small model that drafts for a large one.
 //!
 //! It keeps its own keys and values in pages of the same numbers: whatever shares, copies, evicts or saves a page of the
-//! large model does so for the small one. It reads prompts along with the large model where that pays ([`Reading`]). What
-//! it has not stored of a sequence, it reads before it drafts; keys and values that are wrong only make its drafts worse.
+//! large model does so for the small one. What it has not stored of a sequence, it reads before it drafts, or the last tokens
+//! of it ([`Reading`]); keys and values that are wrong only make its drafts worse.
 //!
 //! A model of another vocabulary keeps sequences of its own ([`Translated`]). One that is a layer of the large model reads that
 //! one's hidden states with its tokens ([`Features`]).
@@ -21,7 +21,7 @@ use crate::account::By;
 use crate::client::Client;
 use crate::engine::{Clock, Draft, Reads};
 use crate::features::Features;
-use crate::reading::Reading;
+use crate::reading::{Reading, WINDOW};
 use crate::runner::PAGE_TOKENS;
 use crate::sampler::{Guess, Scratch, likeliest};
 use crate::schedule::Schedule;
@@ -162,11 +162,14 @@ impl DraftModel {
             Reader::Heads(..) => 0,
             Reader::Tokens => n_token - own.map_or(0, |own| own.n_stored.min(n_token)),
         };
+        let seconds = |n: usize| self.reading.seconds(n);
+        let is_long = matches!(self.reader, Reader::Tokens) && n_unread > 2 * WINDOW;
         Pair {
             accept: self.calibration.supposed(self.kind(kind)),
-            is_tried: own.is_none_or(|own| own.follows),
             // The pass that drafts the first token reads the last one, or two, in any case.
-            unread_seconds: if n_unread > 2 { self.reading.seconds(n_unread) } else { 0.0 },
+            rest_seconds: if n_unread > 2 { seconds(n_unread) } else { 0.0 },
+            window_seconds: is_long.then(|| seconds(WINDOW)),
+            whole_seconds: own.filter(|own| own.n_skipped > 0).map(|_| seconds(n_token)),
         }
     }
 
@@ -183,11 +186,18 @@ impl DraftModel {
         }
     }
 
+    /// Appends the bytes of a page, and whether they are of all its tokens; it has the large model's.
+    pub fn export_page(&self, page: PageId, out: &mut Vec<u8>) {
+        self.runner.export_page(page, out);
+        out.push(u8::from(self.reading.is_whole(page)));
+    }
+
     /// Overwrites a page; it has the large model's.
-    pub fn import_page(&mut self, page: PageId, bytes: &[u8]) -> Result<(), RunError> {
-        let result = self.runner.import_page(page, bytes);
-        self.reading.set_whole(page, result.is_ok());
-        result
+    pub fn import_page(&mut self, page: PageId, bytes: &[u8]) -> bool {
+        let Some((is_whole, bytes)) = bytes.split_last() else { return false };
+        let is_read = self.runner.import_page(page, bytes).is_ok();
+        self.reading.set_whole(page, is_read && *is_whole == 1);
+        is_read
     }
 
     /// Most tokens that may be drafted after `n_token`.
@@ -227,6 +237,7 @@ impl DraftModel {
             if self.batch.tokens.len() <= 2 * self.batch.rows.len() {
                 self.reading.passed(took);
             } else {
+                self.reading.took(self.batch.tokens.len(), took);
                 for row in &self.batch.rows {
                     let each = self.reading.seconds(row.tokens.1 - row.tokens.0 - 1);
                     if let Some(speculator) = clients.get_mut(&row.seq).and_then(Client::speculator) {

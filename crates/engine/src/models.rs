@@ -45,7 +45,7 @@ impl Pages for Models {
     fn export(&self, page: PageId, out: &mut Vec<u8>) {
         self.runner.export_page(page, out);
         if let Some(draft) = self.draft.as_ref().filter(|draft| draft.shares_pages()) {
-            draft.runner.export_page(page, out);
+            draft.export_page(page, out);
         }
     }
 
@@ -53,7 +53,7 @@ impl Pages for Models {
         let Some((own, rest)) = bytes.split_at_checked(self.page_bytes) else { return false };
         let is_own = self.runner.import_page(page, own).is_ok();
         let draft = self.draft.as_mut().filter(|draft| draft.shares_pages());
-        is_own && draft.is_none_or(|draft| draft.import_page(page, rest).is_ok())
+        is_own && draft.is_none_or(|draft| draft.import_page(page, rest))
     }
 
     fn export_state(&self, state: StateId, out: &mut Vec<u8>) {

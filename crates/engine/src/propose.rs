@@ -28,6 +28,8 @@ pub(crate) struct Means<'a> {
     pub n_tok: usize,
     /// Most tokens of the draft.
     pub room: usize,
+    /// Seconds of a prompt's token.
+    pub read_seconds: f64,
     /// Whether it may be a tree.
     pub trees: bool,
 }
@@ -55,7 +57,11 @@ pub(crate) fn propose(
         }
     }
     let costs = |each| Costs { times, n_decode, n_tok, each, rewinds };
-    let agree = client.speculate(tokens.len(), means.others).lookup.find(tokens, MAX_LOOKUP.min(room), out);
+    let agree = client.speculate(tokens.len(), means.others, (costs(0.0).step(), means.read_seconds)).lookup.find(
+        tokens,
+        MAX_LOOKUP.min(room),
+        out,
+    );
     if let Some(bound) = &mut client.bound {
         bound.trim(out);
     }

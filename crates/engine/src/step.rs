@@ -88,7 +88,7 @@ impl Steps {
         let own_bytes = exported(runner.as_ref());
         let draft = draft.map(|draft| DraftModel::new(draft, &info, config.draft_trees && !info.recurrent));
         let paged = draft.as_ref().filter(|draft| draft.shares_pages());
-        let page_bytes = own_bytes + paged.map_or(0, |draft| exported(draft.runner.as_ref()));
+        let page_bytes = own_bytes + paged.map_or(0, |draft| exported(draft.runner.as_ref()) + 1);
         let offload = disk.and_then(|disk| Offload::new(disk, page_bytes, runner.as_ref()));
         Steps {
             models: Models { runner, draft, page_bytes: own_bytes, _held: held },
@@ -189,7 +189,7 @@ impl Steps {
         // Most replies then grow without memory being moved.
         tokens.reserve(max_tokens.min(self.n_ctx.saturating_sub(tokens.len())).min(MAX_RESERVE) + 1);
         let arrival = Arrival { id, tokens, priority, client, root: PrefixHash::root(&salt), wants_all };
-        let seconds_token = self.times.seconds(512).map(|seconds| seconds / 512.0);
+        let seconds_token = self.read_seconds();
         let now = (self.clock)();
         let arrival = match &mut self.offload {
             Some(offload) if !wants_all => offload.arrive(arrival, &self.schedule, (events, now), seconds_token),
@@ -198,6 +198,11 @@ impl Steps {
         if let Some(arrival) = arrival {
             self.schedule.push(arrival);
         }
+    }
+
+    /// Seconds of a token of a prompt, as far as that is known.
+    fn read_seconds(&self) -> Option<f64> {
+        self.times.seconds(512).map(|seconds| seconds / 512.0)
     }
 
     fn fetched(&mut self, id: SeqId, page: Option<Vec<u8>>) {
@@ -276,6 +281,7 @@ impl Steps {
         self.ids.extend(running.iter().filter(|sequence| sequence.is_decode()).map(|sequence| sequence.id));
         let n_decode = self.ids.len();
         let mut n_tok = n_decode;
+        let read_seconds = self.read_seconds().unwrap_or(0.0);
         for id in self.ids.drain(..) {
             let client = self.clients.get_mut(&id).expect("each sequence has a client");
             let tokens = &self.schedule.running(id).expect("it runs").tokens;
@@ -289,6 +295,7 @@ impl Steps {
                 n_decode,
                 n_tok,
                 room: room.min(self.n_ctx.saturating_sub(tokens.len())),
+                read_seconds,
                 trees: self.trees,
             };
             propose(client, tokens, &means, (&mut self.sampling.draft, &mut self.sampling.draft_parents));

@@ -230,6 +230,8 @@ enum Drafts {
     /// The same on a recurrent model.
     Recurrent,
     Model,
+    /// One that agrees with nothing.
+    Stranger,
     /// One that has another vocabulary, and a few pages only.
     Translated,
     /// One that reads hidden states.
@@ -272,14 +274,15 @@ fn bench(drafts: Drafts, costs: (u64, u64)) -> Bench {
         })
     };
     let reads = match drafts {
-        Drafts::Model => Some(Reads::Tokens),
+        Drafts::Model | Drafts::Stranger => Some(Reads::Tokens),
         Drafts::Translated => Some(Reads::Translated(Box::new(Flip))),
         Drafts::Hidden => Some(Reads::Hidden(Vec::new())),
         Drafts::Heads => Some(Reads::Heads(4)),
         _ => None,
     };
+    let noise = if drafts == Drafts::Stranger { 40.0 } else { 0.8 };
     let draft = reads.map(|reads| Draft {
-        runner: model((0.8, true, if flips { 30 } else { 64 }), (costs.0 / 20, costs.1 / 20), &Arc::default()),
+        runner: model((noise, true, if flips { 30 } else { 64 }), (costs.0 / 20, costs.1 / 20), &Arc::default()),
         reads,
     });
     let parts = Parts { runner: model((0.0, false, 64), costs, &n_step), draft, disk: None, held: None };
@@ -411,6 +414,32 @@ fn drafts_pay_where_weights_are_dear_and_cost_nothing_elsewhere() {
         assert!(part <= limit, "{drafts:?}, {step} us a step and {token} a token: {part:.2} of the plain time");
         assert!(bench.n_step.load(Ordering::SeqCst) > 0);
     }
+}
+
+#[test]
+fn a_reply_takes_a_step_or_so_and_a_fortieth_longer_at_most() {
+    const STEP_US: u64 = 1000;
+    let costs = (STEP_US, 200);
+    let [plain, stranger, model] = [Drafts::None, Drafts::Stranger, Drafts::Model].map(|drafts| bench(drafts, costs));
+    let mut n_drafted = 0;
+    for i in 0..90 {
+        // Short and long prompts for short and long replies; drawn tokens, of which copies are seldom right.
+        let (n_prompt, max_tokens) = ([4, 20, 60, 300][i % 4], [3, 5, 12, 60, 150][i % 5]);
+        let mut rng = Rng::new(i as u64);
+        let prompt = (0..n_prompt).map(|_| (rng.next_u64() % N_TOKEN as u64) as TokenId).collect();
+        let params = Params { temperature: 1.0, seed: Some(i as u64), ..Params::neutral() };
+        let request = [Request { params, ..Request::new(prompt, max_tokens) }];
+        let (text, want) = plain.texts(&request);
+        for bench in [&stranger, &model] {
+            let (found, took) = bench.texts(&request);
+            assert_eq!(found, text);
+            // In the first ones it is found out how long steps take.
+            let limit = 1.03 * want as f64 + 1.5 * STEP_US as f64;
+            assert!(i < 8 || took as f64 <= limit, "{i}: {took} us of {want}, {n_prompt} tokens and {max_tokens}");
+        }
+        n_drafted = stranger.engine.metrics().spec_decode_num_draft_tokens.load(Ordering::Relaxed);
+    }
+    assert!(n_drafted > 90, "{n_drafted} tokens drafted");
 }
 
 #[test]

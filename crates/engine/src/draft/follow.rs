@@ -13,7 +13,7 @@ use crate::{Batch, RunError, SeqId, Want};
 const LEAST: usize = 8;
 
 impl DraftModel {
-    /// Reads the prompt chunks of a batch.
+    /// Reads the prompt chunks of a batch, if it reads them along.
     pub fn follow(
         &mut self,
         batch: &Batch,
@@ -21,13 +21,11 @@ impl DraftModel {
         clock: &Clock,
     ) -> Result<(), RunError> {
         self.batch.clear();
-        if let Reader::Translated(translated) = &mut self.reader {
-            translated.begins();
-        }
         match self.reader {
             Reader::Heads(..) => self.forget_read(batch),
             Reader::Hidden(_) => self.follow_hidden(batch, schedule, clients),
-            Reader::Tokens | Reader::Translated(_) => self.follow_tokens(batch, schedule, clients),
+            Reader::Translated(_) => self.follow_translated(batch, schedule, clients),
+            Reader::Tokens => self.note_written(batch, schedule, clients),
         }
         if !self.batch.rows.is_empty() {
             let since = clock();
@@ -71,29 +69,35 @@ impl DraftModel {
         }
     }
 
-    /// Plans to read prompt chunks.
-    fn follow_tokens(&mut self, batch: &Batch, schedule: &Schedule, clients: &HashMap<SeqId, Client>) {
+    /// Plans to read prompt chunks in another vocabulary.
+    fn follow_translated(&mut self, batch: &Batch, schedule: &Schedule, clients: &HashMap<SeqId, Client>) {
+        let DraftModel { batch: plan, reading, reader, n_ctx, .. } = self;
+        let Reader::Translated(translated) = reader else { return };
+        translated.begins();
         for row in &batch.rows {
             let end = row.start + row.tokens.1 - row.tokens.0;
             let all = &schedule.running(row.seq).expect("a planned sequence runs").tokens;
-            let pages = &batch.pages[row.pages.0..row.pages.1];
-            let own = self.reading.own((row.seq, clients[&row.seq].kind()), (row.start, all.len()), pages);
+            let own = reading.own((row.seq, clients[&row.seq].kind()), (row.start, all.len()), &[]);
             let is_prompt = schedule.n_draft(row) == 0 && end - row.start > 1;
-            let is_read = is_prompt && own.follows && end <= self.n_ctx && clients[&row.seq].n_left() >= LEAST;
-            if let Reader::Translated(translated) = &mut self.reader {
-                let part = is_read.then(|| translated.settled(row.seq, &all[..end], self.n_ctx));
-                if let Some(part) = part.flatten() {
-                    push(&mut self.batch, row, part.start, (part.tokens, part.pages), Want::Nothing);
-                }
-                continue;
+            let is_read = is_prompt && own.follows && end <= *n_ctx && clients[&row.seq].n_left() >= LEAST;
+            if let Some(part) = is_read.then(|| translated.settled(row.seq, &all[..end], *n_ctx)).flatten() {
+                push(plan, row, part.start, (part.tokens, part.pages), Want::Nothing);
             }
-            let from = own.n_stored.min(row.start);
-            if is_read {
-                push(&mut self.batch, row, from, (&all[from..end], pages), Want::Nothing);
-                own.n_stored = end;
+        }
+    }
+
+    /// Notes what the large model wrote to pages: tokens are read when a draft is made.
+    fn note_written(&mut self, batch: &Batch, schedule: &Schedule, clients: &HashMap<SeqId, Client>) {
+        for row in &batch.rows {
+            let end = row.start + row.tokens.1 - row.tokens.0;
+            let n_token = schedule.running(row.seq).expect("a planned sequence runs").tokens.len();
+            let pages = &batch.pages[row.pages.0..row.pages.1];
+            if schedule.n_draft(row) == 0 && end - row.start > 1 {
+                self.reading.restarts(row.seq, row.start);
             }
-            let n_stored = own.n_stored;
-            self.reading.wrote((if is_read { from } else { row.start }, end), n_stored, pages);
+            let own = self.reading.own((row.seq, clients[&row.seq].kind()), (row.start, n_token), pages);
+            let n_whole = own.n_whole();
+            self.reading.wrote((row.start, end), n_whole, pages);
         }
     }
 }

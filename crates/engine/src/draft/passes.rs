@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use super::{Drafted, Hidden, Reader, push};
 use crate::client::Client;
 use crate::features::Features;
-use crate::reading::Reading;
+use crate::reading::{Reading, WINDOW};
+use crate::runner::PAGE_TOKENS;
 use crate::schedule::Schedule;
+use crate::speculate::Extent;
 use crate::translate::Translated;
 use crate::{Batch, Row, SeqId, TokenId, Want};
 
@@ -62,11 +64,23 @@ impl<'a> Pass<'a> {
             let all = self.all(row);
             let pages = &self.batch.pages[row.pages.0..row.pages.1];
             let own = self.reading.own((row.seq, self.clients[&row.seq].kind()), (row.start, all.len()), pages);
+            if self.at == 0 {
+                match self.clients[&row.seq].reads() {
+                    Extent::Rest => {}
+                    Extent::Window => {
+                        own.n_skipped = (row.start + 1).saturating_sub(WINDOW);
+                        own.n_stored = own.n_skipped;
+                    }
+                    Extent::Whole => (own.n_skipped, own.n_stored) = (0, 0),
+                }
+            }
             let from = own.n_stored.min(row.start + self.at);
-            own.n_stored = row.start + self.at + 1;
+            let (skipped, end) = (own.n_skipped, row.start + self.at + 1);
+            own.n_stored = end;
+            let n_whole = own.n_whole();
             let tokens = if self.at == 0 { &all[from..=row.start] } else { self.drafted(row) };
-            push(self.plan, row, from, (tokens, pages), Want::Last);
-            self.reading.wrote((from, row.start + self.at + 1), row.start + self.at + 1, pages);
+            push(self.plan, row, from - skipped, (tokens, &pages[skipped / PAGE_TOKENS..]), Want::Last);
+            self.reading.wrote((from, end), n_whole, pages);
         }
     }
 
