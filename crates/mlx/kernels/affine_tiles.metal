@@ -86,6 +86,15 @@ SHARED(float, shared_norm, 16);
   BARRIER();
 }
 #endif
+// Where rows lie of which a lane reads. The columns of no row are not read by anyone: let them be those of the last. Elsewhere a
+// condition keeps the loads from being moved up, where the registers they take cost more, by kernel times of an H100.
+const bool always = N == 1 ? BITS == 4 && (PARTS == 1 || APPEND == 1) : N > 2 && GLU == 0;
+uint start[N];
+UNROLL
+for (uint n = 0; n < N; n++) {
+  const uint token = 8 * n + line < n_tok ? line : n_tok - 1 - 8 * n;
+  start[n] = n * n_block * 128 + 4 * token + quad;
+}
 float sum[R][N][4];
 UNROLL
 for (uint r = 0; r < R; r++) {
@@ -155,11 +164,13 @@ for (uint run = wave; run < n_block / RUN; run += 8) {
       uint4 input[N];
       UNROLL
       for (uint n = 0; n < N; n++) {
-        input[n].x = input[n].y = input[n].z = input[n].w = 0;
         if (NORMED == 1) {
-          if (line == 0) input[n] = shared_x[(block * 4 + step) * 4 + quad];
-        } else if (8 * n + line < n_tok) {
-          input[n] = INPUT(((n * n_block + block) * 4 + step) * 32 + lane);
+          input[n] = shared_x[(block * 4 + step) * 4 + quad];
+        } else if (always) {
+          input[n] = INPUT(int(start[n] + block * 128) + 32 * int(step));
+        } else {
+          input[n].x = input[n].y = input[n].z = input[n].w = 0;
+          if (8 * n + line < n_tok) input[n] = INPUT(((n * n_block + block) * 4 + step) * 32 + lane);
         }
       }
       UNROLL
@@ -173,7 +184,9 @@ for (uint run = wave; run < n_block / RUN; run += 8) {
             const bool up = BITS == 4 && i % 2 == 1;
             const uint word = BITS == 4 ? codes[r][h][step] >> (i / 2 * 8)
                                         : codes[r][h][2 * step % BITS + i / 2] >> (8 * (i % 2));
-            const uint under = (word & (BITS == 8 ? 0x00ff00ff : up ? 0x00f000f0 : 0x000f000f)) | 0x64006400;
+            // Of bytes a GPU that permutes them makes both at once, if it may.
+            const uint under = BITS == 8 ? (word & 0x00ff00ff) | 0x64006400
+                                         : masked(word, up ? 0x00f000f0 : 0x000f000f, 0x64006400);
             const uint code = pair_fma(under, up ? 0x2c002c00 : 0x3c003c00, up ? 0xd400d400 : 0xe400e400);
             pair[h][i] = pair_fma(code, scale[r][h], bias[r][h]);
           }

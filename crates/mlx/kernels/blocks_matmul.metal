@@ -4,10 +4,13 @@
 //
 //   x_half, x_scales: of `rows_half`, LAYOUT 4       w [n_out, STRIDE * 4] u32          codes: the type's codebook, u32
 //   residual [n_tok, n_out] f32 (ADD)                sizes [n_in, n_tok, n_out]         y [n_tok, n_out] f32, n_tok <= 8 N
+//   EXPERTS: w is [n_expert, n_out, STRIDE * 4], each row has the matrix that `experts` names, and a group takes TILE <= 8 N rows (of
+//   any number), one after the other those of neighbours that have the same.
 #define CODE(i) shared_codes[i]
 const uint n_in = sizes[0], n_tok = sizes[1], n_out = sizes[2];
 const uint n_block = (n_in + 127) / 128, n_super = (n_block + 1) / 2, quad = lane % 4, line = lane / 4;
 const uint row = group_x * 16 * R, rank = wave * 32 + lane;
+const uint first = EXPERTS == 1 ? group_y * TILE : 0, end = first + TILE < n_tok ? first + TILE : n_tok;
 SHARED(float, shared_parts, 8 * R * N * 128);
 MATRIX(8)
 #if TABLES == 1
@@ -28,23 +31,13 @@ for (uint i = rank; i < CODES / 4; i += 256) {
 }
 BARRIER();
 #endif
-uint from[R][2];
-float sum[R][N][4];
+// Where rows lie of which a lane reads. The columns of no row are not read by anyone: let them be those of the last.
+uint place[N];
 UNROLL
-for (uint r = 0; r < R; r++) {
-  UNROLL
-  for (uint h = 0; h < 2; h++) {
-    const uint wanted = row + 16 * r + 8 * h + line;
-    from[r][h] = (wanted < n_out ? wanted : n_out - 1) * STRIDE;
-  }
-  UNROLL
-  for (uint n = 0; n < N; n++) {
-    UNROLL
-    for (uint i = 0; i < 4; i++) sum[r][n][i] = 0.0f;
-  }
+for (uint n = 0; n < N; n++) {
+  const uint wanted = first + 8 * n + line, token = wanted < end ? wanted : end - 1;
+  place[n] = token / 8 * n_block * 128 + 4 * (token % 8) + quad;
 }
-// A lane's numbers of a super-block and its factors, of the two rows of each 16 that a lane reads.
-uint next[R][2][NUMBERS + 1];
 #define LOAD(super) \
   UNROLL \
   for (uint r = 0; r < R; r++) { \
@@ -54,6 +47,39 @@ uint next[R][2][NUMBERS + 1];
       next[r][h][NUMBERS] = TAIL > 0 ? FACTORS(from[r][h], super) : 0; \
     } \
   }
+#define READ(k) \
+  UNROLL \
+  for (uint n = 0; n < N; n++) { \
+    const uint wanted = 2 * super + (k) / 4; \
+    const int at = int(place[n] + (wanted < n_block ? wanted : n_block - 1) * 128); \
+    input[(k) % 2][n] = LOAD4(x_half, at + 32 * int((k) % 4)); \
+  }
+#if EXPERTS == 1
+uint until = first;
+for (uint begin = first; begin < end; begin = until) {
+const uint matrix = experts[begin];
+for (until = begin + 1; until < end && experts[until] == matrix; until++) {}
+#endif
+#if EXPERTS == 0
+const uint matrix = 0, begin = first, until = end;
+#endif
+uint from[R][2];
+float sum[R][N][4];
+UNROLL
+for (uint r = 0; r < R; r++) {
+  UNROLL
+  for (uint h = 0; h < 2; h++) {
+    const uint wanted = row + 16 * r + 8 * h + line;
+    from[r][h] = (matrix * n_out + (wanted < n_out ? wanted : n_out - 1)) * STRIDE;
+  }
+  UNROLL
+  for (uint n = 0; n < N; n++) {
+    UNROLL
+    for (uint i = 0; i < 4; i++) sum[r][n][i] = 0.0f;
+  }
+}
+// A lane's numbers of a super-block and its factors, of the two rows of each 16 that a lane reads.
+uint next[R][2][NUMBERS + 1];
 const bool ahead = AHEAD == 1 && N < 3;
 if (ahead && wave < n_super) { LOAD(wave) }
 for (uint super = wave; super < n_super; super += 8) {
@@ -74,16 +100,8 @@ for (uint super = wave; super < n_super; super += 8) {
     }
   }
   if (ahead && super + 8 < n_super) { LOAD(super + 8) }
-  // The columns of no token are not read by anyone: let them be those of the last. What a row lacks of its last super-block has
-  // scales of zero.
+  // What a row lacks of its last super-block has scales of zero.
   uint4 input[2][N];
-#define READ(k) \
-  UNROLL \
-  for (uint n = 0; n < N; n++) { \
-    const uint token = 8 * n + line < n_tok ? line : n_tok - 1 - 8 * n, wanted = 2 * super + (k) / 4; \
-    const int at = int((n * n_block + (wanted < n_block ? wanted : n_block - 1)) * 128 + 4 * token + quad); \
-    input[(k) % 2][n] = LOAD4(x_half, at + 32 * int((k) % 4)); \
-  }
   READ(0)
   UNROLL
   for (uint k = 0; k < 8; k++) {
@@ -136,10 +154,14 @@ BARRIER();
 for (uint i = rank; i < R * N * 128; i += 256) {
   float total = 0.0f;
   for (uint p = 0; p < 8; p++) total += shared_parts[p * R * N * 128 + i];
-  const uint token = i / 128 % N * 8 + 2 * (i % 4) + i / 32 % 2;
+  const uint token = first + i / 128 % N * 8 + 2 * (i % 4) + i / 32 % 2;
   const uint at = row + i / (128 * N) * 16 + i / 64 % 2 * 8 + i % 32 / 4, to = token * n_out + at;
-  if (token < n_tok && at < n_out) y[to] = total * x_scales[token] + (ADD == 1 ? residual[to] : 0.0f);
+  if (token >= begin && token < until && at < n_out) y[to] = total * x_scales[token] + ADDED(to);
 }
+#if EXPERTS == 1
+BARRIER();
+}
+#endif
 #undef CODE
 #undef LOAD
 #undef READ

@@ -57,7 +57,8 @@ impl Mlx {
     }
 
     /// The matrices in formats that these kernels compute with.
-    fn prepare(&mut self, data: &[MatrixData], kernels: Kernels) -> Result<Vec<MatrixData>, Error> {
+    fn prepare(&mut self, data: &[MatrixData]) -> Result<Vec<MatrixData>, Error> {
+        let kernels = if self.own.is_some() { Kernels::Own } else { Kernels::Mlx };
         let mut prepared = Vec::with_capacity(data.len());
         for data in data {
             let (matrix, decoded) = matrix::prepare(data, self.precision, kernels)?;
@@ -153,15 +154,14 @@ impl Backend for Mlx {
     }
 
     fn matrix(&mut self, parts: &[MatrixData]) -> Result<Matrix, Error> {
-        let kernels = if self.own.is_some() { Kernels::Own } else { Kernels::Mlx };
-        let prepared = self.prepare(parts, kernels)?;
+        let prepared = self.prepare(parts)?;
         Matrix::stacked(&self.device, &prepared)
     }
 
     fn experts(&mut self, experts: &[MatrixData]) -> Result<Matrix, Error> {
-        let mut prepared = self.prepare(experts, Kernels::Mlx)?;
+        let mut prepared = self.prepare(experts)?;
         // Experts of several formats, and on the processor, where MLX gathers only f32: all as plain numbers.
-        let mixed = prepared.iter().any(|p| p.encoding != prepared[0].encoding);
+        let mixed = prepared.iter().any(|p| !matrix::alike(p, &prepared[0]));
         let plain = prepared.iter().any(|p| matches!(p.encoding, Encoding::Blocks(_)));
         if mixed || plain && self.kind() == Kind::Cpu {
             prepared = experts.iter().map(|e| e.to_blocks(DType::F32)).collect::<Result<_, _>>()?;
@@ -248,15 +248,12 @@ impl Backend for Mlx {
     fn head_linear(&mut self, x: &Tensor, w: &Matrix) -> Tensor {
         let [n_tok, n_col] = x.shape;
         assert_eq!(n_col, w.n_matrix * w.n_in, "head_linear: rows of {n_col}, {} heads of {}", w.n_matrix, w.n_in);
-        let d = &self.device;
-        let heads = d.transpose(&d.reshape(&x.array, &[n_tok, w.n_matrix, w.n_in]), &[1, 0, 2]);
-        let product = d.transpose(&w.batched(d, &heads), &[1, 0, 2]);
-        let shape = [n_tok, w.n_matrix * w.n_out];
-        Tensor::new(d.reshape(&product, &shape), shape)
+        let y = w.of_heads(self.own.as_ref(), &self.device, &x.array, n_tok);
+        Tensor::new(y, [n_tok, w.n_matrix * w.n_out])
     }
 
     fn moe(&mut self, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Self>) -> Tensor {
-        moe::moe(&self.device, x, logits, moe)
+        moe::moe(self.own.as_ref(), &self.device, x, logits, moe)
     }
 
     fn norm(&mut self, x: &Tensor, norm: &Norm<Self>) -> Tensor {

@@ -14,6 +14,7 @@ use crate::choice::{Kernels, Precision};
 use crate::ffi::{Array, Device, Dtype, Packing};
 use crate::kernel::blocks::Blocks;
 use crate::own::{Own, product};
+use crate::tensor::Tensor;
 
 /// A weight matrix, stacked ones, or those of all experts or heads.
 pub struct Matrix {
@@ -168,14 +169,44 @@ impl Matrix {
         }
     }
 
-    /// `x` `[n_matrix, n_tok, n_in]` times the transposed matrices: `[n_matrix, n_tok, n_out]`.
-    pub(crate) fn batched(&self, device: &Device, x: &Array) -> Array {
-        self.parts[0].product(device, x, &[0, 2, 1])
+    /// `x` `[n_tok, n_matrix * n_in]`, heads side by side, times the transposed matrices: `[n_tok, n_matrix * n_out]`. `own` reads blocks.
+    pub(crate) fn of_heads(&self, own: Option<&Own>, d: &Device, x: &Array, n_tok: usize) -> Array {
+        /// Tokens whose heads are rows of experts; of more, the matrices are decoded.
+        const FEW: usize = 8;
+        let (n, part, shape) = (self.n_matrix, &self.parts[0], [n_tok, self.n_matrix * self.n_out]);
+        if let (Some(blocks), Some(own), true) = (&part.blocks, own, n_tok <= FEW) {
+            let heads: Vec<usize> = (0..n_tok * n).map(|i| i % n).collect();
+            let rows = Tensor::new(d.reshape(x, &[n_tok * n, self.n_in]), [n_tok * n, self.n_in]);
+            let y = product::experts(own, d, &rows, self, blocks, (&own.sizes(d, &heads), false));
+            return d.reshape(&y, &shape);
+        }
+        let heads = d.transpose(&d.reshape(x, &[n_tok, n, self.n_in]), &[1, 0, 2]);
+        let product = match &part.blocks {
+            Some(blocks) => {
+                let plain = self.plain(own, d, (&part.weights, blocks));
+                let plain = d.reshape(&plain, &[n, self.n_out, self.n_in]);
+                part.computed(d, &heads, |x| d.matmul(x, &d.transpose(&plain, &[0, 2, 1])))
+            }
+            None => part.product(d, &heads, &[0, 2, 1]),
+        };
+        d.reshape(&d.transpose(&product, &[1, 0, 2]), &shape)
     }
 
-    /// `x` `[.., 1, n_in]` times the transposed matrices `indices`: `[.., 1, n_out]`, leading dimensions broadcast.
-    pub(crate) fn gathered(&self, device: &Device, x: &Array, indices: &Array, sorted: bool) -> Array {
+    /// `x` `[n, 1, n_in]` times the transposed matrices `indices` `[n]`: `[n, 1, n_out]`. `own` reads blocks.
+    pub(crate) fn gathered(
+        &self,
+        own: Option<&Own>,
+        device: &Device,
+        x: &Array,
+        (indices, sorted): (&Array, bool),
+    ) -> Array {
         let part = &self.parts[0];
+        if let (Some(blocks), Some(own)) = (&part.blocks, own) {
+            let n = indices.shape()[0];
+            let rows = Tensor::new(device.reshape(x, &[n, self.n_in]), [n, self.n_in]);
+            let y = product::experts(own, device, &rows, self, blocks, (indices, sorted));
+            return device.reshape(&y, &[n, 1, self.n_out]);
+        }
         part.computed(device, x, |x| match &part.packed {
             Some(Packed { scales, biases, packing }) => {
                 device.gather_qmm(x, [&part.weights, scales], biases.as_ref(), *packing, indices, sorted)
@@ -287,7 +318,7 @@ impl Part {
 }
 
 /// If two matrices are of one format, whose tables too are the same.
-fn alike(a: &MatrixData, b: &MatrixData) -> bool {
+pub(crate) fn alike(a: &MatrixData, b: &MatrixData) -> bool {
     let table = |data: &MatrixData| match data.encoding {
         Encoding::Bnb4 { .. } => Some(data.parts[2].to_vec()),
         _ => None,

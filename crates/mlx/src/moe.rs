@@ -4,6 +4,7 @@ use mlxr_compute::op::{Experts, Gating, Moe, SPARSE_MIXER_SPAN};
 
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
+use crate::own::Own;
 use crate::rows;
 use crate::tensor::Tensor;
 
@@ -11,7 +12,7 @@ use crate::tensor::Tensor;
 const SORT_FROM: usize = 64;
 
 /// The experts' feed-forward of each row, weighted and summed.
-pub(crate) fn moe(d: &Device, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Mlx>) -> Tensor {
+pub(crate) fn moe(own: Option<&Own>, d: &Device, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Mlx>) -> Tensor {
     let ([n_tok, d_model], n_expert, n_used) = (x.shape, moe.up.matrix.n_matrix, moe.n_used);
     assert_eq!(logits.shape, [n_tok, n_expert], "moe: router logits for {n_expert} experts");
     assert!((1..=n_expert).contains(&n_used), "moe: {n_used} of {n_expert} experts");
@@ -21,21 +22,21 @@ pub(crate) fn moe(d: &Device, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Mlx>) -
     let flat = d.reshape(&experts, &[n]);
     let sorted = n >= SORT_FROM;
     let order = sorted.then(|| d.argsort(&flat));
-    let token = match &order {
-        Some(order) => d.floor_divide(order, &d.from_slice(&[n_used as u32], &[], Dtype::U32)),
-        None => {
-            let tokens: Vec<u32> = (0..n).map(|i| (i / n_used) as u32).collect();
-            d.from_slice(&tokens, &[n], Dtype::U32)
-        }
-    };
     let by_expert = |array: &Array| order.as_ref().map_or_else(|| array.clone(), |o| d.take(array, o, 0));
     let experts = by_expert(&flat);
     let weights = by_expert(&d.reshape(&weights, &[n, 1, 1]));
-    let mut inputs = d.reshape(&d.take(&x.array, &token, 0), &[n, 1, d_model]);
+    let inputs = match &order {
+        Some(order) => {
+            let n_used = d.from_slice(&[n_used as u32], &[], Dtype::U32);
+            d.take(&x.array, &d.floor_divide(order, &n_used), 0)
+        }
+        None => d.broadcast(&d.reshape(&x.array, &[n_tok, 1, d_model]), &[n_tok, n_used, d_model]),
+    };
+    let mut inputs = d.reshape(&inputs, &[n, 1, d_model]);
     if moe.weight_input {
         inputs = d.multiply(&inputs, &weights);
     }
-    let mut y = feed_forward(d, moe, &inputs, &experts, sorted);
+    let mut y = feed_forward((own, d), moe, &inputs, (&experts, sorted));
     if !moe.weight_input {
         y = d.multiply(&y, &weights);
     }
@@ -107,12 +108,16 @@ fn limit_groups(d: &Device, merits: &Array, [n_tok, n_group, n]: [usize; 3], n_g
     d.reshape(&kept, &[n_tok, n_group * n])
 }
 
-/// `down(act(gate(x)) * up(x))` of each row's expert: `[n, 1, n_out]`.
-fn feed_forward(d: &Device, moe: &Moe<'_, Mlx>, x: &Array, experts: &Array, sorted: bool) -> Array {
-    let n = experts.shape().first().copied().unwrap_or(0);
-    let up = apply(d, moe.up, x, experts, sorted);
+/// Our kernels, where there are, and the device.
+type On<'a> = (Option<&'a Own>, &'a Device);
+
+/// `down(act(gate(x)) * up(x))` of each row's expert: `[n, 1, n_out]`; experts, and if they are sorted.
+fn feed_forward(on: On<'_>, moe: &Moe<'_, Mlx>, x: &Array, experts: (&Array, bool)) -> Array {
+    let d = on.1;
+    let n = experts.0.shape().first().copied().unwrap_or(0);
+    let up = apply(on, moe.up, x, experts);
     let hidden = match moe.gate {
-        Some(gate) => rows::glu(d, &apply(d, gate, x, experts, sorted), &up, moe.act),
+        Some(gate) => rows::glu(d, &apply(on, gate, x, experts), &up, moe.act),
         None if moe.merged => {
             let (half, whole) = (moe.up.matrix.n_out / 2, moe.up.matrix.n_out);
             let gate = d.slice(&up, &[0, 0, 0], &[n, 1, half]);
@@ -120,13 +125,13 @@ fn feed_forward(d: &Device, moe: &Moe<'_, Mlx>, x: &Array, experts: &Array, sort
         }
         None => rows::act(d, &up, moe.act),
     };
-    apply(d, moe.down, &hidden, experts, sorted)
+    apply(on, moe.down, &hidden, experts)
 }
 
 /// `scale * (W x) + bias` of each row's expert.
-fn apply(d: &Device, e: &Experts<Mlx>, x: &Array, experts: &Array, sorted: bool) -> Array {
+fn apply((own, d): On<'_>, e: &Experts<Mlx>, x: &Array, (experts, sorted): (&Array, bool)) -> Array {
     let n = experts.shape().first().copied().unwrap_or(0);
-    let mut y = e.matrix.gathered(d, x, experts, sorted);
+    let mut y = e.matrix.gathered(own, d, x, (experts, sorted));
     if !e.scale.is_empty() {
         let scales = d.from_slice(&e.scale, &[e.scale.len(), 1, 1], Dtype::F32);
         y = d.multiply(&y, &d.take(&scales, experts, 0));

@@ -163,7 +163,7 @@ fn kernels_fit_a_threadgroup() {
                 8 * c[1] * c[0] * 128 + beside + row + if c[0] <= 2 { 8 * 320 } else { 0 }
             }
             // The parts, the codebook or none of it, tables; on Metal up to 16 rows.
-            name if name.ends_with("_matmul") && name != "affine_matmul" => {
+            name if name.ends_with("_experts") || name.ends_with("_matmul") && name != "affine_matmul" => {
                 let codes = (case.launch.inputs[3].len() as u32 / 4).max(8);
                 8 * c[1] * c[0] * 128 + codes + if c[0] <= 2 { 8 * 320 } else { 0 }
             }
@@ -180,7 +180,7 @@ fn kernels_fit_a_threadgroup() {
             _ => 0,
         };
         // Metal multiplies at most 16 rows at once, see `own::product`.
-        let tiles = name.starts_with("affine_tiles") || name.ends_with("_matmul") && name != "affine_matmul";
+        let tiles = ["affine_tiles", "_experts", "_matmul"].iter().any(|part| name.contains(part));
         let on_metal = !tiles || c[0] <= 2;
         assert!(!on_metal || 4 * numbers <= 32 << 10, "{}: more than 32 KiB of a threadgroup", case.title);
         let shared = ["SHARED(", "TABLES 1", "TABLES 2"].iter().any(|word| instance.kernel().body.contains(word));

@@ -4,7 +4,7 @@
 #define TAIL 2
 #define LEAST 0
 #define FACTOR 0.25f
-#define AHEAD 0
+#define AHEAD 1
 #define GRID 1
 #define CODES 256
 #define TABLES 0

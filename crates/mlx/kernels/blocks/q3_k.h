@@ -5,7 +5,7 @@
 #define TAIL 2
 #define LEAST 0
 #define FACTOR 1.0f
-#define AHEAD 0
+#define AHEAD 1
 #define GRID 0
 #define TABLES 0
 #define EIGHT(own, half_block, step) \

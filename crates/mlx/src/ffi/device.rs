@@ -1,6 +1,7 @@
 //! The library, the device that computes, evaluation, reading.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
@@ -115,7 +116,12 @@ pub struct Device {
     /// Of a CUDA device, major and minor.
     capability: [usize; 2],
     failed: RefCell<Option<String>>,
+    /// Numbers that were asked for, by their bits: a GPU first reads an array from the host at the cost of a fault.
+    scalars: RefCell<HashMap<u32, Array>>,
 }
+
+/// Most numbers that are kept.
+const MAX_SCALARS: usize = 1024;
 
 // SAFETY: the stream is made by `mlx_stream_new_thread_unsafe`, which any thread may use while no other does; `Device`
 // is not `Sync`, so no two do.
@@ -163,7 +169,7 @@ impl Device {
             if stream.0.is_null() {
                 return Err(OpenError::Device { path: owned(), message: complaint() });
             }
-            Ok(Device { api, stream, kind, limit, capability, failed: RefCell::new(None) })
+            Ok(Device { api, stream, kind, limit, capability, failed: RefCell::new(None), scalars: RefCell::default() })
         }
     }
 
@@ -284,8 +290,13 @@ impl Device {
 
     /// A number without dimensions.
     pub fn scalar(&self, x: f32) -> Array {
+        let mut scalars = self.scalars.borrow_mut();
+        if scalars.len() >= MAX_SCALARS {
+            scalars.clear();
+        }
         // SAFETY: makes an array of one number.
-        Array { raw: unsafe { (self.api.mlx_array_new_float32)(x) }, api: self.api.clone() }
+        let make = || Array { raw: unsafe { (self.api.mlx_array_new_float32)(x) }, api: self.api.clone() };
+        scalars.entry(x.to_bits()).or_insert_with(make).clone()
     }
 
     /// Calls `f` with the arrays as a vector.
@@ -374,6 +385,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        self.scalars.get_mut().clear();
         let _alone = changing_streams();
         // SAFETY: made by this library, and freed once. Nothing of the stream runs on into the process's end.
         unsafe {

@@ -92,12 +92,22 @@ macro_rules! blocks {
     };
 }
 
+/// Definitions before a text of blocks.
+macro_rules! defined {
+    ($lines:literal, $type:literal) => {
+        concat!($lines, blocks!($type, "blocks_matmul"), "#undef EXPERTS\n#undef TILE\n#undef ADDED\n")
+    };
+}
+
 /// A few rows times a matrix in blocks.
 macro_rules! matmul {
     ($type:literal) => {
         Kernel {
             name: concat!($type, "_matmul"),
-            body: blocks!($type, "blocks_matmul"),
+            body: defined!(
+                "#define EXPERTS 0\n#define TILE n_tok\n#define ADDED(at) (ADD == 1 ? residual[at] : 0.0f)\n",
+                $type
+            ),
             inputs: &[
                 ("x_half", "uint"),
                 ("x_scales", "float"),
@@ -109,6 +119,28 @@ macro_rules! matmul {
             written: &[],
             outputs: &[("y", "float")],
             constants: &["N", "R", "ADD"],
+            n_wave: 8,
+        }
+    };
+}
+
+/// Rows times a matrix in blocks for each.
+macro_rules! experts {
+    ($type:literal) => {
+        Kernel {
+            name: concat!($type, "_experts"),
+            body: defined!("#define EXPERTS 1\n#define ADDED(at) 0.0f\n", $type),
+            inputs: &[
+                ("x_half", "uint"),
+                ("x_scales", "float"),
+                ("w", "uint"),
+                ("codes", "uint"),
+                ("experts", "uint"),
+                ("sizes", "uint"),
+            ],
+            written: &[],
+            outputs: &[("y", "float")],
+            constants: &["N", "R", "TILE"],
             n_wave: 8,
         }
     };
@@ -215,7 +247,7 @@ macro_rules! rotate_append {
 }
 
 /// Every kernel.
-pub const KERNELS: [Kernel; 45] = [
+pub const KERNELS: [Kernel; 58] = [
     OF_HALVES[0],
     OF_HALVES[1],
     OF_HALVES[2],
@@ -281,29 +313,42 @@ pub const KERNELS: [Kernel; 45] = [
         n_wave: 4,
     },
     matmul!("q2_k"),
+    experts!("q2_k"),
     decode!("q2_k"),
     matmul!("q3_k"),
+    experts!("q3_k"),
     decode!("q3_k"),
     matmul!("q6_k"),
+    experts!("q6_k"),
     decode!("q6_k"),
     matmul!("iq4_nl"),
+    experts!("iq4_nl"),
     decode!("iq4_nl"),
     matmul!("iq4_xs"),
+    experts!("iq4_xs"),
     decode!("iq4_xs"),
     matmul!("iq1_s"),
+    experts!("iq1_s"),
     decode!("iq1_s"),
     matmul!("iq1_m"),
+    experts!("iq1_m"),
     decode!("iq1_m"),
     matmul!("iq2_xxs"),
+    experts!("iq2_xxs"),
     decode!("iq2_xxs"),
     matmul!("iq2_xs"),
+    experts!("iq2_xs"),
     decode!("iq2_xs"),
     matmul!("iq2_s"),
+    experts!("iq2_s"),
     decode!("iq2_s"),
     matmul!("iq3_xxs"),
+    experts!("iq3_xxs"),
     decode!("iq3_xxs"),
     matmul!("iq3_s"),
+    experts!("iq3_s"),
     decode!("iq3_s"),
     matmul!("bnb4"),
+    experts!("bnb4"),
     decode!("bnb4"),
 ];

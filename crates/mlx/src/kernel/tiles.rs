@@ -25,7 +25,7 @@ macro_rules! rows_as_made {
 macro_rules! row_to_norm {
     () => {
         "#define NORMED 1\n#define EPSILON factors[0]\n\
-         #define INPUT(i) shared_x[0]\n#define SCALE(token) 0.0f\n"
+         #define INPUT(i) ((void)(i), shared_x[0])\n#define SCALE(token) 0.0f\n"
     };
 }
 

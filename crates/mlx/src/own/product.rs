@@ -215,6 +215,10 @@ impl Part {
 
 /// The rows times a matrix, plus `residual`; `None` where our kernels do not multiply it.
 pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, residual: Option<&Array>) -> Option<Array> {
+    if rows.n_tok == 0 {
+        // Of no token's logits, say.
+        return Some(d.zeros(&[0, matrix.n_out], Dtype::F32));
+    }
     let parts: Option<Vec<Read<'_>>> = matrix.parts.iter().map(|part| part.read(rows.n_in)).collect();
     let parts = parts.filter(|_| matrix.n_matrix == 1)?;
     let one = |part: &Read<'_>, residual: Option<&Array>| {
@@ -392,6 +396,45 @@ fn few_blocks(
     let sizes = own.sizes(d, &[rows.n_in, rows.n_tok, n_out]);
     let inputs = [&form.x, &form.scales, weights, &blocks.codes, residual.unwrap_or(&form.scales), &sizes];
     let [y] = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(16 * r as usize), 1, 1]);
+    y
+}
+
+/// Rows of experts, on average, from which neighbours that share one are multiplied together.
+const SHARED_BY: usize = 4;
+
+/// The constants N, R and TILE of a format's kernel for rows that have one of `n_expert` matrices each, neighbours the same if `sorted`.
+pub(crate) fn experts_constants(blocks: &Blocks, [n_row, n_expert]: [usize; 2], sorted: bool, most: usize) -> [u32; 3] {
+    let each = if sorted { n_row / n_expert } else { 0 };
+    let tile = if each < SHARED_BY {
+        1
+    } else if each < most {
+        8
+    } else {
+        most
+    };
+    let [n, r] = blocks_constants(blocks, tile);
+    [n, r, tile as u32]
+}
+
+/// Rows `x` `[n_row, n_in]`, each times the matrix of blocks that `experts` `[n_row]` names: `[n_row, n_out]`.
+pub(crate) fn experts(
+    own: &Own,
+    d: &Device,
+    x: &Tensor,
+    matrix: &Matrix,
+    blocks: &Coded,
+    (experts, sorted): (&Array, bool),
+) -> Array {
+    let [n_row, n_in] = x.shape;
+    let rows = Rows::new(x, None).expect("rows without a norm");
+    let form = rows.form(own, d, BLOCKS_LAYOUT);
+    let constants = experts_constants(blocks.row, [n_row, matrix.n_matrix], sorted, tile_tokens(own));
+    let [_, r, tile] = constants.map(|n| n as usize);
+    let instance = Instance::new(&format!("{}_experts", blocks.row.name), &constants, "float");
+    let sizes = own.sizes(d, &[n_in, n_row, matrix.n_out]);
+    let inputs = [&form.x, &form.scales, &matrix.parts[0].weights, &blocks.codes, experts, &sizes];
+    let grid = [matrix.n_out.div_ceil(16 * r), n_row.div_ceil(tile), 1];
+    let [y] = own.launch(d, instance, &inputs, &[&[n_row, matrix.n_out]], grid);
     y
 }
 

@@ -199,6 +199,9 @@ pub fn all(seed: u64) -> Vec<Case> {
             let shape = [1 + random.below(40), block * n_block];
             cases.push(product::blocks(&mut random, m, row, shape, (i + j) % 2 == 0));
         }
+        let shape = [1 + random.below(40), block * (1 + random.below(5))];
+        let n_row = [1 + random.below(9), 12 + random.below(30), 96 + random.below(20)][i % 3];
+        cases.push(product::experts(&mut random, [n_row, 3], row, shape, i % 3 > 0));
         let shape = [1 + random.below(5), block * (1 + random.below(9))];
         cases.push(product::blocks_decode(&mut random, row, shape));
     }
@@ -311,6 +314,10 @@ pub fn large(seed: u64, only: &str) -> Vec<Case> {
     let named = |row: &&Blocks| wanted(&format!("{}_matmul", row.name));
     for (row, m) in BLOCKS.iter().filter(named).flat_map(|row| [1, 8, 32].map(|m| (row, m))) {
         cases.push(product::blocks_to_time(&mut random, m, row, [4096, 14336]));
+    }
+    let named = |row: &&Blocks| wanted(&format!("{}_experts", row.name));
+    for row in BLOCKS.iter().filter(named) {
+        cases.push(product::experts(&mut random, [8, 32], row, [768, 2048], false));
     }
     let plain = attention::How { window: Window::Full, softcap: None, sinks: false };
     for (n_seq, n_shares) in [(1, [64, 32, 32]), (8, [8, 6, 6])] {

@@ -10,7 +10,7 @@ use crate::kernel::Instance;
 use crate::kernel::blocks::Blocks;
 use crate::kernel::pack::SUPER;
 use crate::kernel::source::Launch;
-use crate::own::product::blocks_constants;
+use crate::own::product::{blocks_constants, experts_constants};
 
 /// The order of a word's weights in `rows_half`, by layout: where each of eight columns goes.
 fn order(layout: u32) -> [usize; 8] {
@@ -228,6 +228,48 @@ pub(super) fn blocks_to_time(random: &mut Random, m: usize, row: &Blocks, shape:
     let launch = blocks_launch(row, &data, [&numbers, &vec![1.0; m], &[0.0; 8]], false);
     let title = format!("{}, {m} of {shape:?}", launch.instance.name());
     Case { launch, title, want: Vec::new(), n_col: shape[0], finish: Finish::First, limit: Limit::None }
+}
+
+/// Rows with a matrix of `n_expert` each, neighbours with the same if they are sorted; else each another while there are any.
+pub(super) fn experts(
+    random: &mut Random,
+    [n_row, n_expert]: [usize; 2],
+    row: &Blocks,
+    shape: [usize; 2],
+    sorted: bool,
+) -> Case {
+    let [n_out, n_in] = shape;
+    let matrices: Vec<MatrixData> = (0..n_expert).map(|_| coded(random, row, shape)).collect();
+    let (numbers, scales) = (halves_of(random, n_row * n_in), vec![1.0f32; n_row]);
+    let order = random.shuffled(n_expert);
+    let mut chosen: Vec<u32> = (0..n_row).map(|i| order[i % n_expert]).collect();
+    if sorted {
+        chosen = (0..n_row).map(|_| random.below(n_expert) as u32).collect();
+        chosen.sort_unstable();
+    }
+    let x = Tensor { shape: [n_row, n_in], data: numbers.clone() };
+    let weight = if row.dtype.is_some() { 2f32.powi(-11) } else { 2f32.powi(-10) };
+    let all: Vec<Sums> = matrices.iter().map(|data| sums(&x, data, weight)).collect();
+    let of = |part: fn(&Sums) -> &Vec<f32>| {
+        let line = |(i, e): (usize, &u32)| part(&all[*e as usize])[i * n_out..][..n_out].to_vec();
+        chosen.iter().enumerate().flat_map(line).collect::<Vec<f32>>()
+    };
+    let (want, off) = (of(|sums| &sums.y), of(|sums| &sums.off));
+    let constants = experts_constants(row, [n_row, n_expert], sorted, 32);
+    let instance = Instance::new(&format!("{}_experts", row.name), &constants, "float");
+    let title = format!("{}, {n_row} of [{n_out}, {n_in}]", instance.name());
+    let inputs = vec![
+        laid_out(&numbers, [n_row, n_in], 4),
+        bytes(&scales),
+        matrices.iter().flat_map(|data| row.packed(data)).collect(),
+        bytes(&row.codes(&matrices[0])),
+        bytes(&chosen),
+        sizes(&[n_in, n_row, n_out]),
+    ];
+    let [_, r, tile] = constants.map(|n| n as usize);
+    let grid = [n_out.div_ceil(16 * r) as u32, n_row.div_ceil(tile) as u32, 1];
+    let launch = Launch { instance, grid, inputs, outputs: vec![n_row * n_out] };
+    Case { launch, title, want, n_col: n_out, finish: Finish::First, limit: Limit::Each(off) }
 }
 
 pub(super) fn blocks_decode(random: &mut Random, row: &Blocks, [n_out, n_in]: [usize; 2]) -> Case {
