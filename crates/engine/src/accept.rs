@@ -32,9 +32,9 @@ const MAX_BIAS: f64 = 4.0;
 /// What a sequence's drafts may cost before they have saved anything, in steps: where they saved others something or few are
 /// known, and where they did not. With less than one, two wrong tokens at the beginning end the drafts of a text of which all
 /// others would be right.
-pub(crate) const START: f64 = 1.5;
+pub(crate) const START: f64 = 2.0;
 const LESS: f64 = 0.3;
-const FEW: u32 = 4;
+const FEW: u32 = 16;
 
 /// The probability that a token of a sequence's drafts is accepted.
 #[derive(Debug, Clone, Copy)]

@@ -1,13 +1,13 @@
 //! What drafts may cost a sequence.
 //!
 //! Accepted tokens earn the time of the steps that they save, drafts and what a model reads for them cost theirs, and nothing
-//! is done that the account does not cover. It begins with the time of a step and a half, and grows by a fortieth of what the sequence
+//! is done that the account does not cover. It begins with the time of two steps, and grows by a fiftieth of what the sequence
 //! takes without drafts, its prompt included, which bounds what drafts can cost it, whatever acceptance was measured.
 
 /// What it may hold at most, in steps without drafts.
 const CAP: f64 = 8.0;
 /// What it grows by: a part of the time that the sequence takes without drafts.
-pub(crate) const INCOME: f64 = 0.025;
+pub(crate) const INCOME: f64 = 0.02;
 
 /// See the module.
 #[derive(Debug)]

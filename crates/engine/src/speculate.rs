@@ -322,7 +322,7 @@ mod tests {
         assert!(good > 100_000 && step(&mut speculator, &PAIR, &costs, true) > 8, "{good}");
     }
 
-    /// A sequence of a model and a machine at random: the least that its drafts ever saved beside a fortieth of its plain time, in
+    /// A sequence of a model and a machine at random: the least that its drafts ever saved beside a fiftieth of its plain time, in
     /// steps, and how many tokens were drafted. What the model has not read grows by what it did not draft for.
     fn replay(seed: u64) -> (f64, usize) {
         let mut rng = crate::sampler::Rng::new(seed);
@@ -363,12 +363,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_loses_a_step_or_so_and_a_fortieth_of_its_time() {
+    fn a_sequence_loses_two_steps_and_a_fiftieth_of_its_time() {
         let mut sums = (0, 0f64);
         for seed in 0..3000 {
             let (least, n_drafted) = replay(seed);
             sums = (sums.0 + n_drafted, sums.1.min(least));
-            assert!(least >= -START - 1e-9, "seed {seed}: {least} steps beside a fortieth of its time");
+            assert!(least >= -START - 1e-9, "seed {seed}: {least} steps beside a fiftieth of its time");
         }
         assert!(sums.0 > 50_000 && sums.1 < 0.8 - START, "{sums:?}");
     }
