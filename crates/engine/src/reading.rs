@@ -240,6 +240,25 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_which_the_end_alone_was_read_are_not_whole() {
+        let mut reading = Reading::new(8);
+        let pages: Vec<PageId> = (0..4).map(PageId).collect();
+        reading.wrote((0, 48), 48, &pages);
+        let own = reading.own((SeqId(1), KIND), (60, 61), &pages);
+        assert_eq!((own.n_stored, own.n_skipped, own.n_whole()), (48, 0, 48));
+        // Places of what is read begin in the third page.
+        (own.n_skipped, own.n_stored) = (45, 61);
+        let n_whole = own.n_whole();
+        reading.wrote((45, 61), n_whole, &pages);
+        assert_eq!([0, 1, 2, 3].map(|page| reading.is_whole(PageId(page))), [true, true, false, false]);
+        // The large model computes the sequence anew: first what was read, then what was left out.
+        for (start, want) in [(50, (50, 45)), (20, (0, 0))] {
+            reading.restarts(SeqId(1), start);
+            assert_eq!(reading.known(SeqId(1)).map(|own| (own.n_stored, own.n_skipped)), Some(want));
+        }
+    }
+
+    #[test]
     fn pages_count_as_read_as_far_as_they_are_whole() {
         let mut reading = Reading::new(8);
         let pages: Vec<PageId> = (0..4).map(PageId).collect();

@@ -443,6 +443,30 @@ fn a_reply_takes_two_steps_and_a_fiftieth_longer_at_most() {
 }
 
 #[test]
+fn a_model_that_reads_the_end_of_a_long_prompt_drafts_as_well() {
+    // What comes depends on two tokens, so that a model that reads the last ones knows as much as one that reads all. Reading
+    // all of such a prompt costs more than an account holds at first.
+    let requests = (0..6).map(|i| {
+        let mut rng = Rng::new(i);
+        let prompt = (0..391 + i).map(|_| (rng.next_u64() % N_TOKEN as u64) as TokenId).collect();
+        let params = Params { temperature: 1.0, seed: Some(i), ..Params::neutral() };
+        [Request { params, ..Request::new(prompt, 60) }]
+    });
+    let [plain, model] = [Drafts::None, Drafts::Model].map(|drafts| bench(drafts, (1000, 200)));
+    let (mut want_us, mut took_us) = (0, 0);
+    for request in requests {
+        let ((want, plain_us), (found, us)) = (plain.texts(&request), model.texts(&request));
+        assert_eq!(found, want);
+        (want_us, took_us) = (want_us + plain_us, took_us + us);
+    }
+    let metrics = model.engine.metrics();
+    let accepted = metrics.spec_decode_num_accepted_tokens.load(Ordering::Relaxed);
+    let drafted = metrics.spec_decode_num_draft_tokens.load(Ordering::Relaxed);
+    let told = format!("{accepted} of {drafted} accepted, {took_us} us of {want_us}");
+    assert!(2 * accepted > drafted && accepted > 120 && took_us < want_us, "{told}");
+}
+
+#[test]
 fn guesses_pay_where_columns_are_cheap_and_text_does_not_repeat_itself() {
     // Drawn tokens, of which each depends on two before it: what followed the last time seldom follows again.
     let requests: Vec<Request> =
