@@ -38,6 +38,12 @@ const RULES: &[Rule] = &[
     },
     Rule { symbol: "matmul::table::avx2::run_int", products: &["vpmaddubsw"], broadcast_percent: 0, reloads: 40 },
     Rule { symbol: "matmul::table::avx2::run_wide", products: &["vpmaddubsw"], broadcast_percent: 0, reloads: 40 },
+    Rule {
+        symbol: "matmul::table::avx2_unpacked::run_unpacked",
+        products: &["vpmaddubsw"],
+        broadcast_percent: 0,
+        reloads: 40,
+    },
     Rule { symbol: "matmul::table::avx2::run_float", products: &["vfmadd"], broadcast_percent: 0, reloads: 0 },
 ];
 

@@ -69,7 +69,7 @@ fn run(pool: &Pool, packed: &PackedMatrix, x: &[f32], y: &mut [f32]) {
 #[test]
 fn a_column_does_not_depend_on_its_batch_nor_on_threads() {
     let x = inputs(70 * N_IN, 6);
-    // Panels of the first four are unpacked for 64 columns and more, on AVX2 those of the second four too.
+    // Panels of the first four are unpacked for 64 columns and more on AVX-512; on AVX2 most are for 32.
     let merged = [DType::Q2_K, DType::Q3_K, DType::IQ1_S, DType::TQ2_0];
     let scaled = [DType::Q5_K, DType::IQ2_XS, DType::IQ4_XS, DType::IQ1_M];
     let others = [DType::Q4_K, DType::Q6_K, DType::F16, DType::BF16, DType::IQ3_S];

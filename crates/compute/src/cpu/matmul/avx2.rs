@@ -81,7 +81,7 @@ impl Simd for Avx2 {
         fn lookup(table: &[i8; 16], a: __m256i) -> __m256i {
             // SAFETY: the table has 16 bytes.
             let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
-            _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), a)
+            _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), _mm256_and_si256(a, _mm256_set1_epi8(15)))
         }
         fn signed(a: __m256i, zero: u8) -> __m256i {
             if zero == 0 { a } else { _mm256_sub_epi8(a, _mm256_set1_epi8(zero as i8)) }

@@ -48,19 +48,23 @@ impl Simd for Avx512 {
         fn lookup(table: &[i8; 16], a: __m512i) -> __m512i {
             // SAFETY: the table has 16 bytes.
             let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
-            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), a)
+            // Of an index of six bits, the upper two find the table again.
+            let biased = _mm_xor_si128(table, _mm_set1_epi8(-128));
+            _mm512_permutexvar_epi8(a, _mm512_broadcast_i32x4(biased))
         }
         fn signed(a: __m512i, zero: u8) -> __m512i {
             _mm512_add_epi8(a, _mm512_set1_epi8(128u8.wrapping_sub(zero) as i8))
         }
         fn dot<const G: usize>(_codes: Codes, acc: __m512i, w: &[__m512i; G], a: *const i8, stride: usize) -> __m512i {
-            let mut acc = acc;
+            // Two sums where there are many products: a chain of eight is longer than what a processor looks ahead can hide.
+            let mut sums = [acc, _mm512_setzero_si512()];
             for (g, w) in w.iter().enumerate() {
+                let sum = if G == 8 { &mut sums[g % 2] } else { &mut sums[0] };
                 // SAFETY: the caller's pointer is valid for group `g`.
                 let a = unsafe { a.add(g * stride).cast::<i32>().read_unaligned() };
-                acc = _mm512_dpbusd_epi32(acc, *w, _mm512_set1_epi32(a));
+                *sum = _mm512_dpbusd_epi32(*sum, *w, _mm512_set1_epi32(a));
             }
-            acc
+            if G == 8 { _mm512_add_epi32(sums[0], sums[1]) } else { sums[0] }
         }
         fn byte_pairs(a: *const u8, b: *const u8) -> __m512i {
             // SAFETY: the caller's pointers are valid for 16 bytes.

@@ -99,6 +99,8 @@ pub(super) trait Form {
     const OFFSET: Offset;
     /// Whether scales (and minima) are per 16 weights.
     const HALVES: bool;
+    /// Whether codes were [looked up](Simd::lookup), so that they need no [`Simd::signed`].
+    const LOOKED_UP: bool = false;
     /// Of super-blocks: whether a code times its scale fits a byte (see `unpack`). Scales are then small integers, a span's sums
     /// of which are below 2^24 and so exact in f32, too, and what they are multiplied with is apart.
     const MERGED: bool = false;
@@ -168,7 +170,9 @@ pub(super) unsafe fn codes<S: Simd, F: Form>(p: *const u8, b: usize, row: usize)
             (0..line.div_ceil(64)).for_each(|i| S::prefetch(p.wrapping_add(b * line + i * 64 + AHEAD)));
         }
         let mut w = F::codes::<S>(p, b, row);
-        if let Codes::I8 { zero, .. } = F::CODES {
+        if let Codes::I8 { zero, .. } = F::CODES
+            && !F::LOOKED_UP
+        {
             for w in &mut w {
                 *w = S::signed(*w, zero);
             }

@@ -74,7 +74,7 @@ impl<const DOT: bool> Simd for Arm<DOT> {
         fn lookup(table: &[i8; 16], a: uint8x16_t) -> uint8x16_t {
             // SAFETY: the table has 16 bytes.
             let table = unsafe { vld1q_s8(table.as_ptr()) };
-            vreinterpretq_u8_s8(vqtbl1q_s8(table, a))
+            vreinterpretq_u8_s8(vqtbl1q_s8(table, vandq_u8(a, vdupq_n_u8(15))))
         }
         fn signed(a: uint8x16_t, zero: u8) -> uint8x16_t {
             if zero == 0 { a } else { vsubq_u8(a, vdupq_n_u8(zero)) }

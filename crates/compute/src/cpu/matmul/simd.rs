@@ -60,7 +60,7 @@ pub(super) trait Simd: Copy {
     unsafe fn shr<const N: u32>(a: Self::Bytes) -> Self::Bytes;
     /// Shifts the bytes left; the lower `N` bits of a byte hold anything afterwards.
     unsafe fn shl<const N: u32>(a: Self::Bytes) -> Self::Bytes;
-    /// `table[a]` in every byte; `a < 16`.
+    /// `table[a % 16]` in every byte, as `dot` takes it for [`Codes::I8`].
     unsafe fn lookup(table: &[i8; 16], a: Self::Bytes) -> Self::Bytes;
     /// Makes codes into what `dot` takes for [`Codes::I8`].
     unsafe fn signed(a: Self::Bytes, zero: u8) -> Self::Bytes;

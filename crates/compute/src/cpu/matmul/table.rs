@@ -71,12 +71,11 @@ pub(super) struct FormRow {
     dotprod: &'static [Kernel],
 }
 
-/// Columns from which on panels are unpacked: with 32, writing and reading them costs more than it saves (`matmul_bench`).
-const MANY: usize = 64;
-
 /// How panels are unpacked for many columns.
 pub(super) struct Unpacking {
     isas: &'static [Isa],
+    /// Columns from which on writing and reading them costs less than it saves (`matmul_bench`).
+    from: usize,
     /// Bytes of a group of 16 rows.
     pub bytes: usize,
     /// Unpacks the first `n` blocks of a panel, see `Unpacked::unpack`.
@@ -89,7 +88,7 @@ impl FormRow {
     /// How panels are unpacked for `n_col` columns, where that pays: for many columns, where products of bytes are one instruction,
     /// so that what else a kernel does counts, or tiles are narrow, so that panels would be decoded often.
     pub fn unpacking(&self, isa: Isa, n_col: usize) -> Option<&Unpacking> {
-        self.unpacking.iter().find(|unpacking| n_col >= MANY && unpacking.isas.contains(&isa))
+        self.unpacking.iter().find(|unpacking| n_col >= unpacking.from && unpacking.isas.contains(&isa))
     }
 
     /// Bytes that a panel needs besides the packed ones to be multiplied with `n_col` columns.
@@ -243,7 +242,9 @@ mod avx2_unpacked {
     }
 
     pub(super) const fn unpacking<F: SuperBlocks>() -> Unpacking {
-        Unpacking { isas: &[Isa::Avx2], bytes: Unpacked::<F>::BYTES, unpack: unpack::<F>, kernel: run_unpacked::<F> }
+        const ISAS: &[Isa] = &[Isa::Avx2];
+        let (bytes, unpack, kernel) = (Unpacked::<F>::BYTES, unpack::<F>, run_unpacked::<F>);
+        Unpacking { isas: ISAS, from: 32, bytes, unpack, kernel }
     }
 }
 #[cfg(target_arch = "x86_64")]
@@ -286,7 +287,8 @@ mod avx512_unpacked {
 
     pub(super) const fn unpacking<F: SuperBlocks>() -> Unpacking {
         const ISAS: &[Isa] = &[Isa::Avx512Vnni, Isa::Avx512Bf16];
-        Unpacking { isas: ISAS, bytes: Unpacked::<F>::BYTES, unpack: unpack::<F>, kernel: run_unpacked::<F> }
+        let (bytes, unpack, kernel) = (Unpacked::<F>::BYTES, unpack::<F>, run_unpacked::<F>);
+        Unpacking { isas: ISAS, from: 64, bytes, unpack, kernel }
     }
 }
 #[cfg(target_arch = "aarch64")]
@@ -328,9 +330,11 @@ const fn int_packed<F: Form>(pack: Packer, takes: fn(&MatrixData) -> bool) -> Fo
 /// How panels of a form are unpacked.
 #[cfg(target_arch = "x86_64")]
 trait Unpackings: SuperBlocks + Sized {
-    const ALL: &[Unpacking] = match Self::MERGED {
-        true => &[avx2_unpacked::unpacking::<Self>(), avx512_unpacked::unpacking::<Self>()],
-        false => &[avx2_unpacked::unpacking::<Self>()],
+    const ALL: &[Unpacking] = match (Self::COSTLY, Self::MERGED) {
+        (true, true) => &[avx2_unpacked::unpacking::<Self>(), avx512_unpacked::unpacking::<Self>()],
+        (true, false) => &[avx2_unpacked::unpacking::<Self>()],
+        (false, true) => &[avx512_unpacked::unpacking::<Self>()],
+        (false, false) => &[],
     };
 }
 

@@ -63,6 +63,10 @@ impl Record {
 /// # Safety
 /// As for [`Form`].
 pub(super) trait SuperBlocks: Form {
+    /// Whether decoding costs so much that panels are unpacked for many narrow tiles, see `scaled`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    const COSTLY: bool = true;
+
     /// A group's scales as a factor and integers, the bytes of i8: of each half where `HALVES`, else of each block, those of the
     /// rows.
     unsafe fn integers<S: Simd>(head: &Self::Head<S>) -> (S::Floats, &[u8]);

@@ -105,6 +105,8 @@ impl Form for Q4_K {
 }
 
 impl SuperBlocks for Q4_K {
+    const COSTLY: bool = false;
+
     #[inline(always)]
     unsafe fn integers<S: Simd>(head: &Head45<S::Floats>) -> (S::Floats, &[u8]) {
         (head.d, &head.scales)
@@ -367,6 +369,8 @@ impl Form for Q8_K {
 }
 
 impl SuperBlocks for Q8_K {
+    const COSTLY: bool = false;
+
     #[inline(always)]
     unsafe fn integers<S: Simd>(head: &S::Floats) -> (S::Floats, &[u8]) {
         (*head, &[1; 8 * ROWS])
@@ -417,6 +421,8 @@ impl Form for IQ1_S {
 
 /// Codes up to 2 times scales up to 15.
 impl SuperBlocks for IQ1_S {
+    const COSTLY: bool = false;
+
     #[inline(always)]
     unsafe fn integers<S: Simd>(head: &Head45<S::Floats>) -> (S::Floats, &[u8]) {
         (head.d, &head.scales)

@@ -18,9 +18,11 @@ use crate::quant::grids::{FP4_VALUES, IQ4_VALUES};
 unsafe fn lookup<S: Simd>(values: &[i8; 16], p: *const u8, row: usize) -> [S::Bytes; 8] {
     // SAFETY: the caller's pointer is valid for four lines.
     unsafe {
-        let mut codes = nibbles::<S>(p, row);
-        for code in &mut codes {
-            *code = S::lookup(values, *code);
+        let mut codes = [S::load(p.add(4 * row)); 8];
+        for i in 0..4 {
+            let line = S::load(p.add(64 * i + 4 * row));
+            codes[i] = S::lookup(values, line);
+            codes[4 + i] = S::lookup(values, S::shr::<4>(line));
         }
         codes
     }
@@ -56,6 +58,7 @@ impl Form for IQ4_NL {
     const BLOCKS: usize = 1;
     const BYTES: usize = 32 + 256;
     const CODES: Codes = Codes::I8 { zero: 0, most: largest(&IQ4_VALUES) };
+    const LOOKED_UP: bool = true;
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = false;
     type Head<S: Simd> = S::Floats;
@@ -85,6 +88,7 @@ impl Form for IQ4_XS {
     const BLOCKS: usize = 8;
     const BYTES: usize = 32 + 96 + 8 * 256;
     const CODES: Codes = Codes::I8 { zero: 0, most: largest(&IQ4_VALUES) };
+    const LOOKED_UP: bool = true;
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = false;
     type Head<S: Simd> = (S::Floats, [u8; 128]);
@@ -109,6 +113,8 @@ impl Form for IQ4_XS {
 }
 
 impl SuperBlocks for IQ4_XS {
+    const COSTLY: bool = false;
+
     #[inline(always)]
     unsafe fn integers<S: Simd>(head: &(S::Floats, [u8; 128])) -> (S::Floats, &[u8]) {
         (head.0, &head.1)
@@ -122,6 +128,7 @@ impl Form for Fp4 {
     const BLOCKS: usize = 1;
     const BYTES: usize = 16 + 256;
     const CODES: Codes = Codes::I8 { zero: 0, most: largest(&FP4_VALUES) };
+    const LOOKED_UP: bool = true;
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = false;
     type Head<S: Simd> = S::Floats;
@@ -154,6 +161,7 @@ impl Form for NVFP4 {
     const BLOCKS: usize = 2;
     const BYTES: usize = 64 + 2 * 256;
     const CODES: Codes = Codes::I8 { zero: 0, most: largest(&FP4_VALUES) };
+    const LOOKED_UP: bool = true;
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = true;
     type Head<S: Simd> = [f32; 64];
@@ -185,6 +193,7 @@ impl<B: Coded> Form for Codebook<B> {
     const BLOCKS: usize = 8;
     const BYTES: usize = coded::group_bytes::<B>();
     const CODES: Codes = Codes::I8 { zero: zero(&B::VALUES, B::BITS), most: largest(&B::VALUES) };
+    const LOOKED_UP: bool = zero(&B::VALUES, B::BITS) == 0;
     const OFFSET: Offset = Offset::None;
     const HALVES: bool = B::SCALES == 16;
     const MERGED: bool = B::MERGED;
@@ -214,7 +223,7 @@ impl<B: Coded> Form for Codebook<B> {
                 3 => three_bits::<S>(p, row),
                 _ => nibbles::<S>(p, row),
             };
-            if const { zero(&B::VALUES, B::BITS) == 0 } {
+            if Self::LOOKED_UP {
                 for code in &mut codes {
                     *code = S::lookup(&B::VALUES, *code);
                 }
@@ -239,6 +248,8 @@ impl<B: Coded> Form for Codebook<B> {
 }
 
 impl<B: Coded> SuperBlocks for Codebook<B> {
+    const COSTLY: bool = B::BITS > 2;
+
     #[inline(always)]
     unsafe fn integers<S: Simd>(head: &(S::Floats, [u8; 256])) -> (S::Floats, &[u8]) {
         (head.0, &head.1)
