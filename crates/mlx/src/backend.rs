@@ -74,7 +74,7 @@ impl Mlx {
             }
             prepared.push(matrix);
         }
-        self.device.reserve("a model's weights", prepared.iter().map(|p| p.bytes() as u64).sum())?;
+        self.device.reserve("a model's weights", prepared.iter().map(matrix::device_bytes).sum())?;
         Ok(prepared)
     }
 

@@ -74,6 +74,14 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision, kernels: Kernels)
     }
 }
 
+/// Bytes that a prepared matrix takes.
+pub(crate) fn device_bytes(data: &MatrixData) -> u64 {
+    match Blocks::of(data.encoding, data.n_in) {
+        Some(row) => (data.n_out * row.planes.row_bytes(data.n_in)) as u64,
+        None => data.bytes() as u64,
+    }
+}
+
 /// Bytes that weights take once they are loaded in half precision: of `n_weight` of them, `stored_bytes` in their file.
 pub fn loaded_bytes(encoding: Encoding, [n_weight, stored_bytes]: [u64; 2], kernels: Kernels) -> u64 {
     /// A multiple of every block.
