@@ -34,7 +34,7 @@ pub struct Pass<'a, B: Backend> {
     pub kv: &'a mut B::Kv,
     pub hyper: &'a Hyper,
     pub seqs: Seqs<'a>,
-    /// Hidden states of another model, where this one reads them: [`Join::apply`].
+    /// Hidden states of another model, where this one reads them: `Join::apply`.
     pub features: &'a [f32],
     /// Layers whose input is to be kept, in order.
     pub taps: &'a [usize],
