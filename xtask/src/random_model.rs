@@ -96,8 +96,10 @@ const SHAPES: &[Shape] = &[
     },
 ];
 
-/// Rows that are encoded before they repeat.
+/// Rows that are encoded before they repeat, and of a vocabulary: samplers read all tokens that are as likely as the last that
+/// counts.
 const DISTINCT_ROWS: usize = 64;
+const DISTINCT_TOKENS: usize = 8192;
 
 /// Names of the shapes.
 pub fn names() -> String {
@@ -246,12 +248,14 @@ fn write(writer: &mut Writer, entry: &Entry, seed: &mut u64) -> Result<(), Strin
     }
     let mut remaining: usize = outer.iter().product();
     let deviation = 1.0 / (n_in as f32).sqrt();
-    let rows: Vec<f32> = (0..DISTINCT_ROWS.min(remaining) * n_in).map(|_| normal(seed) * deviation).collect();
+    let is_vocabulary = ["token_embd.weight", "output.weight"].contains(&entry.name.as_str());
+    let distinct = if is_vocabulary { DISTINCT_TOKENS } else { DISTINCT_ROWS }.min(remaining);
+    let rows: Vec<f32> = (0..distinct * n_in).map(|_| normal(seed) * deviation).collect();
     let mut bytes = Vec::new();
     quant::encode(entry.dtype, &rows, None, &mut bytes).map_err(|e| e.to_string())?;
-    let row_bytes = bytes.len() / DISTINCT_ROWS.min(remaining);
+    let row_bytes = bytes.len() / distinct;
     while remaining > 0 {
-        let n = remaining.min(DISTINCT_ROWS);
+        let n = remaining.min(distinct);
         push(writer, &bytes[..n * row_bytes])?;
         remaining -= n;
         // Another order each time, so that no two neighbours repeat.

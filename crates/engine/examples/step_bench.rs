@@ -17,7 +17,11 @@ fn main() {
     let mut rng = Rng::new(1);
     let mut normal = || (0..4).map(|_| rng.next_unit() as f32 - 0.5).sum::<f32>() * 6.0;
     let logits: Vec<f32> = (0..N_SEQ * N_VOCAB).map(|_| normal()).collect();
-    let rows = [("greedy", Params::greedy()), ("defaults", Params::default())];
+    let rows = [
+        ("greedy", Params::greedy()),
+        ("defaults", Params::default()),
+        ("temperature alone", Params { temperature: 0.8, ..Params::neutral() }),
+    ];
     for (name, params, gives_maxima) in
         [false, true].iter().flat_map(|gives| rows.clone().map(|(name, p)| (name, p, *gives)))
     {
@@ -48,7 +52,7 @@ fn main() {
         let own = stats.busy.saturating_sub(stats.computing);
         let maxima = if gives_maxima { "with maxima" } else { "without maxima" };
         let us = own.as_secs_f64() * 1e6 / stats.n_step as f64;
-        println!("{name:10} {us:.0} us a step of {N_SEQ} sequences, {maxima} of the model");
+        println!("{name:17} {us:.0} us a step of {N_SEQ} sequences, {maxima} of the model");
         drop(tickets);
         engine.shutdown();
     }
