@@ -9,6 +9,8 @@
 //   TABLES                  tables of sixteen bytes, read by PICKED
 //   TO                      bits moved from a place to another         MAGIC   1024 in both f16, under which a code is 1024 more
 //   TIMES                   a pair times a constant of both            WHOLE, SIGNED   a number below 1024, a byte minus 128, as pairs
+//   SPREAD                  EIGHT of IQ2 and IQ3: two words of four magnitudes, signs, and the number of an odd scale
+//   LOOKED                  eight nibbles' bytes of a table
 //   SIGN                    the sign bits of numbers i and i + 4 of eight    EVEN    eight signs from seven, as many as make them even
 #define MAGIC 0x64006400u
 #define NUMBERS (4 * QUADS + WORDS + SHORTS)
@@ -38,3 +40,11 @@
 #define FACTORS(from, super) \
   w[4 * ((from) + (4 * QUADS + WORDS) * n_super) + 2 * SHORTS * n_super + (TAIL == 4 ? (super) : (super) / 2)] \
       >> (TAIL == 4 ? 0 : 16 * ((super) % 2))
+#define SPREAD(first, second, signs, scale) \
+  const uint bytes[2] = {first, second}, sign = signs, s = WHOLE(2 * (scale) + 1); \
+  UNROLL \
+  for (uint i = 0; i < 4; i++) { \
+    const uint value = masked(bytes[i / 2] >> 8 * (i % 2), 0x00ff00ff, MAGIC); \
+    pair[i] = pair_fma(value, s, TIMES(s, 0xe400e400)) ^ SIGN(sign, i); \
+  }
+#define LOOKED(table, word) {PICKED(table, word), PICKED(table, (word) >> 16)}

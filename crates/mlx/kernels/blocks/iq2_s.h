@@ -8,13 +8,6 @@
 #define GRID 1
 #define CODES 2048
 #define TABLES 0
-#define SPREAD(first, second, signs, scale) \
-  const uint bytes[2] = {first, second}, sign = signs, s = WHOLE(2 * (scale) + 1); \
-  UNROLL \
-  for (uint i = 0; i < 4; i++) { \
-    const uint value = masked(bytes[i / 2] >> 8 * (i % 2), 0x00ff00ff, MAGIC); \
-    pair[i] = pair_fma(value, s, TIMES(s, 0xe400e400)) ^ SIGN(sign, i); \
-  }
 #define EIGHT(own, half_block, step) \
   const uint code = BYTE(own[half_block], step) | (own[4] >> 2 * (4 * half_block + step) & 3) << 8; \
   SPREAD(CODE(2 * code), CODE(2 * code + 1), BYTE(own[2 + half_block], step), NIBBLE(own[4], 4 + 2 * half_block + step / 2))

@@ -7,7 +7,6 @@
 #define AHEAD 0
 #define GRID 0
 #define TABLES 1
-#define LOOKED(table, word) {PICKED(table, word), PICKED(table, (word) >> 16)}
 #define EIGHT(own, half_block, step) \
   const uint s = (own[8] >> 16 * half_block & 0xffff) * 0x10001u, bytes[2] = LOOKED(table, own[4 * half_block + step]); \
   UNROLL \

@@ -8,7 +8,6 @@
 #define AHEAD 0
 #define GRID 0
 #define TABLES 1
-#define LOOKED(table, word) {PICKED(table, word), PICKED(table, (word) >> 16)}
 #define EIGHT(own, half_block, step) \
   const uint s = SIGNED(BYTE(own[8], half_block)), bytes[2] = LOOKED(table, own[4 * half_block + step]); \
   UNROLL \
