@@ -1,6 +1,7 @@
 //! How often drafted tokens are accepted, by measure: of a sequence, of all sequences, by how many tokens before agreed and
 //! by how sure a model was.
 
+use crate::account::Balance;
 use crate::lookup::GRAM;
 
 /// Weight of a new observation of acceptance: of a sequence, of all that a model drafts for.
@@ -29,12 +30,13 @@ const RATE_ALL: f64 = 0.1;
 const RATE_OWN: f64 = 0.8;
 /// How far it is at most.
 const MAX_BIAS: f64 = 4.0;
-/// What a sequence's drafts may cost before they have saved anything, in steps: where they saved others something or few are
-/// known, and where they did not. With less than one, two wrong tokens at the beginning end the drafts of a text of which all
-/// others would be right.
+/// What a sequence's drafts may cost before they have saved anything, in steps, at most. With less than one, two wrong tokens at
+/// the beginning end the drafts of a text of which all others would be right.
 pub(crate) const START: f64 = 2.0;
-const LESS: f64 = 0.3;
-const FEW: u32 = 16;
+/// What that may come to for all sequences of a kind before drafts have saved anything, in steps.
+pub(crate) const FUND: f64 = 64.0;
+/// What it grows by: a part of the steps that sequences take without drafts.
+const INCOME: f64 = 0.01;
 
 /// The probability that a token of a sequence's drafts is accepted.
 #[derive(Debug, Clone, Copy)]
@@ -94,15 +96,14 @@ pub(crate) struct Others([Other; N_KIND]);
 struct Other {
     /// How often tokens that were looked up are accepted, by [`AGREE`].
     lookups: [f64; AGREE.len()],
-    /// Steps that drafts save a sequence, less what they cost.
-    saved: f64,
-    n_seq: u32,
+    /// Steps that all sequences may still begin with: what drafts saved, less what they cost. Less than nothing is a debt.
+    fund: f64,
 }
 
 impl Others {
     /// Nothing measured.
     pub fn new() -> Others {
-        Others([Other { lookups: AGREE.map(|(_, accept)| accept), saved: 0.0, n_seq: 0 }; N_KIND])
+        Others([Other { lookups: AGREE.map(|(_, accept)| accept), fund: FUND }; N_KIND])
     }
 
     /// How often tokens of a new sequence that are looked up are accepted, as is supposed.
@@ -112,20 +113,18 @@ impl Others {
 
     /// Steps that a new sequence's drafts may cost before they have saved any.
     pub fn start(&self, kind: Kind) -> f64 {
-        let other = &self.0[kind as usize];
-        if other.n_seq < FEW || other.saved > 0.0 { START } else { LESS }
+        self.0[kind as usize].fund.clamp(0.0, START)
     }
 
-    /// Learns from a sequence that ended, for which drafts saved so many steps.
-    pub fn learn(&mut self, kind: Kind, lookups: &[Accept; AGREE.len()], saved: Option<f64>) {
+    /// Learns from a sequence that ended.
+    pub fn learn(&mut self, kind: Kind, lookups: &[Accept; AGREE.len()], balance: Option<Balance>) {
         let other = &mut self.0[kind as usize];
         for (all, one) in other.lookups.iter_mut().zip(lookups) {
             let weight = 1.0 - (1.0 - WEIGHT_ALL).powi(one.n_learned.min(1 << 16) as i32);
             *all += weight * (one.mean - *all);
         }
-        if let Some(saved) = saved {
-            other.n_seq = other.n_seq.saturating_add(1);
-            other.saved += WEIGHT.max(1.0 / f64::from(other.n_seq)) * (saved - other.saved);
+        if let Some(Balance { saved, plain }) = balance {
+            other.fund = (other.fund + saved + INCOME * plain).clamp(-FUND, FUND);
         }
     }
 }
@@ -246,17 +245,21 @@ mod tests {
     }
 
     #[test]
-    fn where_drafts_cost_others_more_than_they_saved_a_sequence_begins_with_less() {
+    fn sequences_begin_with_what_drafts_saved_others() {
         let mut others = Others::new();
-        let unknown = others.start(Kind::Greedy);
         let lookups = others.lookups(Kind::Greedy);
+        let balance = |saved| Some(Balance { saved, plain: 5.0 });
+        let learn = |others: &mut Others, n, saved| {
+            (0..n).for_each(|_| others.learn(Kind::Drawn, &lookups, balance(saved)));
+            [Kind::Greedy, Kind::Likeliest, Kind::Drawn].map(|kind| others.start(kind))
+        };
         others.learn(Kind::Greedy, &lookups, None);
-        (0..FEW).for_each(|_| others.learn(Kind::Drawn, &lookups, Some(-1.0)));
-        assert_eq!(
-            [Kind::Greedy, Kind::Likeliest, Kind::Drawn].map(|kind| others.start(kind)),
-            [unknown, unknown, LESS]
-        );
-        (0..20).for_each(|_| others.learn(Kind::Drawn, &lookups, Some(5.0)));
-        assert_eq!(others.start(Kind::Drawn), START);
+        assert_eq!(learn(&mut others, 30, -2.0), [START; 3]);
+        // What there was is spent, and a hundredth of all steps does not make it up.
+        assert_eq!(learn(&mut others, 30, -2.0), [START, START, 0.0]);
+        assert_eq!(learn(&mut others, 30, 5.0), [START; 3]);
+        // However much was saved, as much as at first may be lost.
+        assert_eq!(learn(&mut others, 1000, 5.0), [START; 3]);
+        assert_eq!(learn(&mut others, 40, -2.0), [START, START, 0.0]);
     }
 }

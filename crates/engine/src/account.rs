@@ -1,8 +1,9 @@
 //! What drafts may cost a sequence.
 //!
 //! Accepted tokens earn the time of the steps that they save, drafts and what a model reads for them cost theirs, and nothing
-//! is done that the account does not cover. It begins with the time of two steps, and grows by a fiftieth of what the sequence
-//! takes without drafts, its prompt included, which bounds what drafts can cost it, whatever acceptance was measured.
+//! is done that the account does not cover. It begins with the time of two steps, as long as all sequences together have that left
+//! ([`crate::accept::Others`]), and grows by a fiftieth of what the sequence takes without drafts, its prompt included, which
+//! bounds what drafts can cost it, whatever acceptance was measured.
 
 /// What it may hold at most, in steps without drafts.
 const CAP: f64 = 8.0;
@@ -24,6 +25,15 @@ pub(crate) struct Account {
     step: f64,
     /// Seconds that its prompt and its steps would have taken without drafts.
     plain: f64,
+}
+
+/// What drafts came to, in steps of the sequence alone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Balance {
+    /// What they saved, less what they cost.
+    pub saved: f64,
+    /// What the sequence would have taken without.
+    pub plain: f64,
 }
 
 /// Whose a draft is.
@@ -83,8 +93,8 @@ impl Account {
         self.plain
     }
 
-    /// Steps that drafts have saved, less what they cost; `None` where nothing was measured.
-    pub fn saved_steps(&self) -> Option<f64> {
-        (self.step > 0.0).then(|| self.saved / self.step)
+    /// What drafts came to; `None` where nothing was measured.
+    pub fn balance(&self) -> Option<Balance> {
+        (self.step > 0.0).then(|| Balance { saved: self.saved / self.step, plain: self.plain / self.step })
     }
 }

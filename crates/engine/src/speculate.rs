@@ -271,8 +271,8 @@ impl Speculator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accept::START;
-    use crate::account::INCOME;
+    use crate::accept::{FUND, START};
+    use crate::account::{Balance, INCOME};
     use crate::length::PROBE;
     use crate::length::tests::times;
 
@@ -322,16 +322,24 @@ mod tests {
         assert!(good > 100_000 && step(&mut speculator, &PAIR, &costs, true) > 8, "{good}");
     }
 
-    /// A sequence of a model and a machine at random: the least that its drafts ever saved beside a fiftieth of its plain time, in
-    /// steps, and how many tokens were drafted. What the model has not read grows by what it did not draft for.
-    fn replay(seed: u64) -> (f64, usize) {
+    /// What a sequence came to.
+    struct Replay {
+        /// The least that its drafts ever saved beside a fiftieth of its plain time, in steps.
+        least: f64,
+        n_drafted: usize,
+        balance: Balance,
+    }
+
+    /// A sequence of so many steps and tokens of a prompt, at most, of which such a part of drafts is right, at most, of a model and a
+    /// machine at random. What the model has not read grows by what it did not draft for.
+    fn replay(seed: u64, (longest, prompt, right): (u64, u64, f64), others: &Others) -> Replay {
         let mut rng = crate::sampler::Rng::new(seed);
         let times = times(&[(1, 100), (17, 110 + rng.next_u64() % 900)]);
-        let part = rng.next_unit() * rng.next_unit();
-        let (accept, each, n_step) = (rng.next_unit(), 0.03 * rng.next_unit(), 1 + rng.next_u64() % 400);
+        let part = right * rng.next_unit() * rng.next_unit();
+        let (accept, each, n_step) = (rng.next_unit(), 0.03 * rng.next_unit(), 1 + rng.next_u64() % longest);
         let costs = Costs { times: &times, n_decode: 1, n_tok: 1, each, rewinds: false };
-        let (mut n_token, token) = ((rng.next_u64() % 300) as f64, each * rng.next_unit());
-        let mut speculator = Speculator::new(0, Kind::Greedy, &Others::new());
+        let (mut n_token, token) = ((rng.next_u64() % prompt) as f64, each * rng.next_unit());
+        let mut speculator = Speculator::new(0, Kind::Greedy, others);
         let read = 0.03 * n_token;
         speculator.account.begin(read, costs.step());
         let (mut n_drafted, mut n_unread, mut is_whole, mut least) = (0, n_token, true, 0f64);
@@ -356,21 +364,37 @@ mod tests {
                 learn(&mut speculator, Source::Lookup(3), length.n_tok, n_right);
             }
             let plain = read + costs.step() * n as f64;
-            let saved = speculator.account.saved_steps().expect("steps were measured") * costs.step();
+            let saved = speculator.account.balance().expect("steps were measured").saved * costs.step();
             least = least.min((saved + INCOME * plain) / costs.step());
         }
-        (least, n_drafted)
+        Replay { least, n_drafted, balance: speculator.account.balance().expect("steps were measured") }
     }
 
     #[test]
     fn a_sequence_loses_two_steps_and_a_fiftieth_of_its_time() {
-        let mut sums = (0, 0f64);
+        let (mut n_all, mut lowest) = (0, 0f64);
         for seed in 0..3000 {
-            let (least, n_drafted) = replay(seed);
-            sums = (sums.0 + n_drafted, sums.1.min(least));
+            let Replay { least, n_drafted, .. } = replay(seed, (400, 300, 1.0), &Others::new());
+            (n_all, lowest) = (n_all + n_drafted, lowest.min(least));
             assert!(least >= -START - 1e-9, "seed {seed}: {least} steps beside a fiftieth of its time");
         }
-        assert!(sums.0 > 50_000 && sums.1 < 0.8 - START, "{sums:?}");
+        assert!(n_all > 50_000 && lowest < 0.8 - START, "{n_all} {lowest}");
+    }
+
+    #[test]
+    fn sequences_together_lose_what_there_is_and_three_hundredths_of_their_time() {
+        let (mut others, lookups) = (Others::new(), Others::new().lookups(Kind::Greedy));
+        let (mut plain, mut saved, mut alone) = (0.0, 0.0, 0.0);
+        for seed in 0..3000 {
+            let [balance, by_itself] =
+                [&others, &Others::new()].map(|others| replay(seed, (6, 1, 0.0), others).balance);
+            alone += by_itself.saved;
+            (plain, saved) = (plain + balance.plain, saved + balance.saved);
+            others.learn(Kind::Greedy, &lookups, Some(balance));
+            assert!(saved >= -FUND - START - 0.03 * plain, "{saved} steps of {plain} by seed {seed}");
+        }
+        // Each by itself may lose two steps.
+        assert!(saved < -FUND && alone < 4.0 * saved, "{alone} and {saved} of {plain}");
     }
 
     #[test]

@@ -439,7 +439,7 @@ impl Steps {
         if let Some(mut client) = self.clients.remove(&id) {
             let kind = client.kind();
             if let Some(speculator) = client.speculator() {
-                self.others.learn(kind, speculator.by_agreement(), speculator.account.saved_steps());
+                self.others.learn(kind, speculator.by_agreement(), speculator.account.balance());
             }
             self.shared.left(client.asked_by, client.has_started());
             // Whoever hears of the end finds it in the statistics.

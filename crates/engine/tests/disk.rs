@@ -13,28 +13,12 @@ use mlxr_engine::disk::{Disk, DiskConfig, DiskStats, Maker};
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_engine::sampler::Rng;
 use mlxr_engine::{Config, Engine, Parts, TokenId};
+use mlxr_testing::Temp;
 
 const DAY_S: u64 = 24 * 60 * 60;
 const MAKER: Maker = Maker([7; 32]);
 
-/// A folder that is removed in the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("mlxr-disk-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn config(folder: &Folder) -> DiskConfig {
+fn config(folder: &Temp) -> DiskConfig {
     DiskConfig { folder: folder.0.clone(), max_bytes: 1 << 30, max_bytes_day: 1 << 30 }
 }
 
@@ -75,7 +59,7 @@ fn pages(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_conversation_goes_on_after_a_restart() {
-    let folder = Folder::new("restart");
+    let folder = Temp::new("restart");
     let prompt: Vec<TokenId> = (0..45).collect();
     {
         let disk = open(config(&folder));
@@ -102,7 +86,7 @@ fn a_conversation_goes_on_after_a_restart() {
 
 #[test]
 fn a_recurrent_model_goes_on_at_a_state() {
-    let folder = Folder::new("recurrent");
+    let folder = Temp::new("recurrent");
     let prompt: Vec<TokenId> = (0..45).collect();
     let engine = |disk: &Disk| {
         let parts = Parts { disk: Some((disk.clone(), MAKER)), ..Fake::recurrent(64, 8).parts() };
@@ -130,7 +114,7 @@ fn a_recurrent_model_goes_on_at_a_state() {
 
 #[test]
 fn pages_that_the_arena_had_no_room_for_come_back() {
-    let folder = Folder::new("pressure");
+    let folder = Temp::new("pressure");
     let disk = open(config(&folder));
     let engine = engine(&disk, MAKER, 6);
     let prompts: Vec<Vec<TokenId>> = (0..5).map(|i| (i..i + 60).map(|token| token % 50).collect()).collect();
@@ -163,7 +147,7 @@ fn a_file_that_is_wrong_is_a_miss() {
         ("huge", |path| fs::write(path, vec![0; 1 << 20]).expect("it may be written")),
     ];
     for (name, harm) in harms {
-        let folder = Folder::new(&format!("harm-{}", name.replace(' ', "-")));
+        let folder = Temp::new(&format!("harm-{}", name.replace(' ', "-")));
         {
             let engine = engine(&open(config(&folder)), MAKER, 64);
             cached(&engine, &prompt);
@@ -179,7 +163,7 @@ fn a_file_that_is_wrong_is_a_miss() {
 
 #[test]
 fn budgets_of_size_and_day_are_kept() {
-    let folder = Folder::new("budget");
+    let folder = Temp::new("budget");
     let file = (4 * PAGE_TOKENS + mlxr_engine::disk::file::OVERHEAD) as u64;
     let now = Arc::new(AtomicU64::new(10 * DAY_S));
     let clock = {
@@ -214,7 +198,7 @@ fn budgets_of_size_and_day_are_kept() {
 
 #[test]
 fn a_folder_that_cannot_be_written_stops_nothing() {
-    let folder = Folder::new("readonly");
+    let folder = Temp::new("readonly");
     let disk = open(config(&folder));
     fs::remove_dir_all(&folder.0).expect("it was made");
     fs::write(&folder.0, "no folder").expect("it may be written");
@@ -223,7 +207,7 @@ fn a_folder_that_cannot_be_written_stops_nothing() {
     cached(&engine, &prompt);
     assert_eq!(cached(&engine, &prompt), 32, "the arena still has it");
     wait_for("failure", || disk.stats().n_failed > 0);
-    assert!(disk.take_failure().is_some_and(|text| text.contains("mlxr-disk")));
+    assert!(disk.take_failure().is_some_and(|text| text.contains("readonly")));
     engine.shutdown();
     fs::remove_file(&folder.0).expect("it is there");
 }
@@ -232,7 +216,7 @@ fn a_folder_that_cannot_be_written_stops_nothing() {
 fn random_prompts_over_random_restarts_get_their_text() {
     for seed in 0..6 {
         println!("seed {seed}");
-        let folder = Folder::new(&format!("random-{seed}"));
+        let folder = Temp::new(&format!("random-{seed}"));
         let mut rng = Rng::new(seed);
         let mut below = |n: usize| (rng.next_u64() % n as u64) as usize;
         for _ in 0..4 {
