@@ -12,10 +12,11 @@ use mlxr_compute::scalar::Scalar;
 use mlxr_engine::sampler::Rng;
 use mlxr_engine::{Config, Draft, Engine, Parts, Reads, Runner, TokenId};
 use mlxr_models::{Arena, LoadOptions, is_eagle, is_medusa, load, load_eagle, load_medusa};
+use mlxr_testing::Temp;
 use mlxr_weights::safetensors::{Entry, Writer};
 use serde_json::json;
 
-use drafting::{Temp, texts_of_five};
+use drafting::texts_of_five;
 
 /// Tokens, and numbers of a hidden state: one for each token.
 const N: usize = 48;

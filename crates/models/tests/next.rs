@@ -10,9 +10,10 @@ use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::{Config, Draft, Engine, Parts, Reads, TokenId};
 use mlxr_models::{Arena, LoadOptions, load, load_next};
+use mlxr_testing::Temp;
 use mlxr_weights::gguf::{Entry, Metadata, Value, Writer};
 
-use drafting::{Temp, texts_of_five};
+use drafting::texts_of_five;
 
 /// Texts of five sequences at once, and how many tokens were drafted for them.
 fn texts(folder: &Path, temperature: f32, max_draft: usize) -> (Vec<Vec<TokenId>>, u64) {

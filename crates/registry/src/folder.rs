@@ -227,42 +227,27 @@ fn split_number(stem: &str) -> Option<(&str, u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use mlxr_testing::Temp;
+
     use super::*;
 
-    /// A folder that is removed in the end.
-    struct Temp(PathBuf);
-
-    impl Temp {
-        fn new(name: &str) -> Temp {
-            let path = std::env::temp_dir().join(format!("mlxr-registry-{name}-{}", std::process::id()));
-            fs::create_dir_all(&path).expect("a folder for the test");
-            Temp(path)
-        }
-
-        fn write(&self, path: &str, n_byte: usize) {
-            let path = self.0.join(path);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
-            fs::write(path, vec![0; n_byte]).expect("a file");
-        }
-    }
-
-    impl Drop for Temp {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn write(temp: &Temp, path: &str, n_byte: usize) {
+        let path = temp.0.join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(path, vec![0; n_byte]).expect("a file");
     }
 
     #[test]
     fn models_are_listed_by_name() {
         let temp = Temp::new("list");
-        temp.write("Tiny.gguf", 10);
-        temp.write("big-00001-of-00002.gguf", 5);
-        temp.write("big-00002-of-00002.gguf", 7);
-        temp.write("org/model/config.json", 2);
-        temp.write("org/model/model.safetensors", 30);
-        temp.write("org/notes.txt", 1);
-        temp.write(".hidden/x.gguf", 1);
-        temp.write("a/b/c/d/e/too-deep.gguf", 1);
+        write(&temp, "Tiny.gguf", 10);
+        write(&temp, "big-00001-of-00002.gguf", 5);
+        write(&temp, "big-00002-of-00002.gguf", 7);
+        write(&temp, "org/model/config.json", 2);
+        write(&temp, "org/model/model.safetensors", 30);
+        write(&temp, "org/notes.txt", 1);
+        write(&temp, ".hidden/x.gguf", 1);
+        write(&temp, "a/b/c/d/e/too-deep.gguf", 1);
         let folder = Folder::new(temp.0.clone());
         let models = folder.list().expect("readable");
         let rows: Vec<(&str, u64, Form)> = models.iter().map(|m| (m.name.as_str(), m.size_bytes, m.form)).collect();
@@ -278,7 +263,7 @@ mod tests {
     #[test]
     fn a_model_inside_of_the_program_is_found_unless_the_folder_has_one_of_its_name() {
         let temp = Temp::new("embedded");
-        temp.write("b.gguf", 7);
+        write(&temp, "b.gguf", 7);
         let folder = Folder::new(temp.0.clone()).with_embedded([Model::embedded("a", 3), Model::embedded("B", 4)]);
         let rows: Vec<_> =
             folder.list().expect("readable").into_iter().map(|m| (m.name, m.size_bytes, m.form)).collect();
@@ -295,8 +280,8 @@ mod tests {
         assert_eq!(folder.list().expect("no folder is an empty one"), []);
         let none = format!("no model `x`: no such file or folder, and {} has no models", folder.path().display());
         assert_eq!(folder.find("x").expect_err("none").to_string(), none);
-        temp.write("a.gguf", 1);
-        temp.write("note.txt", 1);
+        write(&temp, "a.gguf", 1);
+        write(&temp, "note.txt", 1);
         let folder = Folder::new(temp.0.clone());
         let some = format!("no model `x`: no such file or folder, and {} has only: a", folder.path().display());
         assert_eq!(folder.find("x").expect_err("none").to_string(), some);

@@ -1,16 +1,18 @@
-//! What tests of several crates share: an allocator that counts, for steps that must not allocate, and a model without
-//! weights.
+//! What tests of several crates share: an allocator that counts, for steps that must not allocate, a model without weights and
+//! folders that go with a test.
 //!
 //! ```ignore
 //! #[global_allocator]
 //! static ALLOCATOR: Counting = Counting::new();
 //! ```
 
+mod folder;
 mod runner;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use folder::Temp;
 pub use runner::{Scripted, n_logits};
 
 /// The system's allocator, counting how often it gives.

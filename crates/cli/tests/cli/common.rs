@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+pub use mlxr_testing::Temp;
+
 /// The folder of fixtures, or `None` with a loud word.
 pub fn fixtures() -> Option<PathBuf> {
     let folder = std::env::var_os("MLXR_FIXTURES").map(PathBuf::from);
@@ -30,27 +32,4 @@ pub fn succeed(home: &Temp, args: &[&str]) -> Output {
 /// Standard output as text.
 pub fn stdout(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).expect("UTF-8")
-}
-
-/// A folder that is removed in the end.
-pub struct Temp(pub PathBuf);
-
-impl Temp {
-    /// A new folder; `name` tells tests apart.
-    pub fn new(name: &str) -> Temp {
-        let path = std::env::temp_dir().join(format!("mlxr-cli-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a folder for the test");
-        Temp(path)
-    }
-
-    /// The path of a file in it.
-    pub fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("text").to_owned()
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

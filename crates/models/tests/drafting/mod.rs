@@ -1,29 +1,9 @@
 //! What tests of drafts share.
 
-use std::path::PathBuf;
 use std::sync::mpsc;
 
 use mlxr_engine::sampler::Params;
 use mlxr_engine::{Engine, Request, TokenEvent, TokenId};
-
-/// A folder that goes with the test.
-pub struct Temp(pub PathBuf);
-
-impl Temp {
-    /// An empty one.
-    pub fn new(name: &str) -> Temp {
-        let folder = std::env::temp_dir().join(format!("mlxr-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        Temp(folder)
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        // A folder that stays does no harm.
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
 
 /// Texts of five sequences at once, the `i`-th of which begins with `10 + 7 * i` tokens, `token(at, i)` each.
 pub fn texts_of_five(

@@ -1,6 +1,6 @@
 //! What the tests of conversions share.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mlxr_compute::Backend;
 use mlxr_compute::op::KvType;
@@ -8,23 +8,7 @@ use mlxr_compute::scalar::Scalar;
 use mlxr_engine::runner::PAGE_TOKENS;
 use mlxr_engine::{Batch, PageId, Row, Runner, SeqId, Want};
 use mlxr_models::{Arena, LoadOptions};
-
-/// A folder that is removed in the end.
-pub struct Temp(pub PathBuf);
-
-impl Temp {
-    pub fn new(name: &str) -> Temp {
-        let path = std::env::temp_dir().join(format!("mlxr-convert-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a folder for the test");
-        Temp(path)
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+pub use mlxr_testing::Temp;
 
 /// Logits after each of some tokens, by the definitions, or what went wrong.
 pub fn logits(path: &Path) -> Result<Vec<f32>, String> {
