@@ -140,7 +140,8 @@ class Bench:
         command += ["--streaming", "--use-server-token-count", "--use-legacy-max-tokens", "--tokenizer", self.tokenizer]
         command += ["--input-file", file, "--custom-dataset-type", "mooncake_trace", "--artifact-dir", out]
         command += ["--ui", "none", "--no-gpu-telemetry", "--no-server-metrics", "--workers-max", 2]
-        command += ["--record-processors", 1, "--export-level", "records", "--request-timeout-seconds", 1800]
+        command += ["--record-processors", 1, "--export-level", "records", "--connection-reuse-strategy", "never"]
+        command += ["--request-timeout-seconds", 1800]
         command += ["--extra-inputs", json.dumps(self.extra(lines))]
         timed = any("timestamp" in line for line in lines)
         command += ["--fixed-schedule"] if timed else ["--concurrency", clients, "--request-count", len(lines)]

@@ -8,8 +8,8 @@
 One server drafts (`--draft mlxr-draft`, prompt lookup), the other does not (`--draft-max 0`). Each prompt goes to both by
 turns, under a cache salt of its own, so that its reading counts too. Processor time of the server's threads is read from
 /proc (Linux): what other programs do to the machine matters little. Texts must be the same, for the same seed: it is an
-error if they are not. Rows are prompts that the pair of models was trained on, others that repeat themselves, and free text on
-which the two disagree; each at temperature 0 and 0.8. `gain` is plain over drafted: 1.5 is half more tokens a second. Requests
+error if they are not. Rows are prompts that the pair of models was trained on, others that repeat themselves, questions that it was not trained on,
+and free text on which the two disagree; each at temperature 0 and 0.8. `gain` is plain over drafted: 1.5 is half more tokens a second. Requests
 for a single token tell what reading a prompt takes without drafts: `decoding` is the gain of what is left without that.
 With `--held-out` the longest replies of the first conversations of each kind that the pair of models was not trained on are added;
 DATA is what assets/embedded/build.py makes. With `--base` the second server is another program's with the same flags: before and after a change.
@@ -43,6 +43,15 @@ def ask(*said, **more):
     return {"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)], **more}
 
 
+# What people may ask of the model inside that it was never trained on.
+ASKED = {
+    "lake": "What is the difference between a lake and a river?", "sleep": "Give me three tips for sleeping better.",
+    "rain": "Write a short poem about rain.", "cook": "What should I cook tonight?", "computer": "Explain what a computer does.",
+    "brazil": "Tell me something about Brazil.", "friend": "Write a letter to a friend who moved away.",
+    "day": "What can I do on a rainy day?", "forest": "Describe a walk in the forest.", "sum": "What is 17 plus 25?",
+    "swim": "How can I learn to swim?", "station": "Where is the train station?", "book": "Can you recommend a good book?",
+    "window": "How do I clean a window?"}  # fmt: skip
+
 # Kind, name, request: conversations or, as a text, the beginning of one.
 PROMPTS = [
     ("draft", "story", ask("Tell me a story about a fox and a bear.")),
@@ -55,6 +64,7 @@ PROMPTS = [
     ("lookup", "code 1", ask(f"Repeat this code and change 8080 to 9090:\n\n{CODE}")),
     ("lookup", "code 2", ask(f"Repeat this code and change 30 to 60:\n\n{CODE}")),
     ("lookup", "code 3", f"File settings.py:\n\n{CODE}\nThe same file with another port:\n\ndef load_settings(path):\n"),
+    *(("asked", name, ask(text)) for name, text in ASKED.items()),
     ("free", "committee", "The committee met on Tuesday to discuss the new proposal, and after a long debate it"),
     ("free", "harbour", "It was a cold morning in the harbour, and the captain had not slept. He looked at"),
     ("free", "python", "class Matrix:\n    def __init__(self, rows):\n        self.rows = rows\n\n    def multiply(self,"),
