@@ -35,6 +35,8 @@ const MAX_BIAS: f64 = 4.0;
 pub(crate) const START: f64 = 2.0;
 /// What that may come to for all sequences of a kind before drafts have saved anything, in steps.
 pub(crate) const FUND: f64 = 64.0;
+/// What it may come to in the end: what others saved.
+const MOST: f64 = 512.0;
 /// What it grows by: a part of the steps that sequences take without drafts.
 const INCOME: f64 = 0.01;
 
@@ -124,7 +126,7 @@ impl Others {
             *all += weight * (one.mean - *all);
         }
         if let Some(Balance { saved, plain }) = balance {
-            other.fund = (other.fund + saved + INCOME * plain).clamp(-FUND, FUND);
+            other.fund = (other.fund + saved + INCOME * plain).clamp(-FUND, MOST);
         }
     }
 }
@@ -258,8 +260,9 @@ mod tests {
         // What there was is spent, and a hundredth of all steps does not make it up.
         assert_eq!(learn(&mut others, 30, -2.0), [START, START, 0.0]);
         assert_eq!(learn(&mut others, 30, 5.0), [START; 3]);
-        // However much was saved, as much as at first may be lost.
+        // What was saved may be lost, but not all of it.
         assert_eq!(learn(&mut others, 1000, 5.0), [START; 3]);
-        assert_eq!(learn(&mut others, 40, -2.0), [START, START, 0.0]);
+        assert_eq!(learn(&mut others, 200, -2.0), [START; 3]);
+        assert_eq!(learn(&mut others, 100, -2.0), [START, START, 0.0]);
     }
 }
