@@ -1,48 +1,97 @@
 // Up to 8 N rows times a transposed affine matrix, for GPUs that multiply 16 x 16 by 16 x 8 in one step: weights become f16 in
-// the registers that the step reads, once for all rows. Group: 16 R rows of the matrix, or 16 of each of two (GLU), 8 waves
+// the registers that the step reads, once for all rows. Group: 16 R rows of the matrix, or 16 of each of two (GLU), WAVES
 // that share the columns, 128 at a time, of which a lane takes 32. Three matrices of the same columns are multiplied in one
 // launch where PARTS is 3, the groups of one after those of the other.
 //
-//   x_half, x_scales: of `rows_half`, LAYOUT BITS; or NORMED, where one row is to be multiplied: x [COLUMNS] f32 and the weight
-//   and factors of its RMS norm, of which every group makes the same for itself
-//                                                          w, w2, w3 [n_out, n_in * BITS / 32] u32
-//   scales, biases and those of w2, w3 [n_out, n_in / GROUP]  residual [n_tok, n_out] f32 (ADD)
-//   sizes [n_in, n_tok, rows of w, of w2, of w3]            y, y2, y3 [n_tok, n_out] f32
+//   x_half, x_scales: of `rows_half`, LAYOUT BITS, and sizes [n_tok]; or NORMED, where one row is to be multiplied: x [COLUMNS] f32
+//   and the weight and factors of its RMS norm, of which every group makes the same for itself
+//   w, w2, w3 [n_out, COLUMNS * BITS / 32] u32, of ROWS, ROWS2, ROWS3 rows: what a launch has to read first costs it as long as a
+//   tenth of a small matrix takes, so that shapes are constants
+//   scales, biases and those of w2, w3 [n_out, COLUMNS / GROUP]
+//   residual [n_tok, n_out] f32 (ADD)                       y, y2, y3 [n_tok, n_out] f32
 //   APPEND: w, w2, w3 make queries, keys and values of heads of HEAD, of which DIMS dimensions are rotated as in `rotate_append`; keys
 //   and values go to their pages, y are the queries. The halves of the heads (PAIRED 0) meet in a group: half of its rows are
 //   HEAD / 2 after the others.
 //   GLU 1: silu(w x) * (w2 x), 2: gelu(w x) * (w2 x), then also y / 16 in `pairs` as `rows_half` makes them, of LAYOUT (0:
 //   not). An f16 ends at 65504: beyond 16 times that `pairs` end too.
-const uint n_in = NORMED == 1 ? COLUMNS : sizes[0], n_tok = NORMED == 1 ? 1 : sizes[1];
-const uint n_block = n_in / 128, quad = lane % 4, line = lane / 4;
+const uint n_tok = TOKENS, n_block = COLUMNS / 128, quad = lane % 4, line = lane / 4;
 const uint n_row = GLU > 0 ? 16 : 16 * R;
 uint part = 0, group = group_x;
 if (PARTS == 3) {
   for (uint i = 0; i < 2; i++) {
-    const uint n_group = (sizes[2 + i] + n_row - 1) / n_row;
+    const uint n_group = (ROWS_OF(i) + n_row - 1) / n_row;
     if (part == i && group >= n_group) {
       part = i + 1;
       group -= n_group;
     }
   }
 }
-const uint n_out = sizes[2 + part];
+const uint n_out = ROWS_OF(part);
 const uint in_head = PAIRED == 1 ? 1 : HEAD / n_row;
 const uint row = PAIRED == 1 ? group * n_row : group / in_head * HEAD + group % in_head * (n_row / 2);
-SHARED(float, shared_parts, 8 * R * N * 128);
+SHARED(float, shared_parts, WAVES * R * N * 128);
 SHARED(float, shared_out, GLU > 0 ? 128 * N : APPEND == 1 ? 128 * N * R : 1);
 SHARED(uint4, shared_x, NORMED == 1 ? COLUMNS / 8 : 1);
-MATRIX(8)
+MATRIX(WAVES)
 const uint rank = wave * 32 + lane;
+uint at[R][2];
+UNROLL
+for (uint r = 0; r < R; r++) {
+  UNROLL
+  for (uint h = 0; h < 2; h++) {
+    const uint wanted = row + (GLU > 0 ? 0 : PAIRED == 1 ? 16 * r : 8 * r) + (PAIRED == 1 ? 8 : HEAD / 2) * h + line;
+    at[r][h] = wanted < n_out ? wanted : n_out - 1;
+  }
+}
+// What a wave multiplies first is on its way while the row is normalized, and where it pays what it multiplies next while it multiplies.
+uint next[R][2][BITS];
+T next_scale[R][2], next_bias[R][2];
+#define FETCH(block) \
+  UNROLL \
+  for (uint r = 0; r < R; r++) { \
+    const uint from = GLU > 0 ? r : part; \
+    (void)from; \
+    UNROLL \
+    for (uint h = 0; h < 2; h++) { \
+      UNROLL \
+      for (uint i = 0; i < BITS / 4; i++) { \
+        const uint4 four = LOAD4(PICK(from, w, w2, w3), (at[r][h] * n_block + (block)) * BITS + quad * (BITS / 4) + i); \
+        next[r][h][4 * i] = four.x; \
+        next[r][h][4 * i + 1] = four.y; \
+        next[r][h][4 * i + 2] = four.z; \
+        next[r][h][4 * i + 3] = four.w; \
+      } \
+      if (RUN == 1) { \
+        const uint of = at[r][h] * (COLUMNS / GROUP) + ((block) * 128 + quad * 32) / GROUP; \
+        next_scale[r][h] = PICK(from, scales, scales2, scales3)[of]; \
+        next_bias[r][h] = PICK(from, biases, biases2, biases3)[of]; \
+      } \
+    } \
+  }
+#define FETCH_NEXT \
+  if (place + 1 < RUN) { \
+    FETCH(block + 1) \
+  } else if (run + WAVES < n_block / RUN) { \
+    FETCH((run + WAVES) * RUN) \
+  }
+#define READ(step) \
+  UNROLL \
+  for (uint n = 0; n < N; n++) { \
+    input[(step) % 2][n] = NORMED == 1 ? shared_x[(block * 4 + (step)) * 4 + quad] \
+                                       : INPUT(int(start[n] + block * 128) + 32 * int(step)); \
+  }
+if (wave < n_block / RUN) { FETCH(wave * RUN) }
+// Of two matrices, or of blocks that are no run, the registers cost more than it gains, by kernel times of an H200.
+const bool ahead = RUN > 1 && N == 1 && GLU == 0;
 float row_scale = 0.0f;
 #if NORMED == 1
-SHARED(float, shared_norm, 16);
+SHARED(float, shared_norm, 2 * WAVES);
 {
-  constexpr uint TURNS = (COLUMNS / 8 + 255) / 256;
+  constexpr uint TURNS = (COLUMNS / 8 + 32 * WAVES - 1) / (32 * WAVES);
   float square = 0.0f, largest = 0.0f, value[TURNS][8];
   UNROLL
   for (uint turn = 0; turn < TURNS; turn++) {
-    const uint octet = turn * 256 + rank;
+    const uint octet = turn * 32 * WAVES + rank;
     UNROLL
     for (uint half_octet = 0; half_octet < 2; half_octet++) {
       const uint from = octet < COLUMNS / 8 ? 2 * octet + half_octet : 0;
@@ -62,19 +111,19 @@ SHARED(float, shared_norm, 16);
   largest = simd_max(largest);
   if (lane == 0) {
     shared_norm[wave] = square;
-    shared_norm[8 + wave] = largest;
+    shared_norm[WAVES + wave] = largest;
   }
   BARRIER();
   square = 0.0f;
-  for (uint i = 0; i < 8; i++) {
+  for (uint i = 0; i < WAVES; i++) {
     square += shared_norm[i];
-    largest = shared_norm[8 + i] > largest ? shared_norm[8 + i] : largest;
+    largest = shared_norm[WAVES + i] > largest ? shared_norm[WAVES + i] : largest;
   }
   const float inverse = largest > 0.0f ? 256.0f / largest : 0.0f;
   row_scale = largest / 256.0f / sqrt(square / float(COLUMNS) + EPSILON);
   UNROLL
   for (uint turn = 0; turn < TURNS; turn++) {
-    const uint octet = turn * 256 + rank, place = (octet / 16 * 4 + octet % 4) * 4 + octet % 16 / 4;
+    const uint octet = turn * 32 * WAVES + rank, place = (octet / 16 * 4 + octet % 4) * 4 + octet % 16 / 4;
     if (octet < COLUMNS / 8) {
       UNROLL
       for (uint i = 0; i < 4; i++) {
@@ -86,14 +135,11 @@ SHARED(float, shared_norm, 16);
   BARRIER();
 }
 #endif
-// Where rows lie of which a lane reads. The columns of no row are not read by anyone: let them be those of the last. Elsewhere a
-// condition keeps the loads from being moved up, where the registers they take cost more, by kernel times of an H100.
-const bool always = N == 1 ? BITS == 4 && (PARTS == 1 || APPEND == 1) : N > 2 && GLU == 0;
+// Where rows lie of which a lane reads; what follows the last is not read by anyone.
 uint start[N];
 UNROLL
 for (uint n = 0; n < N; n++) {
-  const uint token = 8 * n + line < n_tok ? line : n_tok - 1 - 8 * n;
-  start[n] = n * n_block * 128 + 4 * token + quad;
+  start[n] = n * n_block * 128 + lane;
 }
 float sum[R][N][4];
 UNROLL
@@ -106,18 +152,15 @@ for (uint r = 0; r < R; r++) {
 }
 // A wave takes RUN neighbouring blocks at a time. Of a run of eight groups a lane reads the scales of its rows at once, as numbers of
 // 16 bits one by one take more of a multiprocessor's loads than the codes do.
-for (uint run = wave; run < n_block / RUN; run += 8) {
+ROLLED
+for (uint run = wave; run < n_block / RUN; run += WAVES) {
   uint4 scales_run[R][2], biases_run[R][2];
-  uint at[R][2];
   UNROLL
   for (uint r = 0; r < R; r++) {
     const uint from = GLU > 0 ? r : part;
     (void)from;
     UNROLL
     for (uint h = 0; h < 2; h++) {
-      const uint wanted =
-          row + (GLU > 0 ? 0 : PAIRED == 1 ? 16 * r : 8 * r) + (PAIRED == 1 ? 8 : HEAD / 2) * h + line;
-      at[r][h] = wanted < n_out ? wanted : n_out - 1;
       if (RUN > 1) {
         const uint of = (at[r][h] * n_block + run * RUN) / RUN;
         scales_run[r][h] = LOAD4(PICK(from, scales, scales2, scales3), of);
@@ -131,18 +174,10 @@ for (uint run = wave; run < n_block / RUN; run += 8) {
     uint codes[R][2][BITS], scale[R][2], bias[R][2];
     UNROLL
     for (uint r = 0; r < R; r++) {
-      const uint from = GLU > 0 ? r : part;
-      (void)from;
       UNROLL
       for (uint h = 0; h < 2; h++) {
         UNROLL
-        for (uint i = 0; i < BITS / 4; i++) {
-          const uint4 four = LOAD4(PICK(from, w, w2, w3), (at[r][h] * n_block + block) * BITS + quad * (BITS / 4) + i);
-          codes[r][h][4 * i] = four.x;
-          codes[r][h][4 * i + 1] = four.y;
-          codes[r][h][4 * i + 2] = four.z;
-          codes[r][h][4 * i + 3] = four.w;
-        }
+        for (uint i = 0; i < BITS; i++) codes[r][h][i] = next[r][h][i];
         if (RUN > 1) {
           const uint s[4] = {scales_run[r][h].x, scales_run[r][h].y, scales_run[r][h].z, scales_run[r][h].w};
           const uint b[4] = {biases_run[r][h].x, biases_run[r][h].y, biases_run[r][h].z, biases_run[r][h].w};
@@ -152,26 +187,21 @@ for (uint run = wave; run < n_block / RUN; run += 8) {
           scale[r][h] = twice(T(0.0f), (second ? s[(first + 1) % 4] : s[first]) >> shift & 0xffff);
           bias[r][h] = twice(T(0.0f), (second ? b[(first + 1) % 4] : b[first]) >> shift & 0xffff);
         } else {
-          const uint of = at[r][h] * (n_in / GROUP) + (block * 128 + quad * 32) / GROUP;
-          const float s = float(PICK(from, scales, scales2, scales3)[of]), b = float(PICK(from, biases, biases2, biases3)[of]);
+          const float s = float(next_scale[r][h]), b = float(next_bias[r][h]);
           scale[r][h] = half_pair(s, s);
           bias[r][h] = half_pair(b, b);
         }
       }
     }
+    if (ahead) { FETCH_NEXT }
+    uint4 input[2][N];
+    if (PARTS == 1) { READ(0) }
     UNROLL
     for (uint step = 0; step < 4; step++) {
-      uint4 input[N];
-      UNROLL
-      for (uint n = 0; n < N; n++) {
-        if (NORMED == 1) {
-          input[n] = shared_x[(block * 4 + step) * 4 + quad];
-        } else if (always) {
-          input[n] = INPUT(int(start[n] + block * 128) + 32 * int(step));
-        } else {
-          input[n].x = input[n].y = input[n].z = input[n].w = 0;
-          if (8 * n + line < n_tok) input[n] = INPUT(((n * n_block + block) * 4 + step) * 32 + lane);
-        }
+      if (PARTS == 3) {
+        READ(step)
+      } else if (step < 3) {
+        READ(step + 1)
       }
       UNROLL
       for (uint r = 0; r < R; r++) {
@@ -182,22 +212,21 @@ for (uint run = wave; run < n_block / RUN; run += 8) {
           for (uint i = 0; i < 4; i++) {
             // A code under the exponent of 1024 is 1024 + code; four bits further up it is 1024 + 16 code.
             const bool up = BITS == 4 && i % 2 == 1;
-            const uint word = BITS == 4 ? codes[r][h][step] >> (i / 2 * 8)
-                                        : codes[r][h][2 * step % BITS + i / 2] >> (8 * (i % 2));
-            // Of bytes a GPU that permutes them makes both at once, if it may.
-            const uint under = BITS == 8 ? (word & 0x00ff00ff) | 0x64006400
-                                         : masked(word, up ? 0x00f000f0 : 0x000f000f, 0x64006400);
+            const uint word = BITS == 4 ? codes[r][h][step] >> (i / 2 * 8) : codes[r][h][2 * step % BITS + i / 2];
+            const uint under = BITS == 4 ? masked(word, up ? 0x00f000f0 : 0x000f000f, 0x64006400)
+                               : i % 2 == 0 ? bytes_even(word) : bytes_odd(word);
             const uint code = pair_fma(under, up ? 0x2c002c00 : 0x3c003c00, up ? 0xd400d400 : 0xe400e400);
             pair[h][i] = pair_fma(code, scale[r][h], bias[r][h]);
           }
         }
         UNROLL
         for (uint n = 0; n < N; n++) {
-          MULTIPLY(sum[r][n], pair[0][0], pair[1][0], pair[0][1], pair[1][1], input[n].x, input[n].y);
-          MULTIPLY(sum[r][n], pair[0][2], pair[1][2], pair[0][3], pair[1][3], input[n].z, input[n].w);
+          MULTIPLY(sum[r][n], pair[0][0], pair[1][0], pair[0][1], pair[1][1], input[step % 2][n].x, input[step % 2][n].y);
+          MULTIPLY(sum[r][n], pair[0][2], pair[1][2], pair[0][3], pair[1][3], input[step % 2][n].z, input[step % 2][n].w);
         }
       }
     }
+    if (!ahead) { FETCH_NEXT }
   }
 }
 UNROLL
@@ -209,9 +238,9 @@ for (uint r = 0; r < R; r++) {
   }
 }
 BARRIER();
-for (uint i = rank; i < (GLU > 0 ? 1 : R) * N * 128; i += 256) {
+for (uint i = rank; i < (GLU > 0 ? 1 : R) * N * 128; i += 32 * WAVES) {
   float total = 0.0f, second = 0.0f;
-  for (uint p = 0; p < 8; p++) {
+  for (uint p = 0; p < WAVES; p++) {
     total += shared_parts[p * R * N * 128 + i];
     if (GLU > 0) second += shared_parts[p * R * N * 128 + (R - 1) * N * 128 + i];
   }
@@ -238,7 +267,7 @@ for (uint i = rank; i < (GLU > 0 ? 1 : R) * N * 128; i += 256) {
 }
 if (LAYOUT > 0) {
   BARRIER();
-  for (uint i = rank; i < 64 * N; i += 256) {
+  for (uint i = rank; i < 64 * N; i += 32 * WAVES) {
     const uint token = i / 8, run = i % 8 / 4, column = row + 8 * run;
     const uint low = LAYOUT == 4 ? i % 4 : i % 4 / 2 * 4 + i % 2, high = low + (LAYOUT == 4 ? 4 : 2);
     const uint block = column / 128, step = column % 32 / 8;
@@ -251,7 +280,7 @@ if (LAYOUT > 0) {
 #if APPEND == 1
 {
   BARRIER();
-  for (uint i = rank; i < 8 * N * n_row; i += 256) {
+  for (uint i = rank; i < 8 * N * n_row; i += 32 * WAVES) {
     const uint token = i / n_row, within = i % n_row;
     const uint at = row + (PAIRED == 1 ? within : within / 16 * 8 + within / 8 % 2 * (HEAD / 2) + within % 8);
     const uint column = at % HEAD;
@@ -269,3 +298,6 @@ if (LAYOUT > 0) {
   if (group_x == 0 && rank == 0) DONE();
 }
 #endif
+#undef FETCH
+#undef FETCH_NEXT
+#undef READ

@@ -3,11 +3,14 @@
 // a time. Scales of parts of a super-block are whole numbers (exact in f16), what is common to all of it multiplies the sums.
 //
 //   x_half, x_scales: of `rows_half`, LAYOUT 4       w [n_out, STRIDE * 4] u32          codes: the type's codebook, u32
-//   residual [n_tok, n_out] f32 (ADD)                sizes [n_in, n_tok, n_out]         y [n_tok, n_out] f32, n_tok <= 8 N
+//   residual [n_tok, n_out] f32 (ADD)                sizes [n_tok, n_in, n_out]         y [n_tok, n_out] f32, n_tok <= 8 N
+//   n_in is COLUMNS and n_out ROWS
 //   EXPERTS: w is [n_expert, n_out, STRIDE * 4], each row has the matrix that `experts` names, and a group takes TILE <= 8 N rows (of
 //   any number), one after the other those of neighbours that have the same.
 #define CODE(i) shared_codes[i]
-const uint n_in = sizes[0], n_tok = sizes[1], n_out = sizes[2];
+// Shapes are constants where that pays, by kernel times of an H200.
+const bool fixed = AHEAD == 0 && N < 3, ahead = AHEAD == 1 && N < 3;
+const uint n_tok = sizes[0], n_in = fixed ? COLUMNS : sizes[1], n_out = fixed ? ROWS : sizes[2];
 const uint n_block = (n_in + 127) / 128, n_super = (n_block + 1) / 2, quad = lane % 4, line = lane / 4;
 const uint row = group_x * 16 * R, rank = wave * 32 + lane;
 const uint first = EXPERTS == 1 ? group_y * TILE : 0, end = first + TILE < n_tok ? first + TILE : n_tok;
@@ -20,22 +23,11 @@ TABLE(table, codes, 0);
 TABLE(table, codes, 0);
 TABLE(table2, codes, 1);
 #endif
-#if GRID == 1
-SHARED(uint, shared_codes, CODES);
-for (uint i = rank; i < CODES / 4; i += 256) {
-  const uint4 four = LOAD4(codes, i);
-  shared_codes[4 * i] = four.x;
-  shared_codes[4 * i + 1] = four.y;
-  shared_codes[4 * i + 2] = four.z;
-  shared_codes[4 * i + 3] = four.w;
-}
-BARRIER();
-#endif
-// Where rows lie of which a lane reads. The columns of no row are not read by anyone: let them be those of the last.
+// Where rows lie of which a lane reads. The columns of no row are not read by anyone: let them be those of the last, if not constant.
 uint place[N];
 UNROLL
 for (uint n = 0; n < N; n++) {
-  const uint wanted = first + 8 * n + line, token = wanted < end ? wanted : end - 1;
+  const uint wanted = first + 8 * n + line, token = (fixed && EXPERTS == 0) || wanted < end ? wanted : end - 1;
   place[n] = token / 8 * n_block * 128 + 4 * (token % 8) + quad;
 }
 #define LOAD(super) \
@@ -78,14 +70,28 @@ for (uint r = 0; r < R; r++) {
     for (uint i = 0; i < 4; i++) sum[r][n][i] = 0.0f;
   }
 }
-// A lane's numbers of a super-block and its factors, of the two rows of each 16 that a lane reads.
+// A lane's numbers of a super-block and its factors, of the two rows of each 16 that a lane reads. The first are on their way while
+// the codebook is read.
 uint next[R][2][NUMBERS + 1];
-const bool ahead = AHEAD == 1 && N < 3;
-if (ahead && wave < n_super) { LOAD(wave) }
+if ((fixed || ahead) && wave < n_super) { LOAD(wave) }
+#if GRID == 1
+SHARED(uint, shared_codes, CODES);
+if (begin == first) {
+  for (uint i = rank; i < CODES / 4; i += 256) {
+    const uint4 four = LOAD4(codes, i);
+    shared_codes[4 * i] = four.x;
+    shared_codes[4 * i + 1] = four.y;
+    shared_codes[4 * i + 2] = four.z;
+    shared_codes[4 * i + 3] = four.w;
+  }
+  BARRIER();
+}
+#endif
+ROLLED
 for (uint super = wave; super < n_super; super += 8) {
   uint numbers[R][2][NUMBERS + 1];
   float part[R][N][4], less[R][N][4];
-  if (!ahead) { LOAD(super) }
+  if (!fixed && !ahead) { LOAD(super) }
   UNROLL
   for (uint r = 0; r < R; r++) {
     UNROLL
@@ -141,6 +147,7 @@ for (uint super = wave; super < n_super; super += 8) {
       }
     }
   }
+  if (fixed && super + 8 < n_super) { LOAD(super + 8) }
 }
 UNROLL
 for (uint r = 0; r < R; r++) {

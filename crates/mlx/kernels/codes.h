@@ -1,2 +1,2 @@
-// Two codes of 8 bits, each plus 128, as a pair of f16: with 0x64 above it a byte is 1024 more than its number.
-#define INTEGERS(low, high) pair_fma(((low) & 255) | ((high) & 255) << 16 | 0x64006400, 0x3c003c00, 0xe480e480)
+// A pair of codes of 8 bits, each plus 128, under 0x64: an f16 that is 1024 more than its byte.
+#define INTEGERS(pair) pair_fma(pair, 0x3c003c00, 0xe480e480)

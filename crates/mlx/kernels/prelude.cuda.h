@@ -4,6 +4,7 @@
 #define SHARED(T, name, n) __shared__ T name[n]
 #define BARRIER() __syncthreads()
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 #define LOAD4(array, i) (reinterpret_cast<const uint4*>(array)[i])
 #define WRITE(array, T, i, x) const_cast<T*>(array)[i] = T(x)
 #define AS_WORDS(array) reinterpret_cast<uint*>(array)
@@ -55,6 +56,20 @@ __device__ inline uint masked(uint a, uint mask, uint b) {
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(c) : "r"(a), "r"(mask), "r"(b));
   return c;
 }
+__device__ inline uint bytes_low(uint word) { return __byte_perm(word, 0x64646464, 0x4140); }
+__device__ inline uint bytes_high(uint word) { return __byte_perm(word, 0x64646464, 0x4342); }
+__device__ inline uint bytes_even(uint word) { return __byte_perm(word, 0x64646464, 0x4240); }
+__device__ inline uint bytes_odd(uint word) { return __byte_perm(word, 0x64646464, 0x4341); }
+__device__ inline uint zip_low(uint a, uint b) { return __byte_perm(a, b, 0x5140); }
+__device__ inline uint zip_high(uint a, uint b) { return __byte_perm(a, b, 0x7362); }
+__device__ inline uint zip_even(uint a, uint b) { return __byte_perm(a, b, 0x6240); }
+__device__ inline uint zip_odd(uint a, uint b) { return __byte_perm(a, b, 0x7351); }
+__device__ inline bool last_of(const uint* array, uint i, uint n) {
+  __threadfence();
+  const bool is = atomicInc(const_cast<uint*>(array) + i, n - 1) == n - 1;
+  if (is) __threadfence();
+  return is;
+}
 __device__ inline uint ones(uint word) { return __popc(word); }
 __device__ inline uint picked(uint4 table, uint x) {
   const uint low = __byte_perm(table.x, table.y, x), high = __byte_perm(table.z, table.w, x);
@@ -62,6 +77,8 @@ __device__ inline uint picked(uint4 table, uint x) {
 }
 __device__ inline uint twice(half, uint bits) { return bits | bits << 16; }
 __device__ inline uint twice(bfloat, uint bits) { return half_pair(float_bits(bits << 16), float_bits(bits << 16)); }
+#define LAST(array, i, n) last_of(array, i, n)
+#define exp(x) __expf(x)
 #define MATRIX(n_wave)
 #define MULTIPLY(sum, a0, a1, a2, a3, b0, b1)                                                              \
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \

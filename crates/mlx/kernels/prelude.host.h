@@ -10,6 +10,7 @@
 #define SHARED(T, name, n) static T name[n]
 #define BARRIER() fibers::group_barrier()
 #define UNROLL
+#define ROLLED
 #define LOAD4(array, i) fibers::load4(array, i)
 #define WRITE(array, T, i, x) const_cast<T*>(array)[i] = T(x)
 #define AS_WORDS(array) reinterpret_cast<uint*>(array)
@@ -18,6 +19,7 @@
   if (lane < 4) name[lane] = array[4 * (i) + lane];        \
   BARRIER()
 #define PICKED(name, x) picked(name, x)
+#define LAST(array, i, n) last_of(array, i, n)
 #define MATRIX(n_wave)
 #define MULTIPLY(sum, ...) fibers::multiply(sum, {__VA_ARGS__})
 typedef unsigned int uint;
@@ -108,6 +110,19 @@ inline uint pair_fma(uint a, uint b, uint c) {
   return half_pair(pair_low(a) * pair_low(b) + pair_low(c), pair_high(a) * pair_high(b) + pair_high(c));
 }
 inline uint masked(uint a, uint mask, uint b) { return (a & mask) | b; }
+inline uint bytes_low(uint word) { return (word & 255) | (word & 0xff00) << 8 | 0x64006400; }
+inline uint bytes_high(uint word) { return bytes_low(word >> 16); }
+inline uint bytes_even(uint word) { return (word & 0x00ff00ff) | 0x64006400; }
+inline uint bytes_odd(uint word) { return bytes_even(word >> 8); }
+inline uint zip_low(uint a, uint b) { return (a & 255) | (b & 255) << 8 | (a & 0xff00) << 8 | (b & 0xff00) << 16; }
+inline uint zip_high(uint a, uint b) { return zip_low(a >> 16, b >> 16); }
+inline uint zip_even(uint a, uint b) { return (a & 0x00ff00ff) | (b & 0x00ff00ff) << 8; }
+inline uint zip_odd(uint a, uint b) { return zip_even(a >> 8, b >> 8); }
+inline bool last_of(const uint* array, uint i, uint n) {
+  uint& counted = const_cast<uint*>(array)[i];
+  counted = (counted + 1) % n;
+  return counted == 0;
+}
 inline uint ones(uint word) { return __builtin_popcount(word); }
 inline uint picked(const uint* table, uint x) {
   uint four = 0;

@@ -8,6 +8,12 @@
 //   TABLE(name, array, i) the sixteen bytes number i of an array of words, for PICKED(name, x): four of them, by the first four
 //                        nibbles of x      ones  how many bits of a word are set
 //   masked(a, mask, b)   a & mask | b, in one step where a GPU has one
+//   bytes_low, _high, _even, _odd  two bytes of a word (0 1, 2 3, 0 2, 1 3), each under 0x64: a pair of f16 that are 1024 more
+//   zip_low, _high, _even, _odd    such bytes of two words in turn
+//   ROLLED               before a loop of constant length that is to stay one
+//   LAST(array, i, n)    whether this is the last of n groups that ask, by one thread each: what the others wrote before is there.
+//                        Number i of the array, which is zero, counts them, and is zero again. Not for Metal, whose
+//                        threadgroups do not see what others write
 //   simd_sum, simd_max   over the 32 lanes of a wave       lanes_sum, lanes_max  over neighbours, a power of two of them
 //   simd_shuffle         the number of another lane         half_bits, float_bits  an f16, an f32 from its bits
 // A pair is two f16 in 32 bits, the first in the low half:
@@ -21,6 +27,7 @@
 #define SHARED(T, name, n) threadgroup T name[n]
 #define BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define ROLLED _Pragma("clang loop unroll(disable)")
 #define LOAD4(array, i) (((const device uint4*)(array))[i])
 #define WRITE(array, T, i, x) ((device T*)(array))[i] = T(x)
 #define AS_WORDS(array) ((threadgroup uint*)(array))
@@ -44,6 +51,14 @@ inline uint pair_fma(uint a, uint b, uint c) {
   return as_type<uint>(fma(as_type<half2>(a), as_type<half2>(b), as_type<half2>(c)));
 }
 inline uint masked(uint a, uint mask, uint b) { return (a & mask) | b; }
+inline uint bytes_low(uint word) { return (word & 255) | (word & 0xff00) << 8 | 0x64006400; }
+inline uint bytes_high(uint word) { return bytes_low(word >> 16); }
+inline uint bytes_even(uint word) { return (word & 0x00ff00ff) | 0x64006400; }
+inline uint bytes_odd(uint word) { return bytes_even(word >> 8); }
+inline uint zip_low(uint a, uint b) { return (a & 255) | (b & 255) << 8 | (a & 0xff00) << 8 | (b & 0xff00) << 16; }
+inline uint zip_high(uint a, uint b) { return zip_low(a >> 16, b >> 16); }
+inline uint zip_even(uint a, uint b) { return (a & 0x00ff00ff) | (b & 0x00ff00ff) << 8; }
+inline uint zip_odd(uint a, uint b) { return zip_even(a >> 8, b >> 8); }
 inline uint ones(uint word) { return popcount(word); }
 inline uint picked(threadgroup const uint* table, uint x) {
   uint four = 0;

@@ -72,8 +72,8 @@ for (uint base = from_first / KEYS * KEYS, turn = 0; base < to + KEYS; base += K
       UNROLL
       for (uint j = 0; j < 4; j++) {
         const uint word = four[j] ^ 0x80808080, to_word = 4 * (load / (D / 16) * LINE + load % (D / 16) * 2) + 2 * j;
-        AS_WORDS(shared_k)[to_word] = INTEGERS(word, word >> 8);
-        AS_WORDS(shared_k)[to_word + 1] = INTEGERS(word >> 16, word >> 24);
+        AS_WORDS(shared_k)[to_word] = INTEGERS(bytes_low(word));
+        AS_WORDS(shared_k)[to_word + 1] = INTEGERS(bytes_high(word));
       }
 #endif
     }
@@ -95,8 +95,12 @@ for (uint base = from_first / KEYS * KEYS, turn = 0; base < to + KEYS; base += K
 #endif
 #if Q8 == 1
         const uint left = low[j] ^ 0x80808080, right = high[j] ^ 0x80808080;
+        const uint both[2] = {zip_low(left, right), zip_high(left, right)};
         UNROLL
-        for (uint b = 0; b < 4; b++) AS_WORDS(shared_v)[to_word + 16 * b] = INTEGERS(left >> 8 * b, right >> 8 * b);
+        for (uint b = 0; b < 2; b++) {
+          AS_WORDS(shared_v)[to_word + 32 * b] = INTEGERS(bytes_low(both[b]));
+          AS_WORDS(shared_v)[to_word + 32 * b + 16] = INTEGERS(bytes_high(both[b]));
+        }
 #endif
       }
     }

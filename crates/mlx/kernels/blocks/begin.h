@@ -44,7 +44,7 @@
   const uint bytes[2] = {first, second}, sign = signs, s = WHOLE(2 * (scale) + 1); \
   UNROLL \
   for (uint i = 0; i < 4; i++) { \
-    const uint value = masked(bytes[i / 2] >> 8 * (i % 2), 0x00ff00ff, MAGIC); \
+    const uint value = i % 2 == 0 ? bytes_even(bytes[i / 2]) : bytes_odd(bytes[i / 2]); \
     pair[i] = pair_fma(value, s, TIMES(s, 0xe400e400)) ^ SIGN(sign, i); \
   }
 #define LOOKED(table, word) {PICKED(table, word), PICKED(table, (word) >> 16)}

@@ -13,6 +13,6 @@
   const uint low[2] = LOOKED(table, word), high[2] = LOOKED(table2, word); \
   UNROLL \
   for (uint i = 0; i < 4; i++) { \
-    const uint under = low[i / 2] >> 8 * (i % 2) & 0x00ff00ff, over = TO(high[i / 2], 8 * (i % 2), 8) & 0xff00ff00; \
-    pair[i] = TIMES(under | over, s); \
+    const uint value = i % 2 == 0 ? zip_even(low[i / 2], high[i / 2]) : zip_odd(low[i / 2], high[i / 2]); \
+    pair[i] = TIMES(value, s); \
   }

@@ -11,6 +11,6 @@
   const uint s = (own[8] >> 16 * half_block & 0xffff) * 0x10001u, bytes[2] = LOOKED(table, own[4 * half_block + step]); \
   UNROLL \
   for (uint i = 0; i < 4; i++) { \
-    const uint value = masked(bytes[i / 2] >> 8 * (i % 2), 0x00ff00ff, MAGIC); \
+    const uint value = i % 2 == 0 ? bytes_even(bytes[i / 2]) : bytes_odd(bytes[i / 2]); \
     pair[i] = TIMES(pair_fma(value, 0x3c003c00, 0xe480e480), s); \
   }

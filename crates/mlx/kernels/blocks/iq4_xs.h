@@ -1,4 +1,3 @@
-// A value plus 128 ends at bit 9: it is 256ths of 1024, and 256 + 128 are left to subtract.
 #define QUADS 2
 #define WORDS 0
 #define SHORTS 1
@@ -12,6 +11,6 @@
   const uint s = SIGNED(BYTE(own[8], half_block)), bytes[2] = LOOKED(table, own[4 * half_block + step]); \
   UNROLL \
   for (uint i = 0; i < 4; i++) { \
-    const uint value = masked(TO(bytes[i / 2], 8 * (i % 2), 2), 0x03fc03fc, MAGIC); \
-    pair[i] = pair_fma(value, TIMES(s, 0x34003400), TIMES(s, 0xde00de00)); \
+    const uint value = i % 2 == 0 ? bytes_even(bytes[i / 2]) : bytes_odd(bytes[i / 2]); \
+    pair[i] = pair_fma(value, s, TIMES(s, 0xe480e480)); \
   }

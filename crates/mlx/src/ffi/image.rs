@@ -33,6 +33,7 @@ pub(crate) struct Text<'a> {
     body: &'a str,
     inputs: Vec<(&'a str, Dtype)>,
     outputs: Vec<(&'a str, Dtype)>,
+    bounds: String,
 }
 
 impl<'a> Text<'a> {
@@ -46,7 +47,7 @@ impl<'a> Text<'a> {
         let kernel = instance.kernel();
         let inputs = kernel.inputs.iter().map(|(name, _)| *name).zip(inputs).collect();
         let outputs = kernel.outputs.iter().map(|(name, kind)| (*name, number(kind, instance.parameter))).collect();
-        Text { name, header, body, inputs, outputs }
+        Text { name, header, body, inputs, outputs, bounds: instance.bounds() }
     }
 
     /// The text that MLX would compile.
@@ -74,8 +75,8 @@ impl<'a> Text<'a> {
         let arguments: Vec<String> = inputs.chain(outputs).collect();
         let (name, arguments) = (self.name, arguments.join(", "));
         format!(
-            "{TYPES}{}extern \"C\" __global__ void {PREFIX}{name}({arguments}) {{\n{}\n}}\n",
-            self.header, self.body
+            "{TYPES}{}extern \"C\" __global__ void {}{PREFIX}{name}({arguments}) {{\n{}\n}}\n",
+            self.header, self.bounds, self.body
         )
     }
 
@@ -308,7 +309,8 @@ mod tests {
     fn a_kernel_has_mlxs_text_and_module() {
         let (inputs, outputs) =
             (vec![("x", Dtype::F32), ("w", Dtype::U32)], vec![("y", Dtype::F16), ("z", Dtype::I32)]);
-        let text = Text { name: "k_1", header: "#define A\n", body: "y[0] = x[0];", inputs, outputs };
+        let text =
+            Text { name: "k_1", header: "#define A\n", body: "y[0] = x[0];", inputs, outputs, bounds: String::new() };
         let want = "\n#include \"mlx/backend/cuda/device/utils.cuh\"\n\n#include <cooperative_groups.h>\n\n#define A\n\
                     namespace mlx::core::cu {\n\nnamespace cg = cooperative_groups;\n\n__global__ void custom_kernel_k_1(\n    \
                     const float* x,\n    const uint32_t* w,\n    __half* y,\n    int32_t* z) {\ny[0] = x[0];\n}\n\n} // \

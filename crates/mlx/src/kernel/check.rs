@@ -13,7 +13,7 @@ use crate::own;
 /// If the device compiles no kernels.
 pub fn on_gpu(device: &Device, platform: Platform, seed: u64) -> Result<Vec<String>, Error> {
     let mut failures = Vec::new();
-    for case in cases::all(seed) {
+    for case in cases::all(seed).into_iter().filter(|case| case.launch.instance.runs_on(platform)) {
         failures.extend(judged(device, platform, &case)?);
     }
     Ok(failures)
@@ -29,7 +29,7 @@ pub fn quick(device: &Device, platform: Platform) -> Result<Vec<String>, Error> 
     for case in cases::all(1) {
         let name = case.launch.instance.kernel().name;
         // Types with codebooks are rare, and there are many.
-        if seen.contains(&name) || name.starts_with("iq") {
+        if seen.contains(&name) || name.starts_with("iq") || !case.launch.instance.runs_on(platform) {
             continue;
         }
         seen.push(name);
@@ -60,7 +60,7 @@ fn run(device: &Device, platform: Platform, case: &Case) -> Result<Vec<Vec<f32>>
     let outputs = shapes.iter().zip(kernel.outputs);
     let outputs: Vec<Output<'_>> =
         outputs.map(|(shape, (_, kind))| Output { shape, dtype: own::number(kind, instance.parameter) }).collect();
-    let results = device.launch(&made, &arrays.iter().collect::<Vec<_>>(), &outputs, *grid, 32 * kernel.n_wave);
+    let results = device.launch(&made, &arrays.iter().collect::<Vec<_>>(), &outputs, *grid, 32 * instance.n_wave());
     // The written inputs are read after the outputs, on which the writing depends.
     let written = case.launch.written().into_iter().map(|i| arrays[i].clone());
     let results: Vec<Array> = results.into_iter().chain(written).collect();

@@ -38,6 +38,9 @@ pub struct Kernel {
     pub constants: &'static [&'static str],
     /// Waves of a group.
     pub n_wave: u32,
+    /// Groups of up to eight rows, and of eight waves, that a multiprocessor of CUDA is to have registers for; 0: as they come. By kernel
+    /// times of an H100; of more rows all registers are needed.
+    pub n_group: u32,
 }
 
 /// A kernel with its constants and type parameters.
@@ -60,6 +63,28 @@ impl Instance {
         let kernel = KERNELS.iter().position(|k| k.name == name).expect("a kernel of this name");
         assert_eq!(KERNELS[kernel].constants.len(), constants.len(), "constants of {name}");
         Instance { kernel, constants: constants.to_vec(), parameter }
+    }
+
+    /// Waves of a group: what the constant WAVES says, where there is one.
+    pub fn n_wave(&self) -> u32 {
+        let kernel = self.kernel();
+        let waves = kernel.constants.iter().position(|name| *name == "WAVES");
+        waves.map_or(kernel.n_wave, |i| self.constants[i])
+    }
+
+    /// What a kernel of CUDA is told of its groups before its name.
+    pub fn bounds(&self) -> String {
+        let (kernel, n_wave) = (self.kernel(), self.n_wave());
+        match kernel.n_group {
+            0 => String::new(),
+            _ if self.constants[0] > 1 => String::new(),
+            n_group => format!("__launch_bounds__({}, {}) ", 32 * n_wave, (8 * n_group).div_ceil(n_wave)),
+        }
+    }
+
+    /// If this platform can run it: groups of Metal do not see what others write, and have less memory.
+    pub fn runs_on(&self, platform: source::Platform) -> bool {
+        platform == source::Platform::Cuda || !self.kernel().body.contains("LAST(") && self.n_wave() <= 8
     }
 
     /// The kernel.
@@ -101,7 +126,7 @@ macro_rules! defined {
 
 /// A few rows times a matrix in blocks.
 macro_rules! matmul {
-    ($type:literal) => {
+    ($type:literal, $n_group:literal) => {
         Kernel {
             name: concat!($type, "_matmul"),
             body: defined!(
@@ -118,15 +143,16 @@ macro_rules! matmul {
             ],
             written: &[],
             outputs: &[("y", "float")],
-            constants: &["N", "R", "ADD"],
+            constants: &["N", "R", "COLUMNS", "ROWS", "ADD"],
             n_wave: 8,
+            n_group: $n_group,
         }
     };
 }
 
 /// Rows times a matrix in blocks for each.
 macro_rules! experts {
-    ($type:literal) => {
+    ($type:literal, $n_group:literal) => {
         Kernel {
             name: concat!($type, "_experts"),
             body: defined!("#define EXPERTS 1\n#define ADDED(at) 0.0f\n", $type),
@@ -140,8 +166,9 @@ macro_rules! experts {
             ],
             written: &[],
             outputs: &[("y", "float")],
-            constants: &["N", "R", "TILE"],
+            constants: &["N", "R", "COLUMNS", "ROWS", "TILE"],
             n_wave: 8,
+            n_group: $n_group,
         }
     };
 }
@@ -157,6 +184,7 @@ macro_rules! decode {
             outputs: &[("y", "uint")],
             constants: &[],
             n_wave: 8,
+            n_group: 0,
         }
     };
 }
@@ -168,16 +196,20 @@ macro_rules! stored {
             "#define Q8 ",
             $q8,
             "\n",
+            include_str!("../../kernels/join.h"),
             include_str!("../../kernels/codes.h"),
             body!($name),
-            "#undef Q8\n#undef INTEGERS\n"
+            "#undef Q8\n#undef INTEGERS\n#undef FINISH\n#undef JOIN\n"
         )
     };
 }
 
 /// A kernel that attends to one kind of stored keys and values.
 macro_rules! attends {
-    ($q8:literal, $end:literal, $name:literal, [$($store:tt),*], [$($more:tt),*], $outputs:expr, $constants:expr) => {
+    (
+        $q8:literal, $end:literal, $name:literal, [$($store:tt),*], [$($more:tt),*], [$($written:literal),*],
+        $outputs:expr, $constants:expr
+    ) => {
         Kernel {
             name: concat!($name, $end),
             body: stored!($q8, $name),
@@ -189,11 +221,13 @@ macro_rules! attends {
                 ("sizes", "uint"),
                 ("factors", "float"),
                 ("sinks", "float"),
+                $(($written, "uint"),)*
             ],
-            written: &[],
+            written: &[$($written),*],
             outputs: $outputs,
             constants: $constants,
             n_wave: 4,
+            n_group: 0,
         }
     };
 }
@@ -202,14 +236,24 @@ macro_rules! attends {
 macro_rules! attention {
     ($q8:literal, $end:literal, $store:tt) => {
         [
-            attends!($q8, $end, "paged_attention", $store, [], PARTS, &["D", "G"]),
-            attends!($q8, $end, "paged_attention_tiles", $store, [], PARTS, &["D", "G", "PAGE"]),
+            attends!($q8, $end, "paged_attention", $store, [], [], PARTS, &["D", "G"]),
+            attends!(
+                $q8,
+                $end,
+                "paged_attention_tiles",
+                $store,
+                [],
+                ["arrived"],
+                &[("out", "float"), ("pairs", "uint"), ("parts", "float"), ("sums", "float")],
+                &["D", "G", "PAGE", "HEADS", "ALONE", "LAYOUT"]
+            ),
             attends!(
                 $q8,
                 $end,
                 "prompt_attention",
                 $store,
                 [("tiles", "int")],
+                [],
                 &[("out", "float")],
                 &["D", "G", "PAGE"]
             ),
@@ -242,6 +286,7 @@ macro_rules! rotate_append {
             outputs: &[("out", "float"), ("done", "int")],
             constants: &["D", "DIMS", "PAIRED"],
             n_wave: 1,
+            n_group: 0,
         }
     };
 }
@@ -256,12 +301,13 @@ pub const KERNELS: [Kernel; 58] = [
     OF_Q8[2],
     Kernel {
         name: "attention_merge",
-        body: body!("attention_merge"),
+        body: concat!(include_str!("../../kernels/join.h"), body!("attention_merge"), "#undef FINISH\n#undef JOIN\n"),
         inputs: &[("parts", "float"), ("sums", "float"), ("sinks", "float"), ("sizes", "uint")],
         written: &[],
         outputs: &[("out", "float"), ("pairs", "uint")],
         constants: &["D", "LAYOUT"],
-        n_wave: 4,
+        n_wave: 1,
+        n_group: 0,
     },
     rotate_append!("0", "", [("k_store", "half"), ("v_store", "half")], &["k_store", "v_store"]),
     rotate_append!(
@@ -278,6 +324,7 @@ pub const KERNELS: [Kernel; 58] = [
         outputs: &[("x_half", "uint"), ("x_scales", "float")],
         constants: &["NORM", "LAYOUT"],
         n_wave: 8,
+        n_group: 0,
     },
     Kernel {
         name: "rows_finish",
@@ -287,6 +334,7 @@ pub const KERNELS: [Kernel; 58] = [
         outputs: &[("out", "float")],
         constants: &["GLU", "ADD"],
         n_wave: 8,
+        n_group: 0,
     },
     tiles::PLAIN,
     tiles::GATED,
@@ -302,6 +350,7 @@ pub const KERNELS: [Kernel; 58] = [
         outputs: &[("out", "float")],
         constants: &["K", "E", "PAIRED"],
         n_wave: 8,
+        n_group: 0,
     },
     Kernel {
         name: "affine_matmul",
@@ -311,44 +360,45 @@ pub const KERNELS: [Kernel; 58] = [
         outputs: &[("y", "float")],
         constants: &["M", "BITS", "GROUP"],
         n_wave: 4,
+        n_group: 0,
     },
-    matmul!("q2_k"),
-    experts!("q2_k"),
+    matmul!("q2_k", 3),
+    experts!("q2_k", 3),
     decode!("q2_k"),
-    matmul!("q3_k"),
-    experts!("q3_k"),
+    matmul!("q3_k", 0),
+    experts!("q3_k", 0),
     decode!("q3_k"),
-    matmul!("q6_k"),
-    experts!("q6_k"),
+    matmul!("q6_k", 0),
+    experts!("q6_k", 0),
     decode!("q6_k"),
-    matmul!("iq4_nl"),
-    experts!("iq4_nl"),
+    matmul!("iq4_nl", 3),
+    experts!("iq4_nl", 3),
     decode!("iq4_nl"),
-    matmul!("iq4_xs"),
-    experts!("iq4_xs"),
+    matmul!("iq4_xs", 3),
+    experts!("iq4_xs", 3),
     decode!("iq4_xs"),
-    matmul!("iq1_s"),
-    experts!("iq1_s"),
+    matmul!("iq1_s", 3),
+    experts!("iq1_s", 3),
     decode!("iq1_s"),
-    matmul!("iq1_m"),
-    experts!("iq1_m"),
+    matmul!("iq1_m", 3),
+    experts!("iq1_m", 3),
     decode!("iq1_m"),
-    matmul!("iq2_xxs"),
-    experts!("iq2_xxs"),
+    matmul!("iq2_xxs", 3),
+    experts!("iq2_xxs", 3),
     decode!("iq2_xxs"),
-    matmul!("iq2_xs"),
-    experts!("iq2_xs"),
+    matmul!("iq2_xs", 3),
+    experts!("iq2_xs", 3),
     decode!("iq2_xs"),
-    matmul!("iq2_s"),
-    experts!("iq2_s"),
+    matmul!("iq2_s", 3),
+    experts!("iq2_s", 3),
     decode!("iq2_s"),
-    matmul!("iq3_xxs"),
-    experts!("iq3_xxs"),
+    matmul!("iq3_xxs", 0),
+    experts!("iq3_xxs", 0),
     decode!("iq3_xxs"),
-    matmul!("iq3_s"),
-    experts!("iq3_s"),
+    matmul!("iq3_s", 3),
+    experts!("iq3_s", 3),
     decode!("iq3_s"),
-    matmul!("bnb4"),
-    experts!("bnb4"),
+    matmul!("bnb4", 3),
+    experts!("bnb4", 3),
     decode!("bnb4"),
 ];

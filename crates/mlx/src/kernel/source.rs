@@ -175,7 +175,7 @@ fn function(target: Target, i: usize, instance: &Instance) -> String {
     let arrays: Vec<String> = inputs.chain(kernel.outputs.iter().map(|(name, t)| format!("{t}* {name}"))).collect();
     let (head, places) = match target {
         Target::Cuda => (
-            format!("__global__ void kernel_{i}({})", arrays.join(", ")),
+            format!("__global__ void {}kernel_{i}({})", instance.bounds(), arrays.join(", ")),
             "const uint group_x = blockIdx.x, group_y = blockIdx.y, group_z = blockIdx.z, thread = threadIdx.x;\n",
         ),
         Target::Host => (
@@ -201,7 +201,7 @@ fn call(i: usize, instance: &Instance) -> String {
     let inputs = kernel.inputs.iter().enumerate().map(|(j, (_, t))| format!("l.input<{}>({j})", typed(t)));
     let outputs = kernel.outputs.iter().enumerate().map(|(j, (_, t))| format!("l.output<{t}>({j})"));
     let arguments: Vec<String> = inputs.chain(outputs).collect();
-    format!("    case {i}: RUN(kernel_{i}, {}, {}); break;\n", 32 * kernel.n_wave, arguments.join(", "))
+    format!("    case {i}: RUN(kernel_{i}, {}, {}); break;\n", 32 * instance.n_wave(), arguments.join(", "))
 }
 
 /// The file that a program of `instances` reads.

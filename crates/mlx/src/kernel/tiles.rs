@@ -16,7 +16,7 @@ macro_rules! append_nothing {
 /// The rows come from `rows_half`.
 macro_rules! rows_as_made {
     () => {
-        "#define NORMED 0\n#define COLUMNS 128\n#define EPSILON 0.0f\n\
+        "#define NORMED 0\n#define TOKENS sizes[0]\n#define EPSILON 0.0f\n\
          #define INPUT(i) LOAD4(x_half, i)\n#define SCALE(token) x_scales[token]\n"
     };
 }
@@ -24,7 +24,7 @@ macro_rules! rows_as_made {
 /// The one row is normalized here.
 macro_rules! row_to_norm {
     () => {
-        "#define NORMED 1\n#define EPSILON factors[0]\n\
+        "#define NORMED 1\n#define TOKENS 1\n#define EPSILON factors[0]\n\
          #define INPUT(i) ((void)(i), shared_x[0])\n#define SCALE(token) 0.0f\n"
     };
 }
@@ -37,8 +37,8 @@ macro_rules! text {
             $("#define ", $line, "\n",)*
             include_str!("../../kernels/affine_tiles.metal"),
             "#undef APPEND\n#undef HEAD\n#undef DIMS\n#undef PAIRED\n#undef POSITION\n#undef PLACE\n#undef TURN\n",
-            "#undef KEEP\n#undef DONE\n#undef NORMED\n#undef COLUMNS\n#undef EPSILON\n",
-            "#undef INPUT\n#undef SCALE\n#undef PARTS\n#undef GLU\n#undef LAYOUT\n#undef PICK\n#undef OUT\n",
+            "#undef KEEP\n#undef DONE\n#undef NORMED\n#undef TOKENS\n#undef EPSILON\n",
+            "#undef INPUT\n#undef SCALE\n#undef ROWS_OF\n#undef PARTS\n#undef GLU\n#undef LAYOUT\n#undef PICK\n#undef OUT\n",
             "#undef ADDED\n#undef PAIRS\n"
         )
     };
@@ -51,6 +51,7 @@ pub(super) const PLAIN: Kernel = Kernel {
         append_nothing!(),
         rows_as_made!(),
         "PARTS 1",
+        "ROWS_OF(part) ROWS",
         "GLU 0",
         "LAYOUT 0",
         "PICK(part, a, b, c) a",
@@ -61,26 +62,28 @@ pub(super) const PLAIN: Kernel = Kernel {
     inputs: &[
         ("x_half", "uint"),
         ("x_scales", "float"),
+        ("sizes", "uint"),
         ("w", "uint"),
         ("scales", "T"),
         ("biases", "T"),
         ("residual", "float"),
-        ("sizes", "uint"),
     ],
     written: &[],
     outputs: &[("y", "float")],
-    constants: &["N", "R", "BITS", "GROUP", "RUN", "ADD"],
+    constants: &["N", "R", "BITS", "GROUP", "RUN", "COLUMNS", "WAVES", "ROWS", "ADD"],
     n_wave: 8,
+    n_group: 3,
 };
 
 macro_rules! gated {
-    ($name:literal, $rows:expr, [$($input:expr),*], [$($constant:literal),*]) => {
+    ($name:literal, $rows:expr, [$($input:expr),*], $n_group:literal) => {
         Kernel {
             name: $name,
             body: text!(
                 append_nothing!(),
                 $rows,
                 "PARTS 1",
+                "ROWS_OF(part) ROWS",
                 "PICK(part, a, b, c) ((part) == 0 ? a : b)",
                 "OUT(part, a, b, c) a",
                 "ADDED(at) 0.0f",
@@ -94,26 +97,22 @@ macro_rules! gated {
                 ("w2", "uint"),
                 ("scales2", "T"),
                 ("biases2", "T"),
-                ("sizes", "uint"),
             ],
             written: &[],
             outputs: &[("y", "float"), ("pairs", "uint")],
-            constants: &["N", "R", "BITS", "GROUP", "RUN", "GLU", "LAYOUT" $(, $constant)*],
+            constants: &["N", "R", "BITS", "GROUP", "RUN", "COLUMNS", "WAVES", "ROWS", "GLU", "LAYOUT"],
             n_wave: 8,
+            n_group: $n_group,
         }
     };
 }
 
 /// A gate and what it lets through.
 pub(super) const GATED: Kernel =
-    gated!("affine_tiles_gated", rows_as_made!(), [("x_half", "uint"), ("x_scales", "float")], []);
+    gated!("affine_tiles_gated", rows_as_made!(), [("x_half", "uint"), ("x_scales", "float"), ("sizes", "uint")], 3);
 /// The same of one row that is normalized before.
-pub(super) const GATED_NORMED: Kernel = gated!(
-    "affine_tiles_gated_normed",
-    row_to_norm!(),
-    [("x", "float"), ("weight", "float"), ("factors", "float")],
-    ["COLUMNS"]
-);
+pub(super) const GATED_NORMED: Kernel =
+    gated!("affine_tiles_gated_normed", row_to_norm!(), [("x", "float"), ("weight", "float"), ("factors", "float")], 4);
 
 /// Three matrices.
 pub(super) const THREE: Kernel = Kernel {
@@ -122,6 +121,7 @@ pub(super) const THREE: Kernel = Kernel {
         append_nothing!(),
         rows_as_made!(),
         "PARTS 3",
+        "ROWS_OF(part) ((part) == 0 ? ROWS : (part) == 1 ? ROWS2 : ROWS3)",
         "GLU 0",
         "LAYOUT 0",
         "PICK(part, a, b, c) ((part) == 0 ? a : (part) == 1 ? b : c)",
@@ -132,6 +132,7 @@ pub(super) const THREE: Kernel = Kernel {
     inputs: &[
         ("x_half", "uint"),
         ("x_scales", "float"),
+        ("sizes", "uint"),
         ("w", "uint"),
         ("scales", "T"),
         ("biases", "T"),
@@ -141,22 +142,23 @@ pub(super) const THREE: Kernel = Kernel {
         ("w3", "uint"),
         ("scales3", "T"),
         ("biases3", "T"),
-        ("sizes", "uint"),
     ],
     written: &[],
     outputs: &[("y", "float"), ("y2", "float"), ("y3", "float")],
-    constants: &["N", "R", "BITS", "GROUP", "RUN"],
+    constants: &["N", "R", "BITS", "GROUP", "RUN", "COLUMNS", "WAVES", "ROWS", "ROWS2", "ROWS3"],
     n_wave: 8,
+    n_group: 3,
 };
 
 macro_rules! append {
-    ($name:literal, $rows:expr, [$($input:expr),*], [$($constant:literal),*]) => {
+    ($name:literal, $rows:expr, [$($input:expr),*]) => {
         Kernel {
             name: $name,
             body: text!(
                 "#define APPEND 1\n",
                 $rows,
                 "PARTS 3",
+                "ROWS_OF(part) ((part) == 0 ? ROWS : (part) == 1 ? ROWS2 : ROWS3)",
                 "GLU 0",
                 "LAYOUT 0",
                 "PICK(part, a, b, c) ((part) == 0 ? a : (part) == 1 ? b : c)",
@@ -185,24 +187,20 @@ macro_rules! append {
                 ("v_store", "half"),
                 ("table", "int"),
                 ("turns", "float"),
-                ("sizes", "uint"),
                 ("before", "int"),
             ],
             written: &["k_store", "v_store"],
             outputs: &[("y", "float"), ("done", "int")],
-            constants: &["N", "R", "BITS", "GROUP", "RUN", "HEAD", "DIMS", "PAIRED" $(, $constant)*],
+            constants: &["N", "R", "BITS", "GROUP", "RUN", "COLUMNS", "WAVES", "ROWS", "ROWS2", "ROWS3", "HEAD", "DIMS", "PAIRED"],
             n_wave: 8,
+            n_group: 3,
         }
     };
 }
 
 /// Queries, keys and values, rotated and appended.
 pub(super) const APPEND: Kernel =
-    append!("affine_tiles_append", rows_as_made!(), [("x_half", "uint"), ("x_scales", "float")], []);
+    append!("affine_tiles_append", rows_as_made!(), [("x_half", "uint"), ("x_scales", "float"), ("sizes", "uint")]);
 /// The same of one row that is normalized before.
-pub(super) const APPEND_NORMED: Kernel = append!(
-    "affine_tiles_append_normed",
-    row_to_norm!(),
-    [("x", "float"), ("weight", "float"), ("factors", "float")],
-    ["COLUMNS"]
-);
+pub(super) const APPEND_NORMED: Kernel =
+    append!("affine_tiles_append_normed", row_to_norm!(), [("x", "float"), ("weight", "float"), ("factors", "float")]);

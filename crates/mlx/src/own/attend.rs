@@ -129,7 +129,8 @@ pub(crate) fn attend(
         let end = (row + 1..seqs.rows.len()).take_while(alike).last().map_or(row + 1, |last| last + 1);
         let n_tok: usize = seqs.rows[row..end].iter().map(|r| r.n_tok).sum();
         let longest = seqs.rows[row..end].iter().map(|r| r.start + r.n_tok).max().unwrap_or(1);
-        let run = Run { rows: [row, end], first: seqs.rows[row].first, n_tok, longest };
+        let (number, n_batch) = (outputs.len(), q.shape[0]);
+        let run = Run { rows: [row, end], first: seqs.rows[row].first, n_tok, longest, number, n_batch };
         if n_tok > 0 {
             outputs.push(if gathered(&row) {
                 let array = attention::row(d, plan, (&q, Dtype::F16), (kv, layer), how, (seqs, row), Some(&done));
@@ -184,6 +185,9 @@ struct Run {
     n_tok: usize,
     /// KV slots of the longest sequence.
     longest: usize,
+    /// Runs before it, and tokens of all.
+    number: usize,
+    n_batch: usize,
 }
 
 /// Scale and cap, and the sinks of heads, as kernels take them.
@@ -214,26 +218,39 @@ fn paged(
     let (busy, least) = if tiles { (BUSY_TILES, SHARE_TILES) } else { (BUSY_GROUPS, SHARE_SLOTS) };
     let n_share = (busy / (n_kv_head * run.n_tok)).min(n_seen / least).clamp(1, MAX_SHARES);
     let [factors, sinks] = parameters(own, d, how);
+    let (shape, grid) = ([run.n_tok, n_head * d_head], [n_kv_head, run.n_tok, n_share]);
+    let layout = product::layout(own, shape);
+    let pairs = product::pairs_shape(layout, shape);
+    let [parts, sums] = [[run.n_tok, n_head * n_share * d_head], [run.n_tok, 2 * n_head * n_share]];
+    let made =
+        |array, pairs| Tensor { form: Form::new(own, d, layout, (pairs, run.n_tok), 1.0), ..Tensor::new(array, shape) };
+    if tiles {
+        let alone = n_share > 1 && run.n_batch == 1;
+        let constants = [d_head, n_head / n_kv_head, kv.spec.page_tokens, n_kv_head, usize::from(alone)];
+        let constants = [&constants.map(|n| n as u32)[..], &[layout]].concat();
+        let instance = Instance::new(&format!("paged_attention_tiles{end}"), &constants, "half");
+        let sizes = own.sizes(d, &[n_share, window[0], window[1], run.first]);
+        let arrived = own.counters(d, run.number);
+        let inputs = [&[&q.array], &stored[..], &[table, &sizes, &factors, &sinks, &arrived]].concat();
+        let none: &[usize] = &[1, 1];
+        let shapes: [&[usize]; 4] =
+            if n_share > 1 { [&shape, &pairs, &parts, &sums] } else { [&shape, &pairs, none, none] };
+        let [array, pairs, _, _] = own.launch(d, instance, &inputs, &shapes, grid);
+        return made(array, pairs);
+    }
+    let instance =
+        Instance::new(&format!("paged_attention{end}"), &[d_head, n_head / n_kv_head].map(|n| n as u32), "half");
     let sizes = own.sizes(d, &[n_kv_head, n_share, kv.spec.page_tokens, window[0], window[1], run.first]);
-    let constants = [d_head, n_head / n_kv_head, kv.spec.page_tokens].map(|n| n as u32);
-    let instance = match tiles {
-        true => Instance::new(&format!("paged_attention_tiles{end}"), &constants, "half"),
-        false => Instance::new(&format!("paged_attention{end}"), &constants[..2], "half"),
-    };
     let inputs = [&[&q.array], &stored[..], &[table, &sizes, &factors, &sinks]].concat();
-    let shapes: [&[usize]; 2] = [&[run.n_tok, n_head * n_share * d_head], &[run.n_tok, n_head, n_share, 2]];
-    let [parts, sums] = own.launch(d, instance, &inputs, &shapes, [n_kv_head, run.n_tok, n_share]);
-    let shape = [run.n_tok, n_head * d_head];
+    let [parts, sums] = own.launch(d, instance, &inputs, &[&parts, &sums], grid);
     if n_share == 1 {
         return Tensor::new(parts, shape);
     }
-    let layout = product::layout(own, shape);
     let instance = Instance::new("attention_merge", &[d_head as u32, layout], "float");
     let sizes = own.sizes(d, &[n_head, n_share]);
-    let pairs = product::pairs_shape(layout, shape);
-    let [array, pairs] =
-        own.launch(d, instance, &[&parts, &sums, &sinks, &sizes], &[&shape, &pairs], [n_head, run.n_tok, 1]);
-    Tensor { form: Form::new(own, d, layout, (pairs, run.n_tok), 1.0), ..Tensor::new(array, shape) }
+    let inputs = [&parts, &sums, &sinks, &sizes];
+    let [array, pairs] = own.launch(d, instance, &inputs, &[&shape, &pairs], [n_head, run.n_tok, 1]);
+    made(array, pairs)
 }
 
 fn prompts(

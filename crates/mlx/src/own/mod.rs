@@ -23,15 +23,20 @@ use crate::kernel::source::{self, Platform};
 /// Small arrays that are kept; a model has a few for each kind of layer.
 const MAX_KEPT: usize = 4096;
 
+/// Groups of a KV head and token that may count themselves: those that are fewer than a GPU has room for.
+const MAX_COUNTERS: usize = 512;
+
 /// Steps that a kernel's first use makes longer.
 const FRESH_STEPS: u32 = 2;
 
 /// Launches our kernels on one device.
 pub(crate) struct Own {
-    platform: Platform,
+    pub(crate) platform: Platform,
     kernels: RefCell<HashMap<Instance, GpuKernel>>,
     /// By type and bits of their numbers.
     kept: RefCell<HashMap<(bool, Vec<u32>), Array>>,
+    /// Of groups that count themselves, for each run of a step.
+    counters: RefCell<Vec<Array>>,
     /// Steps whose times are not to be learned from, see [`Own::compiled`].
     fresh: Cell<u32>,
     /// Bits of the weights that were multiplied last, whose layout what comes next is likely to be read in.
@@ -48,6 +53,7 @@ impl Own {
             platform,
             kernels: RefCell::default(),
             kept: RefCell::default(),
+            counters: RefCell::default(),
             fresh: Cell::new(0),
             bits: Cell::new(4),
             compiler: OnceCell::new(),
@@ -67,6 +73,17 @@ impl Own {
         let mut bits: Vec<u32> = numbers.iter().map(|x| x.to_bits()).collect();
         bits.resize(bits.len().max(8), 0);
         self.keep(d, true, bits)
+    }
+
+    /// Zeros by which groups of a run of tokens of a step count themselves: as many as there may be groups at once. Runs of one number
+    /// follow each other, as what a layer attends to is made of what the layer before made.
+    pub(crate) fn counters(&self, d: &Device, run: usize) -> Array {
+        let mut counters = self.counters.borrow_mut();
+        while counters.len() <= run {
+            let zeros = d.from_slice(&[0u32; MAX_COUNTERS], &[MAX_COUNTERS], Dtype::U32);
+            counters.push(d.resident(&zeros).unwrap_or(zeros));
+        }
+        counters[run].clone()
     }
 
     /// Whether a kernel was first used in this step or the one before: MLX compiles it when it runs, in the step after if that was
@@ -117,7 +134,7 @@ impl Own {
         let output = |i: usize| Output { shape: shapes[i], dtype: number(kernel.outputs[i].1, instance.parameter) };
         let outputs: [Output<'_>; N] = std::array::from_fn(output);
         let mut made =
-            d.launch(&kernels[&instance], inputs, &outputs, grid.map(|n| n as u32), 32 * kernel.n_wave).into_iter();
+            d.launch(&kernels[&instance], inputs, &outputs, grid.map(|n| n as u32), 32 * instance.n_wave()).into_iter();
         std::array::from_fn(|_| made.next().expect("an array for each output"))
     }
 

@@ -18,8 +18,8 @@ use crate::matrix::{Coded, Matrix, Part};
 use crate::tensor::Tensor;
 
 /// Rows that `affine_tiles` takes at once, by what a threadgroup's memory holds.
-fn tile_tokens(own: &Own) -> usize {
-    match own.platform {
+fn tile_tokens(platform: Platform) -> usize {
+    match platform {
         Platform::Cuda => 32,
         Platform::Metal => 16,
     }
@@ -65,7 +65,7 @@ impl Form {
 
 /// The layout in which a kernel makes pairs of `[n_tok, n_col]` numbers beside its output; 0 for none.
 pub(crate) fn layout(own: &Own, [n_tok, n_col]: [usize; 2]) -> u32 {
-    if n_tok <= tile_tokens(own) && n_col.is_multiple_of(128) { own.bits.get() } else { 0 }
+    if n_tok <= tile_tokens(own.platform) && n_col.is_multiple_of(128) { own.bits.get() } else { 0 }
 }
 
 /// The shape of those pairs.
@@ -130,13 +130,12 @@ impl Rows {
         own.bits.set(bits);
         match &self.norm {
             Some((weight, eps)) if self.n_tok == 1 && self.n_in <= MAX_NORMED => {
-                let constants = [constants, &[self.n_in as u32]].concat();
                 let rows = vec![self.x.clone(), weight.clone(), own.floats(d, &[*eps])];
-                (Instance::new(normed, &constants, parameter), rows)
+                (Instance::new(normed, constants, parameter), rows)
             }
             _ => {
                 let form = self.form(own, d, bits);
-                (Instance::new(made, constants, parameter), vec![form.x, form.scales])
+                (Instance::new(made, constants, parameter), vec![form.x, form.scales, own.sizes(d, &[self.n_tok])])
             }
         }
     }
@@ -222,7 +221,7 @@ pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, resid
     let parts: Option<Vec<Read<'_>>> = matrix.parts.iter().map(|part| part.read(rows.n_in)).collect();
     let parts = parts.filter(|_| matrix.n_matrix == 1)?;
     let one = |part: &Read<'_>, residual: Option<&Array>| {
-        if rows.n_tok > tile_tokens(own) {
+        if rows.n_tok > tile_tokens(own.platform) {
             let y = many(own, d, rows, part);
             return finish(own, d, rows, [&y, &y], (part.shape(), 0, residual));
         }
@@ -242,8 +241,8 @@ pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, resid
 /// Three matrices of one packing: queries', keys' and values', whose products a launch may also rotate and append.
 pub(crate) struct Three<'a> {
     tiles: [Tiles<'a>; 3],
-    /// Of [`tile_constants`].
-    constants: [u32; 5],
+    /// Of [`tile_constants`], and the matrices' rows.
+    constants: [u32; 10],
 }
 
 impl<'a> Three<'a> {
@@ -251,21 +250,20 @@ impl<'a> Three<'a> {
     pub(crate) fn new(own: &Own, rows: &Rows, matrices: [&'a Matrix; 3]) -> Option<Three<'a>> {
         let [a, b, c] = matrices.map(|matrix| matrix.tiles(rows.n_in));
         let tiles = [a?, b?, c?];
-        if rows.n_tok > tile_tokens(own) || !tiles.iter().all(|t| t.like(&tiles[0])) {
+        if rows.n_tok > tile_tokens(own.platform) || !tiles.iter().all(|t| t.like(&tiles[0])) {
             return None;
         }
-        let constants = tile_constants([rows.n_tok, rows.n_in], tiles[0].packing, false);
+        let n_outs = tiles.each_ref().map(|t| t.n_out);
+        let shape = Shape { n_in: rows.n_in, n_outs: &n_outs, gated: false };
+        let [n, r, bits, group, run, n_in, n_wave] = tile_constants(own.platform, rows.n_tok, shape, tiles[0].packing);
+        let [a, b, c] = n_outs.map(|n_out| n_out as u32);
+        let constants = [n, r, bits, group, run, n_in, n_wave, a, b, c];
         Some(Three { tiles, constants })
     }
 
     /// Shapes of the products.
     pub(crate) fn shapes(&self, rows: &Rows) -> [[usize; 2]; 3] {
         self.tiles.each_ref().map(|t| [rows.n_tok, t.n_out])
-    }
-
-    fn sizes(&self, own: &Own, d: &Device, rows: &Rows) -> Array {
-        let n_out = self.tiles.each_ref().map(|t| t.n_out);
-        own.sizes(d, &[&[rows.n_in, rows.n_tok], &n_out[..]].concat())
     }
 
     /// Rows of the matrices that a group takes, and groups.
@@ -277,9 +275,9 @@ impl<'a> Three<'a> {
     /// The rows times each.
     pub(crate) fn products(&self, own: &Own, d: &Device, rows: &Rows) -> [Array; 3] {
         let instance = Instance::new("affine_tiles_three", &self.constants, self.tiles[0].parameter);
-        let (form, sizes) = (begin(own, d, rows, &self.tiles[0]), self.sizes(own, d, rows));
+        let (form, sizes) = (begin(own, d, rows, &self.tiles[0]), own.sizes(d, &[rows.n_tok]));
         let arrays = self.tiles.iter().flat_map(Tiles::arrays);
-        let inputs: Vec<&Array> = [&form.x, &form.scales].into_iter().chain(arrays).chain([&sizes]).collect();
+        let inputs: Vec<&Array> = [&form.x, &form.scales, &sizes].into_iter().chain(arrays).collect();
         let shapes = self.shapes(rows);
         own.launch(d, instance, &inputs, &shapes.each_ref().map(|shape| &shape[..]), [self.groups()[1], 1, 1])
     }
@@ -306,8 +304,8 @@ impl<'a> Three<'a> {
         let constants = [&self.constants[..], &rest].concat();
         let names = ["affine_tiles_append", "affine_tiles_append_normed"];
         let (instance, first) = rows.tiled(own, d, names, (&constants, self.tiles[0].parameter));
-        let (turns, sizes) = (own.floats(d, freqs), self.sizes(own, d, rows));
-        let rest = [stores[0], stores[1], table, &turns, &sizes, before];
+        let turns = own.floats(d, freqs);
+        let rest = [stores[0], stores[1], table, &turns, before];
         let inputs: Vec<&Array> = first.iter().chain(self.tiles.iter().flat_map(Tiles::arrays)).chain(rest).collect();
         let shapes: [&[usize]; 2] = [&[rows.n_tok, self.tiles[0].n_out], &[1]];
         own.launch(d, instance, &inputs, &shapes, [self.groups()[1], 1, 1])
@@ -332,7 +330,7 @@ pub(crate) fn gated(
         return None;
     }
     let (n_tok, n_out) = (rows.n_tok, gate.n_out);
-    if n_tok > tile_tokens(own) {
+    if n_tok > tile_tokens(own.platform) {
         let shape = (gate.part.dtype, gate.n_out);
         let [y, z] = [gate, up].map(|tiles| many(own, d, rows, &Read::Tiles(tiles)));
         return Some((finish(own, d, rows, [&y, &z], (shape, glu, None)), None));
@@ -340,27 +338,45 @@ pub(crate) fn gated(
     let shape = [n_tok, n_out];
     own.bits.set(gate.packing[0]);
     let layout = layout(own, shape);
-    let tiling = tile_constants([n_tok, rows.n_in], gate.packing, true);
-    let constants = [&tiling[..], &[glu, layout]].concat();
+    let of = Shape { n_in: rows.n_in, n_outs: &[n_out], gated: true };
+    let tiling = tile_constants(own.platform, n_tok, of, gate.packing);
+    let constants = [&tiling[..], &[n_out as u32, glu, layout]].concat();
     let names = ["affine_tiles_gated", "affine_tiles_gated_normed"];
     let (instance, first) = rows.tiled(own, d, names, (&constants, gate.parameter));
-    let sizes = own.sizes(d, &[rows.n_in, n_tok, n_out]);
     let matrices = [gate.arrays(), up.arrays()].concat();
-    let inputs: Vec<&Array> = first.iter().chain(matrices).chain([&sizes]).collect();
+    let inputs: Vec<&Array> = first.iter().chain(matrices).collect();
     let pairs = pairs_shape(layout, shape);
     let [y, pairs] = own.launch(d, instance, &inputs, &[&shape, &pairs], [n_out.div_ceil(16), 1, 1]);
     Some((y, Form::new(own, d, layout, (pairs, n_tok), GATED_SCALE)))
 }
 
-/// The constants N, R, BITS, GROUP and RUN of `affine_tiles` for so many rows of so many columns, and a matrix, or a gate and what it
-/// lets through, of so many bits and such groups.
-pub(crate) fn tile_constants([n_tok, n_in]: [usize; 2], [bits, group]: [u32; 2], gated: bool) -> [u32; 5] {
+/// Matrices that a launch multiplies, as the constants of its kernel say: each one's rows, and whether two are a gate and what it lets
+/// through.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape<'a> {
+    pub n_in: usize,
+    pub n_outs: &'a [usize],
+    pub gated: bool,
+}
+
+/// Groups of two times the waves that a large GPU has room for at once: two for each of an H200's multiprocessors.
+const ROOM: usize = 264;
+
+/// The constants N, R, BITS, GROUP, RUN, COLUMNS and WAVES of `affine_tiles` for so many rows, and matrices of so many bits and such
+/// groups.
+pub(crate) fn tile_constants(platform: Platform, n_tok: usize, shape: Shape<'_>, [bits, group]: [u32; 2]) -> [u32; 7] {
+    let Shape { n_in, n_outs, gated } = shape;
     let n = n_tok.div_ceil(8) as u32;
+    let r = if gated || n > 1 { 2 } else { 1 };
+    // More waves share the columns where there are few groups, by kernel times of an H100.
+    let groups: usize = n_outs.iter().map(|n_out| n_out.div_ceil(16)).sum();
+    let alone = n_outs.len() == 1;
+    let many = platform == Platform::Cuda && alone && r == 1 && groups <= ROOM && n_in >= 128 * 16;
     let run = group / 16;
     let fits = bits == 4 && group < 128 && n_in.is_multiple_of(128 * run as usize);
     // Elsewhere the registers that runs take cost more than they gain, by kernel times of an H200.
-    let pays = if gated { n > 2 } else { n == 1 };
-    [n, if gated || n > 1 { 2 } else { 1 }, bits, group, if fits && pays { run } else { 1 }]
+    let pays = if gated { n > 2 } else { n == 1 && !many };
+    [n, r, bits, group, if fits && pays { run } else { 1 }, n_in as u32, if many { 16 } else { 8 }]
 }
 
 /// The rows as `affine_tiles` reads them.
@@ -370,12 +386,13 @@ fn begin(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>) -> Form {
 }
 
 fn few(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&Array>) -> Array {
-    let (form, constants) = (begin(own, d, rows, tiles), tile_constants([rows.n_tok, rows.n_in], tiles.packing, false));
-    let all = [&constants[..], &[u32::from(residual.is_some())]].concat();
+    let of = Shape { n_in: rows.n_in, n_outs: &[tiles.n_out], gated: false };
+    let (form, constants) = (begin(own, d, rows, tiles), tile_constants(own.platform, rows.n_tok, of, tiles.packing));
+    let all = [&constants[..], &[tiles.n_out as u32, u32::from(residual.is_some())]].concat();
     let instance = Instance::new("affine_tiles", &all, tiles.parameter);
-    let sizes = own.sizes(d, &[rows.n_in, rows.n_tok, tiles.n_out]);
+    let sizes = own.sizes(d, &[rows.n_tok]);
     let [w, scales, biases] = tiles.arrays();
-    let inputs = [&form.x, &form.scales, w, scales, biases, residual.unwrap_or(&form.scales), &sizes];
+    let inputs = [&form.x, &form.scales, &sizes, w, scales, biases, residual.unwrap_or(&form.scales)];
     let shape = [rows.n_tok, tiles.n_out];
     let [y] = own.launch(d, instance, &inputs, &[&shape], [tiles.n_out.div_ceil(16 * constants[1] as usize), 1, 1]);
     y
@@ -391,9 +408,9 @@ fn few_blocks(
     own.bits.set(BLOCKS_LAYOUT);
     let form = rows.form(own, d, BLOCKS_LAYOUT);
     let [n, r] = blocks_constants(blocks.row, rows.n_tok);
-    let constants = [n, r, u32::from(residual.is_some())];
+    let constants = [n, r, rows.n_in as u32, n_out as u32, u32::from(residual.is_some())];
     let instance = Instance::new(&format!("{}_matmul", blocks.row.name), &constants, "float");
-    let sizes = own.sizes(d, &[rows.n_in, rows.n_tok, n_out]);
+    let sizes = own.sizes(d, &[rows.n_tok, rows.n_in, n_out]);
     let inputs = [&form.x, &form.scales, weights, &blocks.codes, residual.unwrap_or(&form.scales), &sizes];
     let [y] = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(16 * r as usize), 1, 1]);
     y
@@ -403,7 +420,7 @@ fn few_blocks(
 const SHARED_BY: usize = 4;
 
 /// The constants N, R and TILE of a format's kernel for rows that have one of `n_expert` matrices each, neighbours the same if `sorted`.
-pub(crate) fn experts_constants(blocks: &Blocks, [n_row, n_expert]: [usize; 2], sorted: bool, most: usize) -> [u32; 3] {
+pub(crate) fn experts_constants(blocks: &Blocks, [n_row, n_expert, most]: [usize; 3], sorted: bool) -> [u32; 3] {
     let each = if sorted { n_row / n_expert } else { 0 };
     let tile = if each < SHARED_BY {
         1
@@ -428,12 +445,13 @@ pub(crate) fn experts(
     let [n_row, n_in] = x.shape;
     let rows = Rows::new(x, None).expect("rows without a norm");
     let form = rows.form(own, d, BLOCKS_LAYOUT);
-    let constants = experts_constants(blocks.row, [n_row, matrix.n_matrix], sorted, tile_tokens(own));
-    let [_, r, tile] = constants.map(|n| n as usize);
+    let shape = [n_row, matrix.n_matrix, tile_tokens(own.platform)];
+    let [n, r, tile] = experts_constants(blocks.row, shape, sorted);
+    let constants = [n, r, n_in as u32, matrix.n_out as u32, tile];
     let instance = Instance::new(&format!("{}_experts", blocks.row.name), &constants, "float");
-    let sizes = own.sizes(d, &[n_in, n_row, matrix.n_out]);
+    let sizes = own.sizes(d, &[n_row, n_in, matrix.n_out]);
     let inputs = [&form.x, &form.scales, &matrix.parts[0].weights, &blocks.codes, experts, &sizes];
-    let grid = [matrix.n_out.div_ceil(16 * r), n_row.div_ceil(tile), 1];
+    let grid = [matrix.n_out.div_ceil(16 * r as usize), n_row.div_ceil(tile as usize), 1];
     let [y] = own.launch(d, instance, &inputs, &[&[n_row, matrix.n_out]], grid);
     y
 }

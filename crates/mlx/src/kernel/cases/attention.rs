@@ -164,19 +164,39 @@ pub(super) fn paged(
     let Asked { table, q, factors, sinks, want } =
         asked(random, &sequences, [d, n_head], [lengths, &vec![1; n_tok]], how);
     let [kind, n_seen] = table::window_sizes(how.window);
-    let tiles = name.starts_with("paged_attention_tiles");
-    let constants = [d, group, PAGE_TOKENS].map(|n| n as u32);
-    let instance = Instance::new(name, if tiles { &constants } else { &constants[..2] }, "half");
-    let title = format!("{}, {lengths:?} tokens, {n_share} shares, {how:?}", instance.name());
+    let title = format!("{lengths:?} tokens, {n_share} shares, {how:?}");
+    let grid = [n_kv_head as u32, n_tok as u32, n_share as u32];
+    let (n_out, n) = (n_tok * n_head * d, n_tok * n_head * n_share);
+    if name.starts_with("paged_attention_tiles") {
+        let alone = n_tok == 1 && n_share > 1 && lengths[0] >= 64 * n_share;
+        let layout = if (n_head * d).is_multiple_of(128) { [0, 4, 8][lengths[0] % 3] } else { 0 };
+        let constants = [d as u32, group as u32, PAGE_TOKENS as u32, n_kv_head as u32, u32::from(alone), layout];
+        let instance = Instance::new(name, &constants, "half");
+        let rest = vec![
+            bytes(&table),
+            sizes(&[n_share, kind, n_seen, 0]),
+            bytes(&factors),
+            bytes(&sinks),
+            bytes(&vec![0u32; n_tok * n_kv_head]),
+        ];
+        let inputs = [vec![bytes(&q)], sequences.stored, rest].concat();
+        let n_pair = if layout > 0 { n_tok.next_multiple_of(8) * n_head * d / 2 } else { 1 };
+        let title = format!("{}, {title}", instance.name());
+        let launch = Launch { instance, grid, inputs, outputs: vec![n_out, n_pair, n * d, 2 * n] };
+        let want = if layout > 0 { [&want[..], &want].concat() } else { want };
+        let finish = Finish::Joined(layout, n_head * d);
+        // Products round queries and weights to f16, and pairs are f16.
+        return Case { launch, title, want, n_col: d, finish, limit: Limit::Row(2.0 * half(name)) };
+    }
+    let instance = Instance::new(name, &[d as u32, group as u32], "half");
+    let title = format!("{}, {title}", instance.name());
     let sizes = sizes(&[n_kv_head, n_share, PAGE_TOKENS, kind, n_seen, 0]);
     let inputs =
         [vec![bytes(&q)], sequences.stored, vec![bytes(&table), sizes, bytes(&factors), bytes(&sinks)]].concat();
-    let n = n_tok * n_head * n_share;
-    let grid = [n_kv_head as u32, n_tok as u32, n_share as u32];
     let launch = Launch { instance, grid, inputs, outputs: vec![n * d, 2 * n] };
     let finish = if n_share == 1 { Finish::First } else { Finish::Merge(n_share, d, sinks) };
-    // Keys are rounded to f16 in both; scores are sums in f32, exponentiated. Products round queries and weights to f16.
-    Case { launch, title, want, n_col: d, finish, limit: Limit::Row(if tiles { half(name) } else { SINGLE }) }
+    // Keys are rounded to f16 in both; scores are sums in f32, exponentiated.
+    Case { launch, title, want, n_col: d, finish, limit: Limit::Row(SINGLE) }
 }
 
 /// The last `n_toks` tokens of sequences of these lengths, after a token of another one.

@@ -47,6 +47,8 @@ enum Finish {
     Parts,
     /// The two f16 of each word.
     Halves,
+    /// The first output, then the rows that pairs beside it stand for, if there are: layout, columns. A written array is zeros.
+    Joined(u32, usize),
     /// The first output, then the rows that pairs beside it stand for: layout, columns, what they were divided by.
     Beside(u32, usize, f32),
     /// The first output, then the written inputs, which are f16; the second output is a token.
@@ -73,6 +75,14 @@ impl Case {
             Finish::Rows(layout, n_in) => product::rows(&outputs[0], &outputs[1], *layout, *n_in),
             Finish::Parts => outputs.concat(),
             Finish::Halves => halves(&outputs[0]),
+            Finish::Joined(layout, n_col) => {
+                if outputs[4..].concat().iter().any(|count| count.to_bits() != 0) {
+                    return Some(format!("{}: groups are counted still", self.title));
+                }
+                let ones = vec![1.0; outputs[0].len() / n_col];
+                let rows = if *layout > 0 { product::rows(&outputs[1], &ones, *layout, *n_col) } else { Vec::new() };
+                [outputs[0].clone(), rows].concat()
+            }
             Finish::Beside(layout, n_col, scale) => {
                 let scales = vec![*scale; outputs[0].len() / n_col];
                 [outputs[0].clone(), product::rows(&outputs[1], &scales, *layout, *n_col)].concat()
@@ -228,6 +238,14 @@ fn of_attention(random: &mut Random) -> Vec<Case> {
                 cases.push(attention::paged(random, name, shape, &lengths, how));
             }
         }
+        if [64, 128].contains(&d) {
+            // A sequence alone, whose first pages are read ahead.
+            let name = if d == 128 && group == 8 { "paged_attention_tiles_q8" } else { "paged_attention_tiles" };
+            let how = attention::How { window: windows[i % 2], softcap: cap, sinks: i % 2 == 0 };
+            let n_share = 2 + random.below(3);
+            let length = 64 * n_share + random.below(90);
+            cases.push(attention::paged(random, name, [d, group, 2, n_share], &[length], how));
+        }
         let how = attention::How { window: windows[(i + 1) % 3], softcap: cap, sinks: i % 2 == 0 };
         let lengths: Vec<usize> = (0..1 + random.below(3)).map(|_| 5 + random.below(90)).collect();
         let n_toks: Vec<usize> = lengths.iter().map(|n| n - random.below(n - 1)).collect();
@@ -320,10 +338,11 @@ pub fn large(seed: u64, only: &str) -> Vec<Case> {
         cases.push(product::experts(&mut random, [8, 32], row, [768, 2048], false));
     }
     let plain = attention::How { window: Window::Full, softcap: None, sinks: false };
-    for (n_seq, n_shares) in [(1, [64, 32, 32]), (8, [8, 6, 6])] {
+    let sequences = [(1, 4096, [64, 32, 32]), (1, 8192, [66, 49, 49]), (1, 32768, [66, 49, 49]), (8, 4096, [8, 6, 6])];
+    for (n_seq, length, n_shares) in sequences {
         let names = ["paged_attention", "paged_attention_tiles", "paged_attention_tiles_q8"];
         for (name, n_share) in names.into_iter().zip(n_shares).filter(|(name, _)| wanted(name)) {
-            cases.push(attention::paged(&mut random, name, [128, 4, 8, n_share], &vec![4096; n_seq], plain));
+            cases.push(attention::paged(&mut random, name, [128, 4, 8, n_share], &vec![length; n_seq], plain));
         }
     }
     for (lengths, n_toks) in [(&[512][..], &[512][..]), (&[2048], &[256]), (&[700, 300], &[200, 300])] {

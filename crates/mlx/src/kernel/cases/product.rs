@@ -188,14 +188,15 @@ fn coded(random: &mut Random, row: &Blocks, shape: [usize; 2]) -> MatrixData {
 fn blocks_launch(row: &Blocks, data: &MatrixData, [numbers, scales, residual]: [&[f32]; 3], add: bool) -> Launch {
     let (m, [n_out, n_in]) = (scales.len(), [data.n_out, data.n_in]);
     let [n, r] = blocks_constants(row, m);
-    let instance = Instance::new(&format!("{}_matmul", row.name), &[n, r, u32::from(add)], "float");
+    let instance =
+        Instance::new(&format!("{}_matmul", row.name), &[n, r, n_in as u32, n_out as u32, u32::from(add)], "float");
     let inputs = vec![
         laid_out(numbers, [m, n_in], 4),
         bytes(scales),
         row.packed(data),
         bytes(&row.codes(data)),
         bytes(residual),
-        sizes(&[n_in, m, n_out]),
+        sizes(&[m, n_in, n_out]),
     ];
     Launch { instance, grid: [n_out.div_ceil(16 * r as usize) as u32, 1, 1], inputs, outputs: vec![m * n_out] }
 }
@@ -255,7 +256,8 @@ pub(super) fn experts(
         chosen.iter().enumerate().flat_map(line).collect::<Vec<f32>>()
     };
     let (want, off) = (of(|sums| &sums.y), of(|sums| &sums.off));
-    let constants = experts_constants(row, [n_row, n_expert], sorted, 32);
+    let [n, r, tile] = experts_constants(row, [n_row, n_expert, 32], sorted);
+    let constants = [n, r, n_in as u32, n_out as u32, tile];
     let instance = Instance::new(&format!("{}_experts", row.name), &constants, "float");
     let title = format!("{}, {n_row} of [{n_out}, {n_in}]", instance.name());
     let inputs = vec![
@@ -264,10 +266,9 @@ pub(super) fn experts(
         matrices.iter().flat_map(|data| row.packed(data)).collect(),
         bytes(&row.codes(&matrices[0])),
         bytes(&chosen),
-        sizes(&[n_in, n_row, n_out]),
+        sizes(&[n_row, n_in, n_out]),
     ];
-    let [_, r, tile] = constants.map(|n| n as usize);
-    let grid = [n_out.div_ceil(16 * r) as u32, n_row.div_ceil(tile) as u32, 1];
+    let grid = [n_out.div_ceil(16 * r as usize) as u32, n_row.div_ceil(tile as usize) as u32, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![n_row * n_out] };
     Case { launch, title, want, n_col: n_out, finish: Finish::First, limit: Limit::Each(off) }
 }

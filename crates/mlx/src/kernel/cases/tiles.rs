@@ -8,8 +8,8 @@ use mlxr_compute::{Backend, DType, Encoding, MatrixData};
 use super::product::{Sums, act, laid_out, plus, sums, through};
 use super::{Case, Finish, HALF, Limit, attention, bytes, sizes};
 use crate::kernel::Instance;
-use crate::kernel::source::Launch;
-use crate::own::product::tile_constants;
+use crate::kernel::source::{Launch, Platform};
+use crate::own::product::{Shape, tile_constants};
 
 /// How far a weight is off: the product of scale and code with the bias added is rounded to f16 once, and scales of this size are
 /// f16 themselves.
@@ -30,7 +30,7 @@ struct Rows {
 fn rows(random: &mut Random, [m, n_in]: [usize; 2], bits: u8) -> Rows {
     let scales: Vec<f32> = (0..m).map(|_| (0.2 + random.unit()) / 8.0 / (n_in as f32).sqrt()).collect();
     let numbers: Vec<f32> = random.normals(m * n_in).iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
-    let inputs = vec![laid_out(&numbers, [m, n_in], u32::from(bits)), bytes(&scales)];
+    let inputs = vec![laid_out(&numbers, [m, n_in], u32::from(bits)), bytes(&scales), sizes(&[m])];
     let data = numbers.iter().enumerate().map(|(i, x)| x * scales[i / n_in]).collect();
     Rows { inputs, x: Tensor { shape: [m, n_in], data } }
 }
@@ -67,15 +67,10 @@ fn parameter((_, _, scale): Packing) -> &'static str {
     if scale == DType::F16 { "half" } else { "bfloat" }
 }
 
-/// Constants of `affine_tiles` for `m` rows of `n_in` columns.
-fn constants([m, n_in]: [usize; 2], (bits, group, _): Packing, gated: bool) -> [u32; 5] {
-    tile_constants([m, n_in], [u32::from(bits), u32::from(group)], gated)
-}
-
-/// With the columns where the kernel must know them.
-fn with_columns(name: &str, n_in: usize, constants: &[u32]) -> Vec<u32> {
-    let columns = name.ends_with("_normed").then_some(n_in as u32);
-    constants.iter().copied().chain(columns).collect()
+/// Constants of `affine_tiles` for `m` rows; of one platform or the other, by the columns.
+fn constants(m: usize, shape: Shape<'_>, (bits, group, _): Packing) -> [u32; 7] {
+    let platform = if shape.n_in.is_multiple_of(256) { Platform::Cuda } else { Platform::Metal };
+    tile_constants(platform, m, shape, [u32::from(bits), u32::from(group)])
 }
 
 pub(super) fn plain(random: &mut Random, m: usize, packing: Packing, [n_out, n_in]: [usize; 2], add: bool) -> Case {
@@ -85,10 +80,11 @@ pub(super) fn plain(random: &mut Random, m: usize, packing: Packing, [n_out, n_i
     if add {
         made = plus(made, &residual);
     }
-    let tiling = constants([m, n_in], packing, false);
-    let instance = Instance::new("affine_tiles", &[&tiling[..], &[u32::from(add)]].concat(), parameter(packing));
+    let tiling = constants(m, Shape { n_in, n_outs: &[n_out], gated: false }, packing);
+    let instance =
+        Instance::new("affine_tiles", &[&tiling[..], &[n_out as u32, u32::from(add)]].concat(), parameter(packing));
     let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
-    let inputs = [rows.inputs, parts(&data), vec![bytes(&residual), sizes(&[n_in, m, n_out])]].concat();
+    let inputs = [rows.inputs, parts(&data), vec![bytes(&residual)]].concat();
     let grid = [n_out.div_ceil(16 * tiling[1] as usize) as u32, 1, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![m * n_out] };
     Case { launch, title, want: made.y, n_col: n_out, finish: Finish::First, limit: Limit::Each(made.off) }
@@ -106,10 +102,11 @@ pub(super) fn gated(
     let both = [(); 2].map(|()| matrix(random, packing, [n_out, n_in]));
     let [y, z] = both.each_ref().map(|data| sums(&rows.x, data, off));
     let mut made = through(act(glu).expect("a gate"), &y, &z);
-    let all = [&constants([m, n_in], packing, true)[..], &[glu, layout]].concat();
-    let instance = Instance::new(name, &with_columns(name, n_in, &all), parameter(packing));
+    let tiling = constants(m, Shape { n_in, n_outs: &[n_out], gated: true }, packing);
+    let all = [&tiling[..], &[n_out as u32, glu, layout]].concat();
+    let instance = Instance::new(name, &all, parameter(packing));
     let title = format!("{}, {m} of [{n_out}, {n_in}]", instance.name());
-    let inputs = [rows.inputs, parts(&both[0]), parts(&both[1]), vec![sizes(&[n_in, m, n_out])]].concat();
+    let inputs = [rows.inputs, parts(&both[0]), parts(&both[1])].concat();
     let (finish, n_pair) = match layout {
         0 => (Finish::First, 1),
         _ => (Finish::Beside(layout, n_out, DIVISOR), m.next_multiple_of(8) * n_out / 2),
@@ -137,21 +134,14 @@ pub(super) fn append(
     let all = n_outs.map(|n_out| matrix(random, packing, [n_out, n_in]));
     let made = all.each_ref().map(|data| sums(&rows.x, data, off));
     let next = attention::next(random, [d, n_kv_head, m], (dims, pairs));
-    let tiling = constants([m, n_in], packing, false);
+    let tiling = constants(m, Shape { n_in, n_outs: &n_outs, gated: false }, packing);
     // Where nothing turns there are no halves.
     let paired = dims == 0 || pairs == RopePairs::Interleaved;
-    let constants = [&tiling[..], &[d as u32, dims as u32, u32::from(paired)]].concat();
-    let instance = Instance::new(name, &with_columns(name, n_in, &constants), parameter(packing));
+    let constants = [&tiling[..], &n_outs.map(|n| n as u32), &[d as u32, dims as u32, u32::from(paired)]].concat();
+    let instance = Instance::new(name, &constants, parameter(packing));
     let title = format!("{}, {m} of [{n_outs:?}, {n_in}]", instance.name());
     let empty = vec![0u16; next.n];
-    let rest = vec![
-        bytes(&empty),
-        bytes(&empty),
-        bytes(&next.table),
-        bytes(&next.turns),
-        sizes(&[n_in, m, n_outs[0], n_outs[1], n_outs[2]]),
-        bytes(&[0i32]),
-    ];
+    let rest = vec![bytes(&empty), bytes(&empty), bytes(&next.table), bytes(&next.turns), bytes(&[0i32])];
     let inputs = [rows.inputs, all.iter().flat_map(parts).collect(), rest].concat();
     let groups = n_outs.iter().map(|n_out| n_out / (16 * tiling[1] as usize)).sum::<usize>() as u32;
     let launch = Launch { instance, grid: [groups, 1, 1], inputs, outputs: vec![m * n_outs[0], 1] };
@@ -168,10 +158,11 @@ pub(super) fn three(random: &mut Random, m: usize, packing: Packing, [a, b, c, n
     let rows = rows(random, [m, n_in], packing.0);
     let all = [a, b, c].map(|n_out| matrix(random, packing, [n_out, n_in]));
     let made = all.each_ref().map(|data| sums(&rows.x, data, WEIGHT));
-    let tiling = constants([m, n_in], packing, false);
-    let instance = Instance::new("affine_tiles_three", &tiling, parameter(packing));
+    let tiling = constants(m, Shape { n_in, n_outs: &[a, b, c], gated: false }, packing);
+    let instance =
+        Instance::new("affine_tiles_three", &[&tiling[..], &[a, b, c].map(|n| n as u32)].concat(), parameter(packing));
     let title = format!("{}, {m} of [{a} + {b} + {c}, {n_in}]", instance.name());
-    let inputs = [rows.inputs, all.iter().flat_map(parts).collect(), vec![sizes(&[n_in, m, a, b, c])]].concat();
+    let inputs = [rows.inputs, all.iter().flat_map(parts).collect()].concat();
     let groups = [a, b, c].iter().map(|n_out| n_out.div_ceil(16 * tiling[1] as usize) as u32).sum();
     let launch = Launch { instance, grid: [groups, 1, 1], inputs, outputs: [a, b, c].map(|n| m * n).to_vec() };
     let want = made.iter().flat_map(|sums| sums.y.iter().copied()).collect();
