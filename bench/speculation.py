@@ -9,7 +9,8 @@ One server drafts (`--draft mlxr-draft`, prompt lookup), the other does not (`--
 turns, under a cache salt of its own, so that its reading counts too. Processor time of the server's threads is read from
 /proc (Linux): what other programs do to the machine matters little. Texts must be the same, for the same seed: it is an
 error if they are not. Rows are prompts that the pair of models was trained on, others that repeat themselves, questions that it was not trained on,
-and free text on which the two disagree; each at temperature 0 and 0.8. `gain` is plain over drafted: 1.5 is half more tokens a second. Requests
+and free text on which the two disagree; each at temperature 0 and 0.8. `gain` is plain over drafted: 1.5 is half more tokens a second. `told` is what
+the server itself says (`mlxr:spec_decode_saved_seconds`): by undisturbed times. Requests
 for a single token tell what reading a prompt takes without drafts: `decoding` is the gain of what is left without that.
 With `--held-out` the longest replies of the first conversations of each kind that the pair of models was not trained on are added;
 DATA is what assets/embedded/build.py makes. With `--base` the second server is another program's with the same flags: before and after a change.
@@ -125,8 +126,9 @@ class Server:
 
     def counts(self):
         text = self.get("/metrics")
-        find = lambda name: sum(map(float, re.findall(rf"^vllm:{name}\S* (\S+)$", text, re.MULTILINE)))
-        return [find("spec_decode_num_draft_tokens_total"), find("spec_decode_num_accepted_tokens_total")]
+        find = lambda name: sum(map(float, re.findall(rf"^{name}\S* (\S+)$", text, re.MULTILINE)))
+        names = ["vllm:spec_decode_num_draft_tokens_total", "vllm:spec_decode_num_accepted_tokens_total", "mlxr:spec_decode_saved_seconds"]
+        return [find(name) for name in names]
 
     def cpu_ns(self):
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
@@ -173,8 +175,8 @@ def main():
     plain = Server(args.base, folder, drafts) if args.base else Server(args.mlx_run, folder, [*flags, "--draft-max", 0])
     for server in [drafted, plain]:  # the first request packs the weights
         reply(server, ask("Hello."), 0, 8, "warm")
-    print("| prompt | temperature | tokens | plain, us a token | drafted | gain | decoding | accepted of drafted |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("| prompt | temperature | tokens | plain, us a token | drafted | gain | told | decoding | accepted of drafted |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     gains = {}
     for temperature in [0, 0.8]:
         for kind, name, prompt in chosen:
@@ -191,10 +193,11 @@ def main():
             ours, theirs = map(statistics.median, spent)
             read = statistics.median(first)
             gain, decoding = theirs / ours, (theirs - read) / max(ours - read, 1)
-            n_draft, n_accepted = (after - before for after, before in zip(drafted.counts(), counts))
+            n_draft, n_accepted, saved = (after - before for after, before in zip(drafted.counts(), counts))
+            told = theirs / max(theirs - saved / args.runs * 1e6, 1)
             gains.setdefault(f"{kind} at {temperature}", []).append((theirs, ours, read))
             accepted = f"{n_accepted / args.runs:.0f} of {n_draft / args.runs:.0f}"
-            print(f"| {kind}: {name} | {temperature} | {n} | {theirs / n:.0f} | {ours / n:.0f} | {gain:.2f} | {decoding:.2f} | {accepted} |", flush=True)
+            print(f"| {kind}: {name} | {temperature} | {n} | {theirs / n:.0f} | {ours / n:.0f} | {gain:.2f} | {told:.2f} | {decoding:.2f} | {accepted} |", flush=True)
     print("\n| group | all tokens | decoding | least to most | median |\n|---|---:|---:|---:|---:|")
     for kind, found in gains.items():
         only = [theirs / ours for theirs, ours, _ in found]

@@ -93,6 +93,11 @@ impl Account {
         self.plain
     }
 
+    /// Seconds that drafts saved, less what they cost.
+    pub fn saved(&self) -> f64 {
+        self.saved
+    }
+
     /// What drafts came to; `None` where nothing was measured.
     pub fn balance(&self) -> Option<Balance> {
         (self.step > 0.0).then(|| Balance { saved: self.saved / self.step, plain: self.plain / self.step })

@@ -440,6 +440,7 @@ impl Steps {
             let kind = client.kind();
             if let Some(speculator) = client.speculator() {
                 self.others.learn(kind, speculator.by_agreement(), speculator.account.balance());
+                self.stats.saved_by_drafts += speculator.account.saved();
             }
             self.shared.left(client.asked_by, client.has_started());
             // Whoever hears of the end finds it in the statistics.
