@@ -422,7 +422,7 @@ fn a_reply_takes_two_steps_and_a_fiftieth_longer_at_most() {
     // Of one token.
     let step_us = costs.0 + costs.1;
     let [plain, stranger, model] = [Drafts::None, Drafts::Stranger, Drafts::Model].map(|drafts| bench(drafts, costs));
-    let mut n_drafted = 0;
+    let (mut n_drafted, mut saved_us) = (0, [0.0; 2]);
     for i in 0..90 {
         // Short and long prompts for short and long replies; drawn tokens, of which copies are seldom right.
         let (n_prompt, max_tokens) = ([4, 20, 60, 300][i % 4], [3, 5, 12, 60, 150][i % 5]);
@@ -431,8 +431,9 @@ fn a_reply_takes_two_steps_and_a_fiftieth_longer_at_most() {
         let params = Params { temperature: 1.0, seed: Some(i as u64), ..Params::neutral() };
         let request = [Request { params, ..Request::new(prompt, max_tokens) }];
         let (text, want) = plain.texts(&request);
-        for bench in [&stranger, &model] {
+        for (bench, saved_us) in [&stranger, &model].into_iter().zip(&mut saved_us) {
             let (found, took) = bench.texts(&request);
+            *saved_us += want as f64 - took as f64;
             assert_eq!(found, text);
             // In the first ones it is found out how long steps take.
             let limit = 1.02 * want as f64 + 2.0 * step_us as f64;
@@ -441,6 +442,11 @@ fn a_reply_takes_two_steps_and_a_fiftieth_longer_at_most() {
         n_drafted = stranger.engine.metrics().spec_decode_num_draft_tokens.load(Ordering::Relaxed);
     }
     assert!(n_drafted > 90, "{n_drafted} tokens drafted");
+    // What is told of it is true, to a tenth of a step a reply.
+    for (bench, saved_us) in [&stranger, &model].into_iter().zip(saved_us) {
+        let told_us = 1e6 * bench.engine.stats().saved_by_drafts;
+        assert!((told_us - saved_us).abs() < 90.0 * 0.1 * step_us as f64, "{told_us} us and not {saved_us}");
+    }
 }
 
 #[test]

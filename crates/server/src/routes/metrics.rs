@@ -64,7 +64,9 @@ const NUMBERS: &[Number] = &[
     ("vllm:spec_decode_num_accepted_tokens_total", "counter", "Drafted tokens accepted.", |m, _| {
         count(&m.engine.metrics().spec_decode_num_accepted_tokens)
     }),
-    ("mlxr:spec_decode_saved_seconds", "gauge", "Time that drafts saved, less what they cost.", |_, s| s.saved_by_drafts),
+    ("mlxr:spec_decode_saved_seconds", "gauge", "Time that drafts saved, less what they cost.", |_, s| {
+        s.saved_by_drafts
+    }),
     ("mlxr:kv_pages_used", "gauge", "Pages that sequences hold.", |_, s| s.pages_used as f64),
     ("mlxr:kv_pages_cached", "gauge", "Pages that keep prefixes.", |_, s| s.pages_cached as f64),
     ("mlxr:kv_pages_free", "gauge", "Pages that hold nothing.", |_, s| s.pages_free as f64),
