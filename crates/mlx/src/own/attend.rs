@@ -25,7 +25,7 @@ const TILE: usize = 64;
 /// Groups of `paged_attention` that keep a large GPU busy, and of `paged_attention_tiles` that one has room for at once: three for
 /// each of an H200's multiprocessors. More would wait for these to end.
 const BUSY_GROUPS: usize = 528;
-const BUSY_TILES: usize = 396;
+pub(super) const BUSY_TILES: usize = 396;
 /// KV slots that make a share worth a group of these.
 const SHARE_SLOTS: usize = 64;
 const SHARE_TILES: usize = 128;

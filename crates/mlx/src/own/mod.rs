@@ -23,8 +23,8 @@ use crate::kernel::source::{self, Platform};
 /// Small arrays that are kept; a model has a few for each kind of layer.
 const MAX_KEPT: usize = 4096;
 
-/// Groups of a KV head and token that may count themselves: those that are fewer than a GPU has room for.
-const MAX_COUNTERS: usize = 512;
+/// KV heads of tokens whose groups count themselves, at most: those that have room for two shares each.
+const MAX_COUNTERS: usize = attend::BUSY_TILES / 2;
 
 /// Steps that a kernel's first use makes longer.
 const FRESH_STEPS: u32 = 2;
