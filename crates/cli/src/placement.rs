@@ -14,7 +14,9 @@ use std::num::NonZeroUsize;
 use mlxr_compute::op::KvType;
 use mlxr_engine::Config as EngineConfig;
 use mlxr_engine::runner::PAGE_TOKENS;
-use mlxr_mlx::{Kernels, Kind, loaded_bytes};
+use mlxr_mlx::kernel::blocks::Reads;
+use mlxr_mlx::kernel::source::Platform;
+use mlxr_mlx::{Kind, loaded_bytes};
 use mlxr_models::{Arena, LoadOptions, Need};
 use mlxr_weights::Checkpoint;
 
@@ -24,6 +26,8 @@ use crate::backend;
 use crate::command::size_text;
 use crate::memory::{LEAST_BYTES, arena_of, available};
 
+/// Where MLX computes on a GPU of this system.
+const PLATFORM: Platform = if cfg!(target_os = "macos") { Platform::Metal } else { Platform::Cuda };
 /// Fewest tokens of a step that memory is shared out for.
 const LEAST_STEP: usize = 64;
 /// The part of what is left after the weights that a step may take.
@@ -186,10 +190,9 @@ pub fn sizes(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Sizes, Cl
     let need = mlxr_models::need(checkpoint, options)?;
     let mut sizes = Sizes { need, ..Sizes::default() };
     for stored in checkpoint.stored()? {
-        // Experts are products of MLX's own.
-        let kernels = if stored.stacked { Kernels::Mlx } else { Kernels::Own };
+        let reads = if stored.stacked { Reads::experts } else { Reads::dense };
         sizes.cpu_bytes += stored.bytes;
-        sizes.mlx_bytes += loaded_bytes(stored.encoding, [stored.n_parameter, stored.bytes], kernels);
+        sizes.mlx_bytes += loaded_bytes(stored.encoding, [stored.n_parameter, stored.bytes], reads(Some(PLATFORM)));
     }
     sizes.mlx_bytes += need.tied_bytes;
     Ok(sizes)

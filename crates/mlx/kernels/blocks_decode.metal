@@ -15,7 +15,7 @@ if (row < sizes[0]) {
   uint own[NUMBERS];
   TAKE(own, row * STRIDE, super, quad)
   const uint factors = TAIL > 0 ? FACTORS(row * STRIDE, super) : 0;
-  const float factor = TAIL > 0 ? FACTOR * half_bits(factors & 0xffff) : 1.0f;
+  const float factor = TAIL > 0 ? FACTOR * half_bits(factors & 0xffff) : FACTOR;
   UNROLL
   for (uint half_block = 0; half_block < 2; half_block++) {
     UNROLL

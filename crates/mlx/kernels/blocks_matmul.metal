@@ -1,4 +1,4 @@
-// Up to 8 N rows times a transposed matrix in the blocks of a GGUF type or of bitsandbytes, laid out by `kernel::pack`: what `affine_tiles`
+// Up to 8 N rows times a transposed matrix in the blocks of a GGUF type, of bitsandbytes or of MLX, laid out by `kernel::pack`: what `affine_tiles`
 // does, with weights that a type's EIGHT unpacks (`blocks/*.h`). Group: 16 R rows of the matrix, 8 waves that share the columns, 256 at
 // a time. Scales of parts of a super-block are whole numbers (exact in f16), what is common to all of it multiplies the sums.
 //
@@ -142,7 +142,7 @@ for (uint super = wave; super < n_super; super += 8) {
       UNROLL
       for (uint i = 0; i < 4; i++) {
         const uint factors = numbers[r][i / 2][NUMBERS];
-        sum[r][n][i] += TAIL > 0 ? FACTOR * half_bits(factors & 0xffff) * part[r][n][i] : part[r][n][i];
+        sum[r][n][i] += TAIL > 0 ? FACTOR * half_bits(factors & 0xffff) * part[r][n][i] : FACTOR * part[r][n][i];
         if (LEAST == 1) sum[r][n][i] -= half_bits(factors >> 16) * less[r][n][i];
       }
     }

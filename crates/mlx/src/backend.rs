@@ -8,7 +8,9 @@ use mlxr_compute::{Backend, DType, Encoding, Error, MatrixData};
 use crate::ahead::Ahead;
 use crate::choice::{Kernels, Precision};
 use crate::ffi::{Array, Device, Dtype, Kind};
-use crate::matrix::{self, Matrix};
+use crate::kernel::blocks::Reads;
+use crate::kernel::source::Platform;
+use crate::matrix::{self, Matrix, Prepared};
 use crate::own::attend::Qkv;
 use crate::own::product::Three;
 use crate::own::{Own, attend, best, product};
@@ -56,25 +58,25 @@ impl Mlx {
         self.device.kind()
     }
 
-    /// The matrices in formats that these kernels compute with.
-    fn prepare(&mut self, data: &[MatrixData]) -> Result<Vec<MatrixData>, Error> {
-        let kernels = if self.own.is_some() { Kernels::Own } else { Kernels::Mlx };
+    /// The matrices in formats that these kernels compute with; `reads`: what ours do of them where they are.
+    fn prepare(&mut self, data: &[MatrixData], reads: fn(Option<Platform>) -> Reads) -> Result<Vec<Prepared>, Error> {
+        let reads = reads(self.own.as_ref().map(|own| own.platform));
         let mut prepared = Vec::with_capacity(data.len());
         for data in data {
-            let (matrix, decoded) = matrix::prepare(data, self.precision, kernels)?;
+            let matrix = matrix::prepare(data, self.precision, reads)?;
             let encoding = data.encoding.to_string();
-            if decoded && !self.warned.contains(&encoding) {
-                let (now, were) = (matrix.bytes() as f64, data.bytes() as f64);
+            if matrix.decoded && !self.warned.contains(&encoding) {
+                let (now, were) = (matrix.data.bytes() as f64, data.bytes() as f64);
                 (self.warn)(&format!(
                     "MLX has no kernel for {encoding}: its matrices are decoded to {} and take {:.1} times the memory",
-                    matrix.encoding,
+                    matrix.data.encoding,
                     now / were
                 ));
                 self.warned.push(encoding);
             }
             prepared.push(matrix);
         }
-        self.device.reserve("a model's weights", prepared.iter().map(matrix::device_bytes).sum())?;
+        self.device.reserve("a model's weights", prepared.iter().map(Prepared::device_bytes).sum())?;
         Ok(prepared)
     }
 
@@ -154,17 +156,18 @@ impl Backend for Mlx {
     }
 
     fn matrix(&mut self, parts: &[MatrixData]) -> Result<Matrix, Error> {
-        let prepared = self.prepare(parts)?;
+        let prepared = self.prepare(parts, Reads::dense)?;
         Matrix::stacked(&self.device, &prepared)
     }
 
     fn experts(&mut self, experts: &[MatrixData]) -> Result<Matrix, Error> {
-        let mut prepared = self.prepare(experts)?;
+        let mut prepared = matrix::agreed(self.prepare(experts, Reads::experts)?);
         // Experts of several formats, and on the processor, where MLX gathers only f32: all as plain numbers.
-        let mixed = prepared.iter().any(|p| !matrix::alike(p, &prepared[0]));
-        let plain = prepared.iter().any(|p| matches!(p.encoding, Encoding::Blocks(_)));
+        let mixed = prepared.iter().any(|p| !p.like(&prepared[0]));
+        let plain = prepared.iter().any(|p| matches!(p.data.encoding, Encoding::Blocks(_)));
         if mixed || plain && self.kind() == Kind::Cpu {
-            prepared = experts.iter().map(|e| e.to_blocks(DType::F32)).collect::<Result<_, _>>()?;
+            let plain = |expert: &MatrixData| Ok(Prepared::plain(expert.to_blocks(DType::F32)?));
+            prepared = experts.iter().map(plain).collect::<Result<_, Error>>()?;
         }
         Matrix::experts(&self.device, &prepared)
     }

@@ -5,15 +5,16 @@
 //! | MLX's own, and GGUF blocks, GPTQ and AWQ that [`MatrixData::to_mlx`] packs | `quantized_matmul` |
 //! | F32, F16, BF16 | `matmul` |
 //! | [`Blocks`] of GGUF and bitsandbytes, on GPUs with our kernels | these |
+//! | [`Blocks`] of MLX's formats, of experts and where `affine_tiles` does not read them, on CUDA | these |
 //! | the rest | decoded to plain numbers when loaded, and reported |
 
 use mlxr_compute::matrix::{self, MlxFloat};
 use mlxr_compute::{Bytes, DType, Encoding, Error, MatrixData, quant};
 
-use crate::choice::{Kernels, Precision};
+use crate::choice::Precision;
 use crate::ffi::{Array, Device, Dtype, Packing};
-use crate::kernel::blocks::Blocks;
-use crate::own::{Own, product};
+use crate::kernel::blocks::{Blocks, Reads};
+use crate::own::{Own, blocks};
 use crate::tensor::Tensor;
 
 /// A weight matrix, stacked ones, or those of all experts or heads.
@@ -51,42 +52,76 @@ pub(crate) struct Coded {
     pub(crate) codes: Array,
 }
 
-/// `data` in a format that these kernels compute with, and whether it had to be decoded.
-pub(crate) fn prepare(data: &MatrixData, precision: Precision, kernels: Kernels) -> Result<(MatrixData, bool), Error> {
+/// A matrix in a format that these kernels compute with.
+pub(crate) struct Prepared {
+    pub(crate) data: MatrixData,
+    /// How our kernels read it, if they do.
+    pub(crate) blocks: Option<&'static Blocks>,
+    /// Whether it had to be decoded.
+    pub(crate) decoded: bool,
+}
+
+impl Prepared {
+    /// A matrix that MLX reads as it is.
+    pub(crate) fn plain(data: MatrixData) -> Prepared {
+        Prepared { data, blocks: None, decoded: false }
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn device_bytes(&self) -> u64 {
+        match self.blocks {
+            Some(row) => (self.data.n_out * row.planes.row_bytes(self.data.n_in)) as u64,
+            None => self.data.bytes() as u64,
+        }
+    }
+
+    /// If two are of one format, whose tables too are the same.
+    pub(crate) fn like(&self, other: &Prepared) -> bool {
+        let name = |prepared: &Prepared| prepared.blocks.map(|row| row.name);
+        alike(&self.data, &other.data) && name(self) == name(other)
+    }
+}
+
+/// `data` in a format that these kernels compute with; `reads` says what ours read.
+pub(crate) fn prepare(data: &MatrixData, precision: Precision, reads: Reads) -> Result<Prepared, Error> {
     data.check()?;
     let scale = match precision {
         Precision::Full => DType::F32,
         Precision::Rounded | Precision::Half => DType::F16,
     };
     if let Some(packed) = data.to_mlx(scale) {
-        return Ok((with_scales(packed, precision), false));
+        let data = with_scales(packed, precision);
+        let blocks = Blocks::of(data.encoding, data.n_in, reads).filter(|row| row.holds(&data));
+        return Ok(Prepared { data, blocks, decoded: false });
     }
-    match (data.encoding, precision) {
-        (encoding, _) if kernels == Kernels::Own && Blocks::of(encoding, data.n_in).is_some() => {
-            Ok((data.clone(), false))
-        }
+    if let Some(row) = Blocks::of(data.encoding, data.n_in, reads) {
+        return Ok(Prepared { data: data.clone(), blocks: Some(row), decoded: false });
+    }
+    Ok(match (data.encoding, precision) {
         (Encoding::Blocks(DType::F32), _) | (Encoding::Blocks(DType::F16 | DType::BF16), Precision::Half) => {
-            Ok((data.clone(), false))
+            Prepared::plain(data.clone())
         }
-        (Encoding::Blocks(DType::F16 | DType::BF16), _) => Ok((data.to_blocks(DType::F32)?, false)),
-        (_, Precision::Half) => Ok((data.to_blocks(DType::F16)?, true)),
-        _ => Ok((data.to_blocks(DType::F32)?, true)),
-    }
+        (Encoding::Blocks(DType::F16 | DType::BF16), _) => Prepared::plain(data.to_blocks(DType::F32)?),
+        (_, Precision::Half) => Prepared { decoded: true, ..Prepared::plain(data.to_blocks(DType::F16)?) },
+        _ => Prepared { decoded: true, ..Prepared::plain(data.to_blocks(DType::F32)?) },
+    })
 }
 
-/// Bytes that a prepared matrix takes.
-pub(crate) fn device_bytes(data: &MatrixData) -> u64 {
-    match Blocks::of(data.encoding, data.n_in) {
-        Some(row) => (data.n_out * row.planes.row_bytes(data.n_in)) as u64,
-        None => data.bytes() as u64,
+/// Matrices of experts, which one launch reads: where our kernels do not hold all, MLX's read those that it has a format for.
+pub(crate) fn agreed(mut experts: Vec<Prepared>) -> Vec<Prepared> {
+    if experts.iter().any(|expert| expert.blocks.is_none()) {
+        for expert in &mut experts {
+            expert.blocks = expert.blocks.filter(|row| !row.is_mlx());
+        }
     }
+    experts
 }
 
 /// Bytes that weights take once they are loaded in half precision: of `n_weight` of them, `stored_bytes` in their file.
-pub fn loaded_bytes(encoding: Encoding, [n_weight, stored_bytes]: [u64; 2], kernels: Kernels) -> u64 {
+pub fn loaded_bytes(encoding: Encoding, [n_weight, stored_bytes]: [u64; 2], reads: Reads) -> u64 {
     /// A multiple of every block.
     const SAMPLE: usize = 256;
-    if let (Kernels::Own, Some(row)) = (kernels, Blocks::of(encoding, SAMPLE)) {
+    if let Some(row) = Blocks::of(encoding, SAMPLE, reads) {
         return n_weight * row.planes.row_bytes(64 * SAMPLE) as u64 / (64 * SAMPLE) as u64;
     }
     let dtype = match encoding {
@@ -97,9 +132,10 @@ pub fn loaded_bytes(encoding: Encoding, [n_weight, stored_bytes]: [u64; 2], kern
     };
     let bytes = vec![0; SAMPLE.div_ceil(dtype.block()) * dtype.block_bytes()];
     let sample = MatrixData::blocks("a sample", [1, SAMPLE], dtype, bytes.into());
-    let prepared = sample.and_then(|sample| prepare(&sample, Precision::Half, kernels));
+    // What our kernels read takes as much as what MLX does.
+    let prepared = sample.and_then(|sample| prepare(&sample, Precision::Half, Reads::Nothing));
     // What cannot be a matrix is not loaded as one.
-    prepared.map_or(stored_bytes, |(matrix, _)| n_weight * matrix.bytes() as u64 / SAMPLE as u64)
+    prepared.map_or(stored_bytes, |prepared| n_weight * prepared.device_bytes() / SAMPLE as u64)
 }
 
 /// An affine matrix whose scales and biases have the type to compute in; 16-bit ones stay as they are in half precision.
@@ -123,9 +159,9 @@ impl Matrix {
     ///
     /// # Errors
     /// If they disagree in columns, or MLX fails.
-    pub(crate) fn stacked(device: &Device, data: &[MatrixData]) -> Result<Matrix, Error> {
-        let [n_out, n_in] = matrix::stacked(data)?;
-        let parts = data.chunk_by(alike).map(|d| Part::new(device, d, None));
+    pub(crate) fn stacked(device: &Device, data: &[Prepared]) -> Result<Matrix, Error> {
+        let [n_out, n_in] = matrix::stacked(&plain_data(data))?;
+        let parts = data.chunk_by(Prepared::like).map(|d| Part::new(device, d, None));
         let matrix = Matrix { n_matrix: 1, n_out, n_in, parts: parts.collect() };
         matrix.loaded(device)
     }
@@ -134,7 +170,7 @@ impl Matrix {
     ///
     /// # Errors
     /// If they disagree in shape or format, or MLX fails.
-    pub(crate) fn experts(device: &Device, data: &[MatrixData]) -> Result<Matrix, Error> {
+    pub(crate) fn experts(device: &Device, data: &[Prepared]) -> Result<Matrix, Error> {
         if data.is_empty() {
             return Err(Error::Shape {
                 tensor: "experts".to_owned(),
@@ -142,7 +178,7 @@ impl Matrix {
                 expected: "at least one".to_owned(),
             });
         }
-        let [n_out, n_in] = matrix::side_by_side(data)?;
+        let [n_out, n_in] = matrix::side_by_side(&plain_data(data))?;
         let part = Part::new(device, data, Some(data.len()));
         let matrix = Matrix { n_matrix: data.len(), n_out, n_in, parts: vec![part] };
         matrix.loaded(device)
@@ -182,10 +218,10 @@ impl Matrix {
         /// Tokens whose heads are rows of experts; of more, the matrices are decoded.
         const FEW: usize = 8;
         let (n, part, shape) = (self.n_matrix, &self.parts[0], [n_tok, self.n_matrix * self.n_out]);
-        if let (Some(blocks), Some(own), true) = (&part.blocks, own, n_tok <= FEW) {
+        if let (Some(coded), Some(own), true) = (&part.blocks, own, n_tok <= FEW) {
             let heads: Vec<usize> = (0..n_tok * n).map(|i| i % n).collect();
             let rows = Tensor::new(d.reshape(x, &[n_tok * n, self.n_in]), [n_tok * n, self.n_in]);
-            let y = product::experts(own, d, &rows, self, blocks, (&own.sizes(d, &heads), false));
+            let y = blocks::experts(own, d, &rows, self, coded, (&own.sizes(d, &heads), false));
             return d.reshape(&y, &shape);
         }
         let heads = d.transpose(&d.reshape(x, &[n_tok, n, self.n_in]), &[1, 0, 2]);
@@ -209,10 +245,10 @@ impl Matrix {
         (indices, sorted): (&Array, bool),
     ) -> Array {
         let part = &self.parts[0];
-        if let (Some(blocks), Some(own)) = (&part.blocks, own) {
+        if let (Some(coded), Some(own)) = (&part.blocks, own) {
             let n = indices.shape()[0];
             let rows = Tensor::new(device.reshape(x, &[n, self.n_in]), [n, self.n_in]);
-            let y = product::experts(own, device, &rows, self, blocks, (indices, sorted));
+            let y = blocks::experts(own, device, &rows, self, coded, (indices, sorted));
             return device.reshape(&y, &[n, 1, self.n_out]);
         }
         part.computed(device, x, |x| match &part.packed {
@@ -224,9 +260,9 @@ impl Matrix {
     }
 
     /// Rows of blocks as f16.
-    fn plain(&self, own: Option<&Own>, device: &Device, (weights, blocks): (&Array, &Coded)) -> Array {
+    fn plain(&self, own: Option<&Own>, device: &Device, (weights, coded): (&Array, &Coded)) -> Array {
         let own = own.expect("blocks are loaded only where our kernels are");
-        product::plain(own, device, (weights, blocks), self.n_in)
+        blocks::plain(own, device, (weights, coded), self.n_in)
     }
 
     /// Rows `ids` `[n]`: `[n, n_in]` f32. `own` reads blocks.
@@ -249,7 +285,8 @@ impl Matrix {
 
 impl Part {
     /// Rows of one encoding, prepared; `n_matrix` of them side by side if given.
-    fn new(device: &Device, data: &[MatrixData], n_matrix: Option<usize>) -> Part {
+    fn new(device: &Device, prepared: &[Prepared], n_matrix: Option<usize>) -> Part {
+        let data: Vec<&MatrixData> = prepared.iter().map(|one| &one.data).collect();
         let n_out: usize = data.iter().map(|d| d.n_out).sum();
         let array = |part: usize, dtype: Dtype| {
             let n_col = data[0].parts[part].len() / data[0].n_out / dtype.size();
@@ -257,7 +294,7 @@ impl Part {
                 Some(n) => vec![n, n_out / n, n_col],
                 None => vec![n_out, n_col],
             };
-            match data {
+            match &data[..] {
                 [one] => device.from_bytes(&one.parts[part], &shape, dtype),
                 many => {
                     let all: Vec<u8> = many.iter().flat_map(|d| d.parts[part].iter().copied()).collect();
@@ -265,15 +302,11 @@ impl Part {
                 }
             }
         };
-        if let Some(row) = Blocks::of(data[0].encoding, data[0].n_in) {
-            let codes = row.codes(&data[0]);
+        if let Some(row) = prepared[0].blocks {
+            let codes = row.codes(data[0]);
             let blocks = Coded { row, codes: device.from_slice(&codes, &[codes.len()], Dtype::U32) };
-            let rows: Vec<u8> = match data {
-                [one] => row.packed(one),
-                many => many.iter().flat_map(|one| row.packed(one)).collect(),
-            };
-            let weights =
-                device.from_bytes(&Bytes::from(rows), &[n_out, row.planes.row_bytes(data[0].n_in) / 4], Dtype::U32);
+            let n_word = row.planes.row_bytes(data[0].n_in) / 4;
+            let weights = device.from_bytes(&Bytes::from(row.packed(data)), &[n_out, n_word], Dtype::U32);
             return Part { weights, packed: None, blocks: Some(blocks), dtype: Dtype::F16 };
         }
         let (packing, scale) = match data[0].encoding {
@@ -325,8 +358,13 @@ impl Part {
     }
 }
 
+/// What is prepared, without its bytes being copied.
+fn plain_data(prepared: &[Prepared]) -> Vec<MatrixData> {
+    prepared.iter().map(|one| one.data.clone()).collect()
+}
+
 /// If two matrices are of one format, whose tables too are the same.
-pub(crate) fn alike(a: &MatrixData, b: &MatrixData) -> bool {
+fn alike(a: &MatrixData, b: &MatrixData) -> bool {
     let table = |data: &MatrixData| match data.encoding {
         Encoding::Bnb4 { .. } => Some(data.parts[2].to_vec()),
         _ => None,
@@ -352,20 +390,26 @@ mod tests {
     fn what_weights_take_follows_from_their_encoding() {
         let affine = Encoding::MlxAffine { bits: 4, group: 64, scale: DType::F16 };
         let bnb4 = Encoding::Bnb4 { block: 64, nested_block: 0, nested_offset: 0.0 };
-        for (encoding, kernels, want) in [
-            (Encoding::Blocks(DType::F32), Kernels::Mlx, 4096),
-            (Encoding::Blocks(DType::BF16), Kernels::Mlx, 2048),
+        for (encoding, reads, want) in [
+            (Encoding::Blocks(DType::F32), Reads::Nothing, 4096),
+            (Encoding::Blocks(DType::BF16), Reads::Nothing, 2048),
             // 4 bits and two f16 for 32 weights.
-            (Encoding::Blocks(DType::Q4_0), Kernels::Mlx, 640),
-            (Encoding::Blocks(DType::Q4_K), Kernels::Own, 640),
-            (Encoding::Blocks(DType::Q6_K), Kernels::Own, 840),
-            (Encoding::Blocks(DType::Q6_K), Kernels::Mlx, 2048),
-            (Encoding::Blocks(DType::Q3_K), Kernels::Own, 456),
-            (bnb4, Kernels::Own, 576),
-            (bnb4, Kernels::Mlx, 2048),
-            (affine, Kernels::Own, 77),
+            (Encoding::Blocks(DType::Q4_0), Reads::Nothing, 640),
+            (Encoding::Blocks(DType::Q4_K), Reads::Dense, 640),
+            (Encoding::Blocks(DType::Q4_K), Reads::All, 640),
+            (Encoding::Blocks(DType::Q6_K), Reads::Foreign, 840),
+            (Encoding::Blocks(DType::Q6_K), Reads::Nothing, 2048),
+            (Encoding::Blocks(DType::Q3_K), Reads::All, 456),
+            (bnb4, Reads::Dense, 576),
+            (bnb4, Reads::Nothing, 2048),
+            (affine, Reads::Dense, 77),
+            // A scale and a bias of 16 bits for 64 weights.
+            (affine, Reads::All, 576),
+            (Encoding::MlxFloat(MlxFloat::Mxfp4), Reads::All, 544),
+            (Encoding::MlxFloat(MlxFloat::Nvfp4), Reads::Dense, 576),
+            (Encoding::Blocks(DType::MXFP4), Reads::All, 544),
         ] {
-            assert_eq!(loaded_bytes(encoding, [1024, 77], kernels), want, "{encoding} {kernels:?}");
+            assert_eq!(loaded_bytes(encoding, [1024, 77], reads), want, "{encoding} {reads:?}");
         }
     }
 }

@@ -2,6 +2,7 @@
 #define QUADS 2
 #define WORDS 1
 #define SHORTS 0
+#define AFFINE 0
 #define TAIL 0
 #define LEAST 0
 #define FACTOR 1.0f

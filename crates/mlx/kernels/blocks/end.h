@@ -14,6 +14,7 @@
 #undef QUADS
 #undef WORDS
 #undef SHORTS
+#undef AFFINE
 #undef TAIL
 #undef LEAST
 #undef FACTOR
@@ -21,6 +22,12 @@
 #undef GRID
 #undef CODES
 #undef TABLES
+#undef UNDER
+#undef SCALED
+#undef E2M1
+#undef LOW
+#undef HIGH
+#undef MORE
 #undef SPREAD
 #undef LOOKED
 #undef EIGHT

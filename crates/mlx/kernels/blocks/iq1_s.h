@@ -2,6 +2,7 @@
 #define QUADS 0
 #define WORDS 3
 #define SHORTS 0
+#define AFFINE 0
 #define TAIL 2
 #define LEAST 0
 #define FACTOR 1.0f

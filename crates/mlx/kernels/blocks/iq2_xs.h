@@ -1,6 +1,7 @@
 #define QUADS 1
 #define WORDS 0
 #define SHORTS 1
+#define AFFINE 0
 #define TAIL 2
 #define LEAST 0
 #define FACTOR 0.125f

@@ -1,6 +1,7 @@
 #define QUADS 2
 #define WORDS 0
 #define SHORTS 1
+#define AFFINE 0
 #define TAIL 2
 #define LEAST 0
 #define FACTOR 1.0f

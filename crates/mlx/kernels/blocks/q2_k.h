@@ -1,6 +1,7 @@
 #define QUADS 1
 #define WORDS 1
 #define SHORTS 0
+#define AFFINE 0
 #define TAIL 4
 #define LEAST 1
 #define FACTOR 1.0f

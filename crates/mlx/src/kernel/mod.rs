@@ -4,6 +4,7 @@
 //! |---|---|
 //! | this | the table of kernels |
 //! | [`blocks`] | formats of blocks that have kernels of their own |
+//! | `of_blocks` | these kernels |
 //! | [`pack`] | such blocks as the kernels read them |
 //! | `tiles` | those made of `affine_tiles.metal` |
 //! | [`source`] | a kernel's text for Metal, and programs of all of them for CUDA and a processor |
@@ -17,9 +18,10 @@
 pub mod blocks;
 pub mod cases;
 pub mod check;
+mod of_blocks;
 pub mod pack;
 pub mod source;
-mod tiles;
+pub(crate) mod tiles;
 
 /// A kernel.
 #[derive(Debug, Clone, Copy)]
@@ -82,9 +84,12 @@ impl Instance {
         }
     }
 
-    /// If this platform can run it: groups of Metal do not see what others write, and have less memory.
+    /// If this platform can run it: groups of Metal do not see what others write, and have less memory; and MLX's formats are left to
+    /// MLX there.
     pub fn runs_on(&self, platform: source::Platform) -> bool {
-        platform == source::Platform::Cuda || !self.kernel().body.contains("LAST(") && self.n_wave() <= 8
+        let kernel = self.kernel();
+        let left = kernel.body.contains("LAST(") || self.n_wave() > 8 || blocks::of_mlx(kernel.name);
+        platform == source::Platform::Cuda || !left
     }
 
     /// The kernel.
@@ -102,90 +107,6 @@ impl Instance {
 macro_rules! body {
     ($name:literal) => {
         include_str!(concat!("../../kernels/", $name, ".metal"))
-    };
-}
-
-/// A text for the blocks of a type.
-macro_rules! blocks {
-    ($type:literal, $name:literal) => {
-        concat!(
-            include_str!("../../kernels/blocks/begin.h"),
-            include_str!(concat!("../../kernels/blocks/", $type, ".h")),
-            body!($name),
-            include_str!("../../kernels/blocks/end.h")
-        )
-    };
-}
-
-/// Definitions before a text of blocks.
-macro_rules! defined {
-    ($lines:literal, $type:literal) => {
-        concat!($lines, blocks!($type, "blocks_matmul"), "#undef EXPERTS\n#undef TILE\n#undef ADDED\n")
-    };
-}
-
-/// A few rows times a matrix in blocks.
-macro_rules! matmul {
-    ($type:literal, $n_group:literal) => {
-        Kernel {
-            name: concat!($type, "_matmul"),
-            body: defined!(
-                "#define EXPERTS 0\n#define TILE n_tok\n#define ADDED(at) (ADD == 1 ? residual[at] : 0.0f)\n",
-                $type
-            ),
-            inputs: &[
-                ("x_half", "uint"),
-                ("x_scales", "float"),
-                ("w", "uint"),
-                ("codes", "uint"),
-                ("residual", "float"),
-                ("sizes", "uint"),
-            ],
-            written: &[],
-            outputs: &[("y", "float")],
-            constants: &["N", "R", "COLUMNS", "ROWS", "ADD"],
-            n_wave: 8,
-            n_group: $n_group,
-        }
-    };
-}
-
-/// Rows times a matrix in blocks for each.
-macro_rules! experts {
-    ($type:literal, $n_group:literal) => {
-        Kernel {
-            name: concat!($type, "_experts"),
-            body: defined!("#define EXPERTS 1\n#define ADDED(at) 0.0f\n", $type),
-            inputs: &[
-                ("x_half", "uint"),
-                ("x_scales", "float"),
-                ("w", "uint"),
-                ("codes", "uint"),
-                ("experts", "uint"),
-                ("sizes", "uint"),
-            ],
-            written: &[],
-            outputs: &[("y", "float")],
-            constants: &["N", "R", "COLUMNS", "ROWS", "TILE"],
-            n_wave: 8,
-            n_group: $n_group,
-        }
-    };
-}
-
-/// Blocks as f16.
-macro_rules! decode {
-    ($type:literal) => {
-        Kernel {
-            name: concat!($type, "_decode"),
-            body: blocks!($type, "blocks_decode"),
-            inputs: &[("w", "uint"), ("codes", "uint"), ("sizes", "uint")],
-            written: &[],
-            outputs: &[("y", "uint")],
-            constants: &[],
-            n_wave: 8,
-            n_group: 0,
-        }
     };
 }
 
@@ -292,7 +213,19 @@ macro_rules! rotate_append {
 }
 
 /// Every kernel.
-pub const KERNELS: [Kernel; 58] = [
+pub static KERNELS: [Kernel; OTHERS.len() + 3 * of_blocks::KERNELS.len()] = {
+    let mut all = [OTHERS[0]; OTHERS.len() + 3 * of_blocks::KERNELS.len()];
+    let mut i = 0;
+    while i < all.len() {
+        let past = i.saturating_sub(OTHERS.len());
+        all[i] = if i < OTHERS.len() { OTHERS[i] } else { of_blocks::KERNELS[past / 3][past % 3] };
+        i += 1;
+    }
+    all
+};
+
+/// Those that do not read blocks.
+const OTHERS: [Kernel; 19] = [
     OF_HALVES[0],
     OF_HALVES[1],
     OF_HALVES[2],
@@ -362,43 +295,4 @@ pub const KERNELS: [Kernel; 58] = [
         n_wave: 4,
         n_group: 0,
     },
-    matmul!("q2_k", 3),
-    experts!("q2_k", 3),
-    decode!("q2_k"),
-    matmul!("q3_k", 0),
-    experts!("q3_k", 0),
-    decode!("q3_k"),
-    matmul!("q6_k", 0),
-    experts!("q6_k", 0),
-    decode!("q6_k"),
-    matmul!("iq4_nl", 3),
-    experts!("iq4_nl", 3),
-    decode!("iq4_nl"),
-    matmul!("iq4_xs", 3),
-    experts!("iq4_xs", 3),
-    decode!("iq4_xs"),
-    matmul!("iq1_s", 3),
-    experts!("iq1_s", 3),
-    decode!("iq1_s"),
-    matmul!("iq1_m", 3),
-    experts!("iq1_m", 3),
-    decode!("iq1_m"),
-    matmul!("iq2_xxs", 3),
-    experts!("iq2_xxs", 3),
-    decode!("iq2_xxs"),
-    matmul!("iq2_xs", 3),
-    experts!("iq2_xs", 3),
-    decode!("iq2_xs"),
-    matmul!("iq2_s", 3),
-    experts!("iq2_s", 3),
-    decode!("iq2_s"),
-    matmul!("iq3_xxs", 0),
-    experts!("iq3_xxs", 0),
-    decode!("iq3_xxs"),
-    matmul!("iq3_s", 3),
-    experts!("iq3_s", 3),
-    decode!("iq3_s"),
-    matmul!("bnb4", 3),
-    experts!("bnb4", 3),
-    decode!("bnb4"),
 ];

@@ -4,6 +4,11 @@
 
 use super::Kernel;
 
+/// If these kernels read a matrix of rows of `n_in` integers of MLX of so many bits.
+pub(crate) fn read(bits: u8, n_in: usize) -> bool {
+    [4, 8].contains(&bits) && n_in.is_multiple_of(128)
+}
+
 /// Nothing is rotated or appended.
 macro_rules! append_nothing {
     () => {

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | this | launches; what stays the same from step to step |
 //! | `product` | rows times quantized matrices |
+//! | `blocks` | rows times those in blocks, and experts |
 //! | `attend` | rotation, append and attention over pages |
 //! | `best` | the largest logits |
 //! | [`table`] | where a batch's tokens lie, as the kernels read it |
 
 pub(crate) mod attend;
 pub(crate) mod best;
+pub(crate) mod blocks;
 pub(crate) mod product;
 pub mod table;
 

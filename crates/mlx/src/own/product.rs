@@ -7,18 +7,16 @@ use std::cell::RefCell;
 
 use mlxr_compute::op::{Act, Norm, NormKind, Rope, RopePairs};
 
-use super::Own;
+use super::{Own, blocks};
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
-use crate::kernel::Instance;
-use crate::kernel::blocks::Blocks;
-use crate::kernel::pack::SUPER;
 use crate::kernel::source::Platform;
+use crate::kernel::{Instance, tiles};
 use crate::matrix::{Coded, Matrix, Part};
 use crate::tensor::Tensor;
 
 /// Rows that `affine_tiles` takes at once, by what a threadgroup's memory holds.
-fn tile_tokens(platform: Platform) -> usize {
+pub(super) fn tile_tokens(platform: Platform) -> usize {
     match platform {
         Platform::Cuda => 32,
         Platform::Metal => 16,
@@ -28,21 +26,11 @@ fn tile_tokens(platform: Platform) -> usize {
 /// Columns of a row that kernels normalize themselves, at most: 2 bytes each of a threadgroup's memory.
 const MAX_NORMED: usize = 4096;
 
-/// The layout of rows for kernels of blocks.
-const BLOCKS_LAYOUT: u32 = 4;
-
-/// The constants N and R of a format's kernel for so many rows.
-pub(crate) fn blocks_constants(blocks: &Blocks, n_tok: usize) -> [u32; 2] {
-    let n = n_tok.div_ceil(8) as u32;
-    // Of large super-blocks the registers that twice the rows take cost more than they gain, by kernel times of an H200.
-    [n, if n > 2 && blocks.planes.quads < 3 { 2 } else { 1 }]
-}
-
 /// Rows to multiply, in the forms that products need, each made once.
 pub(crate) struct Rows {
     x: Array,
-    n_tok: usize,
-    n_in: usize,
+    pub(super) n_tok: usize,
+    pub(super) n_in: usize,
     /// Weight and epsilon of an RMS norm.
     norm: Option<(Array, f32)>,
     forms: RefCell<Vec<Form>>,
@@ -52,8 +40,8 @@ pub(crate) struct Rows {
 #[derive(Clone)]
 pub(crate) struct Form {
     layout: u32,
-    x: Array,
-    scales: Array,
+    pub(super) x: Array,
+    pub(super) scales: Array,
 }
 
 impl Form {
@@ -92,7 +80,7 @@ impl Rows {
     }
 
     /// The rows in a layout of `rows_half`.
-    fn form(&self, own: &Own, d: &Device, layout: u32) -> Form {
+    pub(super) fn form(&self, own: &Own, d: &Device, layout: u32) -> Form {
         let mut forms = self.forms.borrow_mut();
         if let Some(form) = forms.iter().find(|form| form.layout == layout) {
             return form.clone();
@@ -162,7 +150,7 @@ impl Part {
             Dtype::BF16 => "bfloat",
             _ => return None,
         };
-        let fits = [4, 8].contains(&packing.bits) && [32, 64, 128].contains(&packing.group) && n_in.is_multiple_of(128);
+        let fits = tiles::read(packing.bits as u8, n_in) && [32, 64, 128].contains(&packing.group);
         let (n_out, packing) = (self.weights.shape()[0], [packing.bits as u32, packing.group as u32]);
         fits.then_some(Tiles { part: self, scales: &packed.scales, biases, n_out, packing, parameter })
     }
@@ -227,7 +215,9 @@ pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, resid
         }
         match part {
             Read::Tiles(tiles) => few(own, d, rows, tiles, residual),
-            Read::Blocks { part, blocks, n_out } => few_blocks(own, d, rows, (&part.weights, blocks, *n_out), residual),
+            Read::Blocks { part, blocks, n_out } => {
+                blocks::few(own, d, rows, (&part.weights, blocks, *n_out), residual)
+            }
         }
     };
     if let [part] = &parts[..] {
@@ -398,74 +388,6 @@ fn few(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&
     y
 }
 
-fn few_blocks(
-    own: &Own,
-    d: &Device,
-    rows: &Rows,
-    (weights, blocks, n_out): (&Array, &Coded, usize),
-    residual: Option<&Array>,
-) -> Array {
-    own.bits.set(BLOCKS_LAYOUT);
-    let form = rows.form(own, d, BLOCKS_LAYOUT);
-    let [n, r] = blocks_constants(blocks.row, rows.n_tok);
-    let constants = [n, r, rows.n_in as u32, n_out as u32, u32::from(residual.is_some())];
-    let instance = Instance::new(&format!("{}_matmul", blocks.row.name), &constants, "float");
-    let sizes = own.sizes(d, &[rows.n_tok, rows.n_in, n_out]);
-    let inputs = [&form.x, &form.scales, weights, &blocks.codes, residual.unwrap_or(&form.scales), &sizes];
-    let [y] = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(16 * r as usize), 1, 1]);
-    y
-}
-
-/// Rows of experts, on average, from which neighbours that share one are multiplied together.
-const SHARED_BY: usize = 4;
-
-/// The constants N, R and TILE of a format's kernel for rows that have one of `n_expert` matrices each, neighbours the same if `sorted`.
-pub(crate) fn experts_constants(blocks: &Blocks, [n_row, n_expert, most]: [usize; 3], sorted: bool) -> [u32; 3] {
-    let each = if sorted { n_row / n_expert } else { 0 };
-    let tile = if each < SHARED_BY {
-        1
-    } else if each < most {
-        8
-    } else {
-        most
-    };
-    let [n, r] = blocks_constants(blocks, tile);
-    [n, r, tile as u32]
-}
-
-/// Rows `x` `[n_row, n_in]`, each times the matrix of blocks that `experts` `[n_row]` names: `[n_row, n_out]`.
-pub(crate) fn experts(
-    own: &Own,
-    d: &Device,
-    x: &Tensor,
-    matrix: &Matrix,
-    blocks: &Coded,
-    (experts, sorted): (&Array, bool),
-) -> Array {
-    let [n_row, n_in] = x.shape;
-    let rows = Rows::new(x, None).expect("rows without a norm");
-    let form = rows.form(own, d, BLOCKS_LAYOUT);
-    let shape = [n_row, matrix.n_matrix, tile_tokens(own.platform)];
-    let [n, r, tile] = experts_constants(blocks.row, shape, sorted);
-    let constants = [n, r, n_in as u32, matrix.n_out as u32, tile];
-    let instance = Instance::new(&format!("{}_experts", blocks.row.name), &constants, "float");
-    let sizes = own.sizes(d, &[n_row, n_in, matrix.n_out]);
-    let inputs = [&form.x, &form.scales, &matrix.parts[0].weights, &blocks.codes, experts, &sizes];
-    let grid = [matrix.n_out.div_ceil(16 * r as usize), n_row.div_ceil(tile as usize), 1];
-    let [y] = own.launch(d, instance, &inputs, &[&[n_row, matrix.n_out]], grid);
-    y
-}
-
-/// Rows of blocks `[n, words]` as f16 `[n, n_in]`.
-pub(crate) fn plain(own: &Own, d: &Device, (weights, blocks): (&Array, &Coded), n_in: usize) -> Array {
-    let n = weights.shape()[0];
-    let instance = Instance::new(&format!("{}_decode", blocks.row.name), &[], "float");
-    let inputs = [weights, &blocks.codes, &own.sizes(d, &[n, n_in])];
-    let groups = (4 * n * n_in.div_ceil(SUPER)).div_ceil(256);
-    let [pairs] = own.launch(d, instance, &inputs, &[&[n, n_in / 2]], [groups, 1, 1]);
-    d.view(&pairs, Dtype::F16)
-}
-
 /// The rows in 16 bits times the matrix as plain numbers, which `finish` makes products.
 fn many(own: &Own, d: &Device, rows: &Rows, part: &Read<'_>) -> Array {
     let (dtype, _) = part.shape();
@@ -475,7 +397,7 @@ fn many(own: &Own, d: &Device, rows: &Rows, part: &Read<'_>) -> Array {
             let packing = tiles.part.packed.as_ref().expect("tiles are of packed parts").packing;
             d.dequantize([&tiles.part.weights, tiles.scales], Some(tiles.biases), packing, dtype)
         }
-        Read::Blocks { part, blocks, .. } => plain(own, d, (&part.weights, blocks), rows.n_in),
+        Read::Blocks { part, blocks, .. } => blocks::plain(own, d, (&part.weights, blocks), rows.n_in),
     };
     d.matmul(&d.view(&form.x, dtype), &d.transpose(&plain, &[1, 0]))
 }

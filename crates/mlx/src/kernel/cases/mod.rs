@@ -202,7 +202,7 @@ pub fn all(seed: u64) -> Vec<Case> {
         ));
     }
     for (i, row) in BLOCKS.iter().enumerate() {
-        let block = row.dtype.map_or(32, DType::block);
+        let block = row.block();
         for (j, m) in [1, [3, 8, 16, 27][i % 4]].into_iter().enumerate() {
             // One of them goes round all waves.
             let n_block = if j == 0 { 1 + random.below(20) } else { 1 + random.below(5) };
@@ -329,13 +329,22 @@ pub fn large(seed: u64, only: &str) -> Vec<Case> {
     for m in [1, 8].into_iter().filter(|_| wanted("affine_matmul")) {
         cases.push(product::affine(&mut random, m, (4, 64, DType::F16), [14336, 4096]));
     }
-    let named = |row: &&Blocks| wanted(&format!("{}_matmul", row.name));
+    // Groups of MLX's that are most common.
+    let common = |row: &&Blocks| [0, 64].contains(&row.planes.group);
+    let named = |row: &&Blocks| common(row) && wanted(&format!("{}_matmul", row.name));
     for (row, m) in BLOCKS.iter().filter(named).flat_map(|row| [1, 8, 32].map(|m| (row, m))) {
         cases.push(product::blocks_to_time(&mut random, m, row, [4096, 14336]));
+        if row.is_mlx() && m == 8 {
+            cases.push(product::blocks_to_time(&mut random, m, row, [14336, 4096]));
+        }
     }
-    let named = |row: &&Blocks| wanted(&format!("{}_experts", row.name));
+    let named = |row: &&Blocks| common(row) && wanted(&format!("{}_experts", row.name));
     for row in BLOCKS.iter().filter(named) {
-        cases.push(product::experts(&mut random, [8, 32], row, [768, 2048], false));
+        for (n_row, n_expert) in [(8, 32), (64, 32), (64, 128), (512, 32), (2048, 32)] {
+            for shape in [[768, 2048], [2048, 768]] {
+                cases.push(product::experts_to_time(&mut random, [n_row, n_expert], row, shape, n_row > 8));
+            }
+        }
     }
     let plain = attention::How { window: Window::Full, softcap: None, sinks: false };
     let sequences = [(1, 4096, [64, 32, 32]), (1, 8192, [66, 49, 49]), (1, 32768, [66, 49, 49]), (8, 4096, [8, 6, 6])];

@@ -1,16 +1,17 @@
 //! Launches of the kernels of products.
 
 use mlxr_compute::conformance::{Random, random_matrix};
+use mlxr_compute::matrix::MlxFloat;
 use mlxr_compute::op::{Act, Linear, Norm, NormKind};
 use mlxr_compute::scalar::{Matrix, Scalar, Tensor};
-use mlxr_compute::{Backend, DType, Encoding, MatrixData};
+use mlxr_compute::{Backend, Bytes, DType, Encoding, MatrixData};
 
 use super::{BFLOAT, Case, Finish, HALF, Limit, SINGLE, bytes, halves, sizes};
 use crate::kernel::Instance;
-use crate::kernel::blocks::Blocks;
+use crate::kernel::blocks::{Blocks, Format};
 use crate::kernel::pack::SUPER;
 use crate::kernel::source::Launch;
-use crate::own::product::{blocks_constants, experts_constants};
+use crate::own::blocks::{blocks_constants, experts_constants};
 
 /// The order of a word's weights in `rows_half`, by layout: where each of eight columns goes.
 fn order(layout: u32) -> [usize; 8] {
@@ -181,19 +182,60 @@ pub(super) fn affine(random: &mut Random, m: usize, (bits, group, scale): (u8, u
 /// A random matrix of a format, and its encoding.
 fn coded(random: &mut Random, row: &Blocks, shape: [usize; 2]) -> MatrixData {
     let nested = Encoding::Bnb4 { block: 64, nested_block: 256, nested_offset: 0.1 };
-    random_matrix(random, row.dtype.map_or(nested, Encoding::Blocks), shape)
+    let encoding = match row.format {
+        Format::Gguf(dtype) => Encoding::Blocks(dtype),
+        Format::Bnb4 => nested,
+        Format::Affine(bits, group) => {
+            Encoding::MlxAffine { bits, group, scale: [DType::F16, DType::BF16][shape[0] % 2] }
+        }
+        Format::Float(kind) => Encoding::MlxFloat(kind),
+    };
+    let mut data = random_matrix(random, encoding, shape);
+    if let Format::Float(kind) = row.format {
+        data.parts = of_floats(random, kind, shape);
+    }
+    assert!(row.holds(&data), "{}: random scales that its kernels have", row.name);
+    data
+}
+
+/// Any codes but NaN, and all scales that the kernels have.
+fn of_floats(random: &mut Random, kind: MlxFloat, [n_out, n_in]: [usize; 2]) -> Vec<Bytes> {
+    let (first, n_scale) = match kind {
+        MlxFloat::Mxfp4 => (106, 25),
+        MlxFloat::Mxfp8 => (102, 23),
+        MlxFloat::Nvfp4 => (0, 127),
+    };
+    let mut codes = random.bytes(n_out * n_in * kind.bits() / 8);
+    if kind == MlxFloat::Mxfp8 {
+        codes.iter_mut().filter(|code| **code & 0x7f == 0x7f).for_each(|code| *code = 0);
+    }
+    let scales: Vec<u8> = (0..n_out * n_in / kind.group()).map(|_| first + random.below(n_scale) as u8).collect();
+    vec![codes.into(), scales.into()]
+}
+
+/// How far a weight may be off, of its magnitude: one in units of its super-block is rounded to f16; of bitsandbytes value and absmax are,
+/// too; floats are as they are.
+fn rounding(row: &Blocks) -> f32 {
+    match row.format {
+        Format::Bnb4 => 2f32.powi(-10),
+        Format::Float(_) => 0.0,
+        Format::Gguf(_) | Format::Affine(..) => 2f32.powi(-11),
+    }
 }
 
 /// A launch on rows that f16 holds, each with a scale, and what it adds.
 fn blocks_launch(row: &Blocks, data: &MatrixData, [numbers, scales, residual]: [&[f32]; 3], add: bool) -> Launch {
     let (m, [n_out, n_in]) = (scales.len(), [data.n_out, data.n_in]);
     let [n, r] = blocks_constants(row, m);
-    let instance =
-        Instance::new(&format!("{}_matmul", row.name), &[n, r, n_in as u32, n_out as u32, u32::from(add)], "float");
+    let instance = Instance::new(
+        &format!("{}_matmul", row.name),
+        &[n, r, n_in as u32, n_out as u32, u32::from(add), row.group()],
+        "float",
+    );
     let inputs = vec![
         laid_out(numbers, [m, n_in], 4),
         bytes(scales),
-        row.packed(data),
+        row.packed([data]),
         bytes(&row.codes(data)),
         bytes(residual),
         sizes(&[m, n_in, n_out]),
@@ -212,8 +254,7 @@ pub(super) fn blocks(random: &mut Random, m: usize, row: &Blocks, shape: [usize;
     let scales: Vec<f32> = (0..m).map(|_| 0.5 + random.unit()).collect();
     let residual = random.normals(m * n_out);
     let scaled = numbers.iter().enumerate().map(|(i, x)| x * scales[i / n_in]).collect();
-    // A weight in units of its super-block is rounded to f16; of bitsandbytes value and absmax are, too.
-    let weight = if row.dtype.is_some() { 2f32.powi(-11) } else { 2f32.powi(-10) };
+    let weight = rounding(row);
     let mut made = sums(&Tensor { shape: [m, n_in], data: scaled }, &data, weight);
     if add {
         made = plus(made, &residual);
@@ -241,7 +282,7 @@ pub(super) fn experts(
 ) -> Case {
     let [n_out, n_in] = shape;
     let matrices: Vec<MatrixData> = (0..n_expert).map(|_| coded(random, row, shape)).collect();
-    let (numbers, scales) = (halves_of(random, n_row * n_in), vec![1.0f32; n_row]);
+    let numbers = halves_of(random, n_row * n_in);
     let order = random.shuffled(n_expert);
     let mut chosen: Vec<u32> = (0..n_row).map(|i| order[i % n_expert]).collect();
     if sorted {
@@ -249,37 +290,70 @@ pub(super) fn experts(
         chosen.sort_unstable();
     }
     let x = Tensor { shape: [n_row, n_in], data: numbers.clone() };
-    let weight = if row.dtype.is_some() { 2f32.powi(-11) } else { 2f32.powi(-10) };
+    let weight = rounding(row);
     let all: Vec<Sums> = matrices.iter().map(|data| sums(&x, data, weight)).collect();
     let of = |part: fn(&Sums) -> &Vec<f32>| {
         let line = |(i, e): (usize, &u32)| part(&all[*e as usize])[i * n_out..][..n_out].to_vec();
         chosen.iter().enumerate().flat_map(line).collect::<Vec<f32>>()
     };
     let (want, off) = (of(|sums| &sums.y), of(|sums| &sums.off));
+    let launch = experts_launch((row, &matrices[0], row.packed(&matrices)), &numbers, &chosen, n_expert, sorted);
+    let title = format!("{}, {n_row} of [{n_out}, {n_in}]", launch.instance.name());
+    Case { launch, title, want, n_col: n_out, finish: Finish::First, limit: Limit::Each(off) }
+}
+
+/// Large ones, of which only the time is asked: all of the same weights, in places of their own.
+pub(super) fn experts_to_time(
+    random: &mut Random,
+    [n_row, n_expert]: [usize; 2],
+    row: &Blocks,
+    shape: [usize; 2],
+    sorted: bool,
+) -> Case {
+    let data = coded(random, row, shape);
+    let mut chosen: Vec<u32> = (0..n_row).map(|i| i as u32 * 7 % n_expert as u32).collect();
+    if sorted {
+        chosen = (0..n_row).map(|_| random.below(n_expert) as u32).collect();
+        chosen.sort_unstable();
+    }
+    let numbers = halves_of(random, n_row * shape[1]);
+    let bytes = row.packed([&data]).repeat(n_expert);
+    let launch = experts_launch((row, &data, bytes), &numbers, &chosen, n_expert, sorted);
+    let title = format!("{}, {n_row} of {n_expert} times {shape:?}", launch.instance.name());
+    Case { launch, title, want: Vec::new(), n_col: shape[0], finish: Finish::First, limit: Limit::None }
+}
+
+/// A launch on rows that f16 holds, each with the matrix that is chosen: one of them, and all laid out.
+fn experts_launch(
+    (row, one, packed): (&Blocks, &MatrixData, Vec<u8>),
+    numbers: &[f32],
+    chosen: &[u32],
+    n_expert: usize,
+    sorted: bool,
+) -> Launch {
+    let (n_row, [n_out, n_in]) = (chosen.len(), [one.n_out, one.n_in]);
     let [n, r, tile] = experts_constants(row, [n_row, n_expert, 32], sorted);
-    let constants = [n, r, n_in as u32, n_out as u32, tile];
+    let constants = [n, r, n_in as u32, n_out as u32, tile, row.group()];
     let instance = Instance::new(&format!("{}_experts", row.name), &constants, "float");
-    let title = format!("{}, {n_row} of [{n_out}, {n_in}]", instance.name());
     let inputs = vec![
-        laid_out(&numbers, [n_row, n_in], 4),
-        bytes(&scales),
-        matrices.iter().flat_map(|data| row.packed(data)).collect(),
-        bytes(&row.codes(&matrices[0])),
-        bytes(&chosen),
+        laid_out(numbers, [n_row, n_in], 4),
+        bytes(&vec![1.0f32; n_row]),
+        packed,
+        bytes(&row.codes(one)),
+        bytes(chosen),
         sizes(&[n_row, n_in, n_out]),
     ];
     let grid = [n_out.div_ceil(16 * r as usize) as u32, n_row.div_ceil(tile as usize) as u32, 1];
-    let launch = Launch { instance, grid, inputs, outputs: vec![n_row * n_out] };
-    Case { launch, title, want, n_col: n_out, finish: Finish::First, limit: Limit::Each(off) }
+    Launch { instance, grid, inputs, outputs: vec![n_row * n_out] }
 }
 
 pub(super) fn blocks_decode(random: &mut Random, row: &Blocks, [n_out, n_in]: [usize; 2]) -> Case {
     let data = coded(random, row, [n_out, n_in]);
     let mut want = vec![0.0; n_out * n_in];
     data.decode_rows(0, n_out, &mut want);
-    let instance = Instance::new(&format!("{}_decode", row.name), &[], "float");
+    let instance = Instance::new(&format!("{}_decode", row.name), &[row.group()], "float");
     let title = format!("{}, [{n_out}, {n_in}]", instance.name());
-    let inputs = vec![row.packed(&data), bytes(&row.codes(&data)), sizes(&[n_out, n_in])];
+    let inputs = vec![row.packed([&data]), bytes(&row.codes(&data)), sizes(&[n_out, n_in])];
     let grid = [(4 * n_out * n_in.div_ceil(SUPER)).div_ceil(256) as u32, 1, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![want.len() / 2] };
     Case { launch, title, want, n_col: n_in, finish: Finish::Halves, limit: Limit::Row(HALF) }

@@ -9,10 +9,14 @@ use mlxr_compute::MatrixData;
 
 use super::blocks::Blocks;
 
+mod mlx;
+
+pub(super) use mlx::*;
+
 /// Weights of a super-block.
 pub const SUPER: usize = 256;
 /// Most numbers of a lane.
-const MOST: usize = 13;
+const MOST: usize = 18;
 
 /// What the four lanes of a super-block have, and its factors.
 #[derive(Debug, Default, Clone, Copy)]
@@ -28,6 +32,8 @@ pub struct Planes {
     pub quads: usize,
     /// Words of a lane.
     pub words: usize,
+    /// Columns that share a scale and a bias, two words of the lanes that have them; 0 for none.
+    pub group: usize,
     /// 16 bits of a lane, or none.
     pub shorts: usize,
     /// Bytes of factors.
@@ -37,7 +43,13 @@ pub struct Planes {
 impl Planes {
     /// Bytes of a row of so many weights.
     pub fn row_bytes(self, n_in: usize) -> usize {
-        (n_in.div_ceil(SUPER) * (64 * self.quads + 16 * self.words + 8 * self.shorts + self.tail)).next_multiple_of(16)
+        let own = 64 * self.quads + 16 * self.words + 8 * self.shorts;
+        (n_in.div_ceil(SUPER) * (own + 4 * self.shared() + self.tail)).next_multiple_of(16)
+    }
+
+    /// Words that lanes share: of each group one.
+    fn shared(self) -> usize {
+        SUPER.checked_div(self.group).unwrap_or(0)
     }
 
     /// Puts a super-block into its places of a row.
@@ -52,7 +64,13 @@ impl Planes {
                 word(words + 16 * (i * self.words + j) + 4 * quad, x);
             }
         }
-        let shorts = words + 16 * self.words * n_super;
+        // Lanes of one group have the same.
+        let shared = words + 16 * self.words * n_super;
+        for (j, at) in (0..self.shared()).map(|j| (j, shared + 4 * (i * self.shared() + j))) {
+            let [half, column] = [j * self.group / 128, j * self.group % 128];
+            word(at, lanes.own[column / 32][4 * self.quads + self.words + half]);
+        }
+        let shorts = shared + 4 * self.shared() * n_super;
         for (quad, own) in lanes.own.iter().enumerate().filter(|_| self.shorts > 0) {
             let at = shorts + 8 * i + 2 * quad;
             row[at..at + 2].copy_from_slice(&own[4 * self.quads + self.words].to_le_bytes()[..2]);
@@ -62,18 +80,21 @@ impl Planes {
     }
 }
 
-/// The matrix's rows, one after the other, by as many threads as there are processors.
-pub fn packed(row: &Blocks, data: &MatrixData) -> Vec<u8> {
-    let (n_super, row_bytes) = (data.n_in.div_ceil(SUPER), row.planes.row_bytes(data.n_in));
-    let mut bytes = vec![0; data.n_out * row_bytes];
+/// The matrices' rows, one after the other, by as many threads as there are processors.
+pub fn packed(row: &Blocks, matrices: &[&MatrixData]) -> Vec<u8> {
+    let n_in = matrices.first().map_or(0, |data| data.n_in);
+    let (n_super, row_bytes) = (n_in.div_ceil(SUPER), row.planes.row_bytes(n_in));
+    let rows: Vec<(&MatrixData, usize)> =
+        matrices.iter().flat_map(|data| (0..data.n_out).map(|i| (*data, i))).collect();
+    let mut bytes = vec![0; rows.len() * row_bytes];
     let n_thread = thread::available_parallelism().map_or(1, NonZero::get);
-    let each = data.n_out.div_ceil(n_thread).max(1);
+    let each = rows.len().div_ceil(n_thread).max(1);
     thread::scope(|scope| {
-        for (i, rows) in bytes.chunks_mut(each * row_bytes).enumerate() {
+        for (bytes, rows) in bytes.chunks_mut((each * row_bytes).max(1)).zip(rows.chunks(each)) {
             scope.spawn(move || {
-                for (j, bytes) in rows.chunks_mut(row_bytes).enumerate() {
+                for (bytes, &(data, i)) in bytes.chunks_mut(row_bytes).zip(rows) {
                     for k in 0..n_super {
-                        let lanes = (row.pack)(Source { data, row: i * each + j, first: k * SUPER });
+                        let lanes = (row.pack)(Source { data, row: i, first: k * SUPER });
                         row.planes.put(bytes, [k, n_super], &lanes);
                     }
                 }

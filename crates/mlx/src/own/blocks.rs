@@ -1,0 +1,89 @@
+//! Products with matrices in [`Blocks`]: few rows, experts, and as f16.
+
+use super::Own;
+use super::product::{Rows, tile_tokens};
+use crate::ffi::{Array, Device, Dtype};
+use crate::kernel::Instance;
+use crate::kernel::blocks::Blocks;
+use crate::kernel::pack::SUPER;
+use crate::matrix::{Coded, Matrix};
+use crate::tensor::Tensor;
+
+/// The layout of rows for kernels of blocks.
+const BLOCKS_LAYOUT: u32 = 4;
+
+/// The constants N and R of a format's kernel for so many rows.
+pub(crate) fn blocks_constants(blocks: &Blocks, n_tok: usize) -> [u32; 2] {
+    let n = n_tok.div_ceil(8) as u32;
+    // Of large super-blocks the registers that twice the rows take cost more than they gain, by kernel times of an H200.
+    [n, if n > 2 && blocks.planes.quads < 3 { 2 } else { 1 }]
+}
+
+/// A few rows times a matrix of blocks, plus `residual`.
+pub(super) fn few(
+    own: &Own,
+    d: &Device,
+    rows: &Rows,
+    (weights, blocks, n_out): (&Array, &Coded, usize),
+    residual: Option<&Array>,
+) -> Array {
+    own.bits.set(BLOCKS_LAYOUT);
+    let form = rows.form(own, d, BLOCKS_LAYOUT);
+    let [n, r] = blocks_constants(blocks.row, rows.n_tok);
+    let constants = [n, r, rows.n_in as u32, n_out as u32, u32::from(residual.is_some()), blocks.row.group()];
+    let instance = Instance::new(&format!("{}_matmul", blocks.row.name), &constants, "float");
+    let sizes = own.sizes(d, &[rows.n_tok, rows.n_in, n_out]);
+    let inputs = [&form.x, &form.scales, weights, &blocks.codes, residual.unwrap_or(&form.scales), &sizes];
+    let [y] = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(16 * r as usize), 1, 1]);
+    y
+}
+
+/// Rows of experts, on average, from which neighbours that share one are multiplied together.
+const SHARED_BY: usize = 4;
+
+/// The constants N, R and TILE of a format's kernel for rows that have one of `n_expert` matrices each, neighbours the same if `sorted`.
+pub(crate) fn experts_constants(blocks: &Blocks, [n_row, n_expert, most]: [usize; 3], sorted: bool) -> [u32; 3] {
+    let each = if sorted { n_row / n_expert } else { 0 };
+    let tile = if each < SHARED_BY {
+        1
+    } else if each < most {
+        8
+    } else {
+        most
+    };
+    let [n, r] = blocks_constants(blocks, tile);
+    [n, r, tile as u32]
+}
+
+/// Rows `x` `[n_row, n_in]`, each times the matrix of blocks that `experts` `[n_row]` names: `[n_row, n_out]`.
+pub(crate) fn experts(
+    own: &Own,
+    d: &Device,
+    x: &Tensor,
+    matrix: &Matrix,
+    blocks: &Coded,
+    (experts, sorted): (&Array, bool),
+) -> Array {
+    let [n_row, n_in] = x.shape;
+    let rows = Rows::new(x, None).expect("rows without a norm");
+    let form = rows.form(own, d, BLOCKS_LAYOUT);
+    let shape = [n_row, matrix.n_matrix, tile_tokens(own.platform)];
+    let [n, r, tile] = experts_constants(blocks.row, shape, sorted);
+    let constants = [n, r, n_in as u32, matrix.n_out as u32, tile, blocks.row.group()];
+    let instance = Instance::new(&format!("{}_experts", blocks.row.name), &constants, "float");
+    let sizes = own.sizes(d, &[n_row, n_in, matrix.n_out]);
+    let inputs = [&form.x, &form.scales, &matrix.parts[0].weights, &blocks.codes, experts, &sizes];
+    let grid = [matrix.n_out.div_ceil(16 * r as usize), n_row.div_ceil(tile as usize), 1];
+    let [y] = own.launch(d, instance, &inputs, &[&[n_row, matrix.n_out]], grid);
+    y
+}
+
+/// Rows of blocks `[n, words]` as f16 `[n, n_in]`.
+pub(crate) fn plain(own: &Own, d: &Device, (weights, blocks): (&Array, &Coded), n_in: usize) -> Array {
+    let n = weights.shape()[0];
+    let instance = Instance::new(&format!("{}_decode", blocks.row.name), &[blocks.row.group()], "float");
+    let inputs = [weights, &blocks.codes, &own.sizes(d, &[n, n_in])];
+    let groups = (4 * n * n_in.div_ceil(SUPER)).div_ceil(256);
+    let [pairs] = own.launch(d, instance, &inputs, &[&[n, n_in / 2]], [groups, 1, 1]);
+    d.view(&pairs, Dtype::F16)
+}
