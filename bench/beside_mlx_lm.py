@@ -2,6 +2,7 @@
 """Speed beside mlx-lm on one GPU, in one run: prefill, decode at several batch sizes, 16 clients of mixed length.
 
     python3 bench/beside_mlx_lm.py make MODEL                       # an 8B-shaped Llama of random weights, 4 bits, group 64
+    python3 bench/beside_mlx_lm.py make MODEL --shape qwen3-moe     # see SHAPES
     python3 bench/beside_mlx_lm.py run MODEL --mlx-run target/release/mlx-run
 
 Needs `pip install mlx-lm==0.32.2` (Linux: `mlx[cuda13]==0.32.2`), and for mlx-run MLXR_MLX_DIR, see docs/macos.md.
@@ -17,7 +18,7 @@ import subprocess
 import time
 from pathlib import Path
 
-SHAPE = dict(
+LLAMA = dict(
     model_type="llama",
     architectures=["LlamaForCausalLM"],
     hidden_size=4096,
@@ -36,45 +37,74 @@ SHAPE = dict(
     eos_token_id=2,
     quantization=dict(group_size=64, bits=4),
 )
+QWEN = LLAMA | dict(rms_norm_eps=1e-6, vocab_size=151936, rope_theta=1000000.0, max_position_embeddings=40960)
+SHAPES = {
+    "llama": LLAMA,
+    # Qwen3 8B: norms of heads between product and rotation.
+    "qwen3": QWEN
+    | dict(model_type="qwen3", architectures=["Qwen3ForCausalLM"], num_hidden_layers=36, intermediate_size=12288),
+    # A quarter of the layers of Qwen3 30B A3B.
+    "qwen3-moe": QWEN
+    | dict(
+        model_type="qwen3_moe",
+        architectures=["Qwen3MoeForCausalLM"],
+        hidden_size=2048,
+        num_hidden_layers=12,
+        intermediate_size=6144,
+        num_key_value_heads=4,
+        num_experts=128,
+        num_experts_per_tok=8,
+        moe_intermediate_size=768,
+        norm_topk_prob=True,
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+    ),
+}
 DEPTH, N_GEN = 512, 128
 # A trial of mlx-lm's batch generator ends after this many seconds, and its rate is that of the tokens made until then.
 LIMIT_S = 30
 
 
-def make(folder):
+def make(folder, shape):
     import mlx.core as mx
 
     folder.mkdir(parents=True, exist_ok=True)
-    d, d_ff, n_vocab = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["vocab_size"]
-    d_kv = SHAPE["num_key_value_heads"] * SHAPE["head_dim"]
+    d, d_head = shape["hidden_size"], shape["head_dim"]
+    d_q, d_kv = shape["num_attention_heads"] * d_head, shape["num_key_value_heads"] * d_head
+    n_expert = shape.get("num_experts")
     weights = {}
 
-    def matrix(name, n_out, n_in):
-        scales = mx.random.uniform(0.5, 1.5, (n_out, n_in // 64)) * (0.2 / n_in**0.5)
-        halves = [mx.random.randint(0, 1 << 16, (n_out, n_in // 8), mx.uint32) for _ in range(2)]
+    def matrix(name, n_out, n_in, many=()):
+        scales = mx.random.uniform(0.5, 1.5, (*many, n_out, n_in // 64)) * (0.2 / n_in**0.5)
+        halves = [mx.random.randint(0, 1 << 16, (*many, n_out, n_in // 8), mx.uint32) for _ in range(2)]
         weights[f"{name}.weight"] = halves[0] * 65536 + halves[1]
         weights[f"{name}.scales"] = scales.astype(mx.bfloat16)
         weights[f"{name}.biases"] = (-7.5 * scales).astype(mx.bfloat16)
+        mx.eval(*weights.values())
 
-    matrix("model.embed_tokens", n_vocab, d)
-    matrix("lm_head", n_vocab, d)
-    weights["model.norm.weight"] = mx.ones(d, mx.bfloat16)
-    for i in range(SHAPE["num_hidden_layers"]):
+    def ones(name, n):
+        weights[f"{name}.weight"] = mx.ones(n, mx.bfloat16)
+
+    matrix("model.embed_tokens", shape["vocab_size"], d)
+    matrix("lm_head", shape["vocab_size"], d)
+    ones("model.norm", d)
+    for i in range(shape["num_hidden_layers"]):
         layer = f"model.layers.{i}"
-        for name, n_out, n_in in [
-            ("self_attn.q_proj", d, d),
-            ("self_attn.k_proj", d_kv, d),
-            ("self_attn.v_proj", d_kv, d),
-            ("self_attn.o_proj", d, d),
-            ("mlp.gate_proj", d_ff, d),
-            ("mlp.up_proj", d_ff, d),
-            ("mlp.down_proj", d, d_ff),
-        ]:
-            matrix(f"{layer}.{name}", n_out, n_in)
+        for name, n_out, n_in in [("q", d_q, d), ("k", d_kv, d), ("v", d_kv, d), ("o", d, d_q)]:
+            matrix(f"{layer}.self_attn.{name}_proj", n_out, n_in)
+        mlp, d_ff, many = f"{layer}.mlp", shape["intermediate_size"], ()
+        if n_expert:
+            weights[f"{mlp}.gate.weight"] = (mx.random.normal((n_expert, d)) / d**0.5).astype(mx.bfloat16)
+            mlp, d_ff, many = f"{mlp}.switch_mlp", shape["moe_intermediate_size"], (n_expert,)
+        for name, n_out, n_in in [("gate", d_ff, d), ("up", d_ff, d), ("down", d, d_ff)]:
+            matrix(f"{mlp}.{name}_proj", n_out, n_in, many)
         for name in ["input_layernorm", "post_attention_layernorm"]:
-            weights[f"{layer}.{name}.weight"] = mx.ones(d, mx.bfloat16)
+            ones(f"{layer}.{name}", d)
+        if "qwen3" in shape["model_type"]:
+            ones(f"{layer}.self_attn.q_norm", d_head)
+            ones(f"{layer}.self_attn.k_norm", d_head)
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps(SHAPE))
+    (folder / "config.json").write_text(json.dumps(shape))
 
 
 def clients(seed=1, n=16):
@@ -88,8 +118,8 @@ def of_mlx_lm(folder, batches, prompts, n_trial):
     from mlx_lm.generate import BatchGenerator, generate_step
     from mlx_lm.utils import load_model
 
-    model, _ = load_model(folder)
-    n_vocab = SHAPE["vocab_size"]
+    model, config = load_model(folder)
+    n_vocab = config["vocab_size"]
     tokens = lambda n: mx.random.randint(0, n_vocab, (n,))
     rates = {}
 
@@ -176,7 +206,9 @@ def of_mlx_run(program, folder, batches, prompts, n_trial):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("make").add_argument("model", type=Path)
+    maker = commands.add_parser("make")
+    maker.add_argument("model", type=Path)
+    maker.add_argument("--shape", choices=SHAPES, default="llama")
     run = commands.add_parser("run")
     run.add_argument("model", type=Path)
     run.add_argument("--mlx-run", help="leave out to measure mlx-lm alone")
@@ -185,7 +217,7 @@ def main():
     run.add_argument("--trials", type=int, default=3)
     arguments = parser.parse_args()
     if arguments.command == "make":
-        return make(arguments.model)
+        return make(arguments.model, SHAPES[arguments.shape])
     asked = (arguments.model, arguments.batches, arguments.prompts, arguments.trials)
     own = of_mlx_run(arguments.mlx_run, *asked) if arguments.mlx_run else {}
     # In a process of its own: MLX keeps a GPU's memory as long as it runs.

@@ -12,7 +12,7 @@ use mlxr_compute::op::KvType;
 use mlxr_compute::recorder::{Record, Recorder, Recording};
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::{Draft, Reads, Runner, RunnerInfo};
-use mlxr_mlx::{Device, Kernels, Kind, Mlx, Precision, find};
+use mlxr_mlx::{Device, Kernels, Kind, Mlx, Precision, Way, find};
 use mlxr_models::{LoadError, LoadOptions, Model};
 use mlxr_weights::Checkpoint;
 
@@ -276,7 +276,9 @@ fn mlx() -> Result<Mlx, CliError> {
         (None, Kind::Gpu) => Precision::Half,
     };
     let kernels = kernels(&device)?;
-    Ok(Mlx::new(device, precision, kernels, Box::new(|text| eprintln!("warning: {text}"))))
+    let mut mlx = Mlx::new(device, precision, kernels, Box::new(|text| eprintln!("warning: {text}")));
+    mlx.multiply_by(named("MLXR_PRODUCTS", &Way::NAMES)?)?;
+    Ok(mlx)
 }
 
 /// Whose kernels compute on a GPU: what `MLXR_KERNELS` says, or what is best there.

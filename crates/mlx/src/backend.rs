@@ -23,7 +23,7 @@ use crate::{NAME, attention, moe, recurrent, rows};
 /// The backend.
 pub struct Mlx {
     pub(crate) device: Device,
-    own: Option<Own>,
+    pub(crate) own: Option<Own>,
     precision: Precision,
     pub(crate) plan: Plan,
     pub(crate) periods: Periods,
@@ -98,7 +98,7 @@ impl Mlx {
 
     /// The linears' results, each by our kernels where they can.
     fn products<const N: usize>(&self, x: &Tensor, norm: Option<&Norm<Mlx>>, linears: [&Linear<Mlx>; N]) -> [Array; N] {
-        let rows = self.own.as_ref().and_then(|own| Some((own, product::Rows::new(x, norm)?)));
+        let rows = self.own.as_ref().and_then(|own| Some((own, product::Rows::of((own, &self.device), x, norm)?)));
         if let (Some((own, rows)), [a, b, c]) = (&rows, &linears[..])
             && let Some(three) = Three::new(own, rows, [&a.matrix, &b.matrix, &c.matrix])
         {

@@ -1,8 +1,12 @@
 //! What computes, and in which numbers.
 
+use mlxr_compute::Error;
+
+use crate::Mlx;
 use crate::ffi::Device;
 use crate::kernel::check;
 use crate::kernel::source::Platform;
+use crate::own::trial::{self, Trial, Way};
 
 /// In what products with weights are computed. What lies between products is f32 in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,5 +53,27 @@ impl Kernels {
         };
         let text = format!("MLX's kernels compute, as ours fail on this GPU; run `mlx-run doctor`: {reason}");
         (Kernels::Mlx, Some(text))
+    }
+}
+
+impl Mlx {
+    /// Has a few rows multiplied by affine weights one way, whatever their number; `None`: the fastest, see [`trial`]. Without our
+    /// kernels MLX multiplies.
+    ///
+    /// # Errors
+    /// If the device fails in a trial.
+    pub fn multiply_by(&mut self, way: Option<Way>) -> Result<(), Error> {
+        let Some(own) = &self.own else { return Ok(()) };
+        let ways = way.map_or_else(|| trial::preferred(own, &self.device), |way| Ok([way; trial::TRIED.len()]))?;
+        own.ways.set(ways);
+        Ok(())
+    }
+
+    /// Tries all ways to multiply a few rows; `None` without our kernels.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn trial(&mut self) -> Result<Option<Trial>, Error> {
+        self.own.as_ref().map(|own| Trial::run(own, &self.device)).transpose()
     }
 }

@@ -41,6 +41,7 @@ pub use backend::Mlx;
 pub use choice::{Kernels, Precision};
 pub use ffi::{Device, Kind, OpenError};
 pub use matrix::{Matrix, loaded_bytes};
+pub use own::trial::Way;
 pub use store::Kv;
 pub use tensor::Tensor;
 

@@ -8,12 +8,14 @@
 //! | `attend` | rotation, append and attention over pages |
 //! | `best` | the largest logits |
 //! | [`table`] | where a batch's tokens lie, as the kernels read it |
+//! | [`trial`] | which products of a few rows win on this GPU |
 
 pub(crate) mod attend;
 pub(crate) mod best;
 pub(crate) mod blocks;
 pub(crate) mod product;
 pub mod table;
+pub mod trial;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -21,6 +23,7 @@ use std::collections::HashMap;
 use crate::ffi::{Array, Compiler, Device, Dtype, GpuKernel, Output, Text};
 use crate::kernel::Instance;
 use crate::kernel::source::{self, Platform};
+use crate::own::trial::{TRIED, Way, Ways};
 
 /// Small arrays that are kept; a model has a few for each kind of layer.
 const MAX_KEPT: usize = 4096;
@@ -43,6 +46,8 @@ pub(crate) struct Own {
     fresh: Cell<u32>,
     /// Bits of the weights that were multiplied last, whose layout what comes next is likely to be read in.
     bits: Cell<u32>,
+    /// What multiplies a few rows by affine weights.
+    pub(crate) ways: Cell<Ways>,
     /// What compiles kernels for this machine's GPU once and for all, on CUDA.
     compiler: OnceCell<Option<Compiler>>,
     /// Why it does not, until that is told.
@@ -58,9 +63,15 @@ impl Own {
             counters: RefCell::default(),
             fresh: Cell::new(0),
             bits: Cell::new(4),
+            ways: Cell::new([Way::Tiles; TRIED.len()]),
             compiler: OnceCell::new(),
             complaint: RefCell::default(),
         }
+    }
+
+    /// What multiplies so many rows by affine weights.
+    pub(crate) fn way(&self, n_tok: usize) -> Way {
+        trial::way(&self.ways.get(), n_tok)
     }
 
     /// Whole numbers that recur, as an array; at least eight, as kernels on Metal need them.

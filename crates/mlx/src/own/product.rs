@@ -7,12 +7,14 @@ use std::cell::RefCell;
 
 use mlxr_compute::op::{Act, Norm, NormKind, Rope, RopePairs};
 
+use super::trial::Way;
 use super::{Own, blocks};
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::source::Platform;
 use crate::kernel::{Instance, tiles};
 use crate::matrix::{Coded, Matrix, Part};
+use crate::rows;
 use crate::tensor::Tensor;
 
 /// Rows that `affine_tiles` takes at once, by what a threadgroup's memory holds.
@@ -53,7 +55,12 @@ impl Form {
 
 /// The layout in which a kernel makes pairs of `[n_tok, n_col]` numbers beside its output; 0 for none.
 pub(crate) fn layout(own: &Own, [n_tok, n_col]: [usize; 2]) -> u32 {
-    if n_tok <= tile_tokens(own.platform) && n_col.is_multiple_of(128) { own.bits.get() } else { 0 }
+    if tiled(own, n_tok) && n_col.is_multiple_of(128) { own.bits.get() } else { 0 }
+}
+
+/// If so many rows are multiplied by `affine_tiles`.
+fn tiled(own: &Own, n_tok: usize) -> bool {
+    n_tok <= tile_tokens(own.platform) && own.way(n_tok) == Way::Tiles
 }
 
 /// The shape of those pairs.
@@ -65,6 +72,14 @@ pub(crate) fn pairs_shape(layout: u32, [n_tok, n_col]: [usize; 2]) -> [usize; 2]
 const GATED_SCALE: f32 = 16.0;
 
 impl Rows {
+    /// As [`Rows::new`], but normalized already where what multiplies them does not see to it.
+    pub(crate) fn of((own, d): (&Own, &Device), x: &Tensor, norm: Option<&Norm<Mlx>>) -> Option<Rows> {
+        match (own.way(x.shape[0]), norm) {
+            (Way::Vectors, Some(norm)) => Rows::new(&rows::norm(d, x, 1, norm), None),
+            _ => Rows::new(x, norm),
+        }
+    }
+
     /// Rows, normalized where `norm` is one that a kernel computes.
     pub(crate) fn new(x: &Tensor, norm: Option<&Norm<Mlx>>) -> Option<Rows> {
         let [n_tok, n_in] = x.shape;
@@ -208,12 +223,19 @@ pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, resid
     }
     let parts: Option<Vec<Read<'_>>> = matrix.parts.iter().map(|part| part.read(rows.n_in)).collect();
     let parts = parts.filter(|_| matrix.n_matrix == 1)?;
+    let few_rows = rows.n_tok <= tile_tokens(own.platform);
+    if few_rows && own.way(rows.n_tok) == Way::Mlx && parts.iter().all(|part| matches!(part, Read::Tiles(_))) {
+        return None;
+    }
     let one = |part: &Read<'_>, residual: Option<&Array>| {
-        if rows.n_tok > tile_tokens(own.platform) {
+        if !few_rows {
             let y = many(own, d, rows, part);
             return finish(own, d, rows, [&y, &y], (part.shape(), 0, residual));
         }
         match part {
+            Read::Tiles(tiles) if own.way(rows.n_tok) == Way::Vectors && rows.norm.is_none() => {
+                vectors(own, d, rows, tiles, residual)
+            }
             Read::Tiles(tiles) => few(own, d, rows, tiles, residual),
             Read::Blocks { part, blocks, n_out } => {
                 blocks::few(own, d, rows, (&part.weights, blocks, *n_out), residual)
@@ -240,7 +262,7 @@ impl<'a> Three<'a> {
     pub(crate) fn new(own: &Own, rows: &Rows, matrices: [&'a Matrix; 3]) -> Option<Three<'a>> {
         let [a, b, c] = matrices.map(|matrix| matrix.tiles(rows.n_in));
         let tiles = [a?, b?, c?];
-        if rows.n_tok > tile_tokens(own.platform) || !tiles.iter().all(|t| t.like(&tiles[0])) {
+        if !tiled(own, rows.n_tok) || !tiles.iter().all(|t| t.like(&tiles[0])) {
             return None;
         }
         let n_outs = tiles.each_ref().map(|t| t.n_out);
@@ -325,6 +347,9 @@ pub(crate) fn gated(
         let [y, z] = [gate, up].map(|tiles| many(own, d, rows, &Read::Tiles(tiles)));
         return Some((finish(own, d, rows, [&y, &z], (shape, glu, None)), None));
     }
+    if !tiled(own, n_tok) {
+        return None;
+    }
     let shape = [n_tok, n_out];
     own.bits.set(gate.packing[0]);
     let layout = layout(own, shape);
@@ -386,6 +411,16 @@ fn few(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&
     let shape = [rows.n_tok, tiles.n_out];
     let [y] = own.launch(d, instance, &inputs, &[&shape], [tiles.n_out.div_ceil(16 * constants[1] as usize), 1, 1]);
     y
+}
+
+/// As [`few`], by `affine_matmul`; the rows have no norm.
+fn vectors(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&Array>) -> Array {
+    let [bits, group] = tiles.packing;
+    let instance = Instance::new("affine_matmul", &[rows.n_tok as u32, bits, group], tiles.parameter);
+    let [w, scales, biases] = tiles.arrays();
+    let inputs = [&rows.x, w, scales, biases, &own.sizes(d, &[rows.n_in, tiles.n_out])];
+    let [y] = own.launch(d, instance, &inputs, &[&[rows.n_tok, tiles.n_out]], [tiles.n_out.div_ceil(16), 1, 1]);
+    residual.map_or_else(|| y.clone(), |residual| d.add(residual, &y))
 }
 
 /// The rows in 16 bits times the matrix as plain numbers, which `finish` makes products.

@@ -8,7 +8,7 @@ use mlxr_compute::cpu::{Cpu, Isa, Pool};
 use mlxr_compute::op::KvType;
 use mlxr_compute::scalar::Scalar;
 use mlxr_engine::runner::{Batch, PAGE_TOKENS, PageId, Row, Runner, SeqId, Want};
-use mlxr_mlx::{Device, Kernels, Mlx, Precision, find};
+use mlxr_mlx::{Device, Kernels, Mlx, Precision, Way, find};
 use mlxr_models::{Arena, LoadOptions};
 
 /// Tokens and logits of a `.logits` file: `i32 n, i32 v`, `n` ids, `n * v` f32.
@@ -80,44 +80,64 @@ fn device() -> Option<Device> {
     Some(find::open(find::places(None, Some(&folder))).expect("MLXR_MLX_DIR names a folder with MLX"))
 }
 
-/// On the defining backend, on the CPU backend with its best instructions for f32 and its best for bf16, and on MLX, on a
-/// GPU also with our kernels: loads a checkpoint, computes the golden tokens whole and in parts, and describes each way
-/// that misses the golden logits by more than its limit (squared error over squared magnitude). `limits[0]` holds for exact arithmetic; quantized weights on the CPU backend meet 8-bit
-/// activations, for which `limits[1]` holds.
-pub fn compare(path: &Path, logits: &Path, limits: [f64; 2]) -> Vec<String> {
-    let name = path.file_stem().expect("name").to_string_lossy().into_owned();
+/// Where a checkpoint is computed: a name for it, the loaded model, and how far off it may be.
+type Place = (&'static str, Box<dyn FnOnce() -> Result<Box<dyn Runner>, String>>, f64);
+
+/// The defining backend, the CPU backend with its best instructions for f32 and its best for bf16, and MLX, on a GPU also with our
+/// kernels; of these those whose name has the text of `MLXR_GOLDEN_ON` in it, all without it. MLX's own kernels for quantized f32
+/// take a GPU minutes to compile, so that `our kernels` is worth asking for there.
+fn places(path: &Path, limits: [f64; 2]) -> Vec<Place> {
     let pool = Arc::new(Pool::new(2).expect("threads"));
-    let cpu = |isa| Cpu::new(pool.clone(), isa).expect("the machine has these instructions");
-    let exact = KvType::F32;
-    let mut models = vec![
-        ("scalar", load(path, Scalar, exact), limits[0]),
-        ("cpu", load(path, cpu(Isa::detect_f32()), exact), limits[1]),
+    let cpu = |isa| {
+        let (path, pool) = (path.to_owned(), pool.clone());
+        move || load(&path, Cpu::new(pool, isa).expect("the machine has these instructions"), KvType::F32)
+    };
+    let mlx = |(precision, kernels, way), kv_type| {
+        let path = path.to_owned();
+        move || {
+            let mut mlx = Mlx::new(device().expect("it was there"), precision, kernels, Box::new(|_| ()));
+            mlx.multiply_by(Some(way)).map_err(|e| e.to_string())?;
+            load(&path, mlx, kv_type)
+        }
+    };
+    let scalar = path.to_owned();
+    let mut places: Vec<Place> = vec![
+        ("scalar", Box::new(move || load(&scalar, Scalar, KvType::F32)), limits[0]),
+        ("cpu", Box::new(cpu(Isa::detect_f32())), limits[1]),
     ];
     if Isa::detect() != Isa::detect_f32() {
         // Products of bf16 pairs round inputs.
-        models.push(("cpu with bf16 pairs", load(path, cpu(Isa::detect()), exact), HALF.max(limits[1])));
+        places.push(("cpu with bf16 pairs", Box::new(cpu(Isa::detect())), HALF.max(limits[1])));
     }
-    if let Some(first) = device() {
-        let has_kernels = first.platform().is_some();
-        let mlx = Mlx::new(first, Precision::Full, Kernels::Mlx, Box::new(|_| ()));
-        models.push(("mlx", load(path, mlx, exact), limits[0]));
-        let kinds = [("mlx with our kernels", KvType::F16, HALF), ("mlx with our kernels on q8", KvType::Q8, EIGHTH)];
-        for (name, kv_type, limit) in kinds {
-            let Some(device) = has_kernels.then(device).flatten() else { continue };
-            let own = Mlx::new(device, Precision::Half, Kernels::Own, Box::new(|_| ()));
-            models.push((name, load(path, own, kv_type), limit));
+    if let Some(device) = device() {
+        places.push(("mlx", Box::new(mlx((Precision::Full, Kernels::Mlx, Way::Mlx), KvType::F32)), limits[0]));
+        if device.platform().is_some() {
+            let own = |way, kv_type| Box::new(mlx((Precision::Half, Kernels::Own, way), kv_type));
+            places.push(("mlx with our kernels", own(Way::Tiles, KvType::F16), HALF));
+            places.push(("mlx with our kernels by vectors", own(Way::Vectors, KvType::F16), HALF));
+            places.push(("mlx with our kernels but products", own(Way::Mlx, KvType::F16), HALF));
+            places.push(("mlx with our kernels on q8", own(Way::Tiles, KvType::Q8), EIGHTH));
         }
     }
+    let asked = std::env::var("MLXR_GOLDEN_ON").unwrap_or_default();
+    places.retain(|(name, ..)| name.contains(&asked));
+    assert!(!places.is_empty(), "MLXR_GOLDEN_ON: nothing here has '{asked}' in its name");
+    places
+}
+
+/// By each of [`places`]: loads a checkpoint, computes the golden tokens whole and in parts, and describes each that misses the
+/// golden logits by more than its limit (squared error over squared magnitude). `limits[0]` holds for exact arithmetic; quantized
+/// weights on the CPU backend meet 8-bit activations, for which `limits[1]` holds.
+pub fn compare(path: &Path, logits: &Path, limits: [f64; 2]) -> Vec<String> {
+    let name = path.file_stem().expect("name").to_string_lossy().into_owned();
     let mut failures = Vec::new();
-    for (backend, model, limit) in models {
-        match model {
-            Ok(mut model) => {
-                let run = || misses(&name, backend, &mut *model, &golden(logits), limit);
-                let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-                failures.extend(run.unwrap_or_else(|_| vec![format!("{name} on {backend}: panicked")]));
-            }
-            Err(e) => failures.push(format!("{name} on {backend}: {e}")),
-        }
+    for (backend, load, limit) in places(path, limits) {
+        let run = || match load() {
+            Ok(mut model) => misses(&name, backend, &mut *model, &golden(logits), limit),
+            Err(e) => vec![format!("{name} on {backend}: {e}")],
+        };
+        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        failures.extend(run.unwrap_or_else(|_| vec![format!("{name} on {backend}: panicked")]));
     }
     failures
 }
