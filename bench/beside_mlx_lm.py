@@ -118,6 +118,9 @@ def of_mlx_lm(folder, batches, prompts, n_trial):
     from mlx_lm.generate import BatchGenerator, generate_step
     from mlx_lm.utils import load_model
 
+    # Experts of mlx-lm 0.32.2 pass a `global_scale` of None, which MLX 0.32.2 has no parameter for.
+    of_mlx = mx.gather_qmm
+    mx.gather_qmm = lambda *arrays, global_scale=None, **rest: of_mlx(*arrays, **rest)
     model, config = load_model(folder)
     n_vocab = config["vocab_size"]
     tokens = lambda n: mx.random.randint(0, n_vocab, (n,))

@@ -169,7 +169,18 @@ impl Device {
             if stream.0.is_null() {
                 return Err(OpenError::Device { path: owned(), message: complaint() });
             }
-            Ok(Device { api, stream, kind, limit, capability, failed: RefCell::new(None), scalars: RefCell::default() })
+            let (failed, scalars) = (RefCell::new(None), RefCell::default());
+            let device = Device { api, stream, kind, limit, capability, failed, scalars };
+            device.ends_without_destructors();
+            Ok(device)
+        }
+    }
+
+    /// On CUDA, that the process ends before MLX destroys what it has made until now.
+    fn ends_without_destructors(&self) {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        if self.platform() == Some(Platform::Cuda) {
+            super::ending::without_destructors();
         }
     }
 
@@ -392,6 +403,7 @@ impl Drop for Device {
             (self.api.mlx_synchronize)(self.stream);
             (self.api.mlx_stream_free)(self.stream);
         }
+        self.ends_without_destructors();
     }
 }
 

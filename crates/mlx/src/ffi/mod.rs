@@ -5,6 +5,7 @@
 //! | `api` | the functions, found in the library |
 //! | [`mod@array`] | a node of the graph |
 //! | [`device`] | the library, the device that computes, memory, evaluation, reading |
+//! | `ending` | the end of a process that used CUDA |
 //! | `image` | kernels of our own compiled for CUDA, where MLX looks for them |
 //! | [`mod@kernel`] | kernels of our own on a GPU |
 //! | `ops` | the operations, as methods of [`Device`] |
@@ -15,6 +16,8 @@
 mod api;
 pub mod array;
 pub mod device;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod ending;
 mod image;
 pub mod kernel;
 mod ops;

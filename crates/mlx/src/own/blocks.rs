@@ -39,7 +39,7 @@ pub(super) fn few(
 }
 
 /// Rows of experts, on average, from which neighbours that share one are multiplied together.
-const SHARED_BY: usize = 4;
+const SHARED_BY: usize = 2;
 
 /// The constants N, R and TILE of a format's kernel for rows that have one of `n_expert` matrices each, neighbours the same if `sorted`.
 pub(crate) fn experts_constants(blocks: &Blocks, [n_row, n_expert, most]: [usize; 3], sorted: bool) -> [u32; 3] {

@@ -58,9 +58,9 @@ pub(crate) fn layout(own: &Own, [n_tok, n_col]: [usize; 2]) -> u32 {
     if tiled(own, n_tok) && n_col.is_multiple_of(128) { own.bits.get() } else { 0 }
 }
 
-/// If so many rows are multiplied by `affine_tiles`.
+/// If so many rows are multiplied by `affine_tiles`: none are where no token's logits are wanted.
 fn tiled(own: &Own, n_tok: usize) -> bool {
-    n_tok <= tile_tokens(own.platform) && own.way(n_tok) == Way::Tiles
+    (1..=tile_tokens(own.platform)).contains(&n_tok) && own.way(n_tok) == Way::Tiles
 }
 
 /// The shape of those pairs.

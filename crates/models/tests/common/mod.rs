@@ -113,9 +113,9 @@ fn places(path: &Path, limits: [f64; 2]) -> Vec<Place> {
         places.push(("mlx", Box::new(mlx((Precision::Full, Kernels::Mlx, Way::Mlx), KvType::F32)), limits[0]));
         if device.platform().is_some() {
             let own = |way, kv_type| Box::new(mlx((Precision::Half, Kernels::Own, way), kv_type));
-            places.push(("mlx with our kernels", own(Way::Tiles, KvType::F16), HALF));
-            places.push(("mlx with our kernels by vectors", own(Way::Vectors, KvType::F16), HALF));
-            places.push(("mlx with our kernels but products", own(Way::Mlx, KvType::F16), HALF));
+            places.push(("mlx with our kernels on f16", own(Way::Tiles, KvType::F16), HALF));
+            places.push(("mlx with our kernels, products by vectors", own(Way::Vectors, KvType::F16), HALF));
+            places.push(("mlx with our kernels, products MLX's", own(Way::Mlx, KvType::F16), HALF));
             places.push(("mlx with our kernels on q8", own(Way::Tiles, KvType::Q8), EIGHTH));
         }
     }
