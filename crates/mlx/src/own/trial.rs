@@ -1,8 +1,9 @@
 //! What multiplies a few rows by affine weights, by what it takes on this GPU.
 //!
 //! On CUDA `affine_tiles` does, by measurements of GPUs of that kind. Of Apple's no measurement is at hand, and they differ: matrices of
-//! 16 x 16 may cost one row more than they gain. There a start tries all ways, see [`Trial`].
+//! 16 x 16 may cost one row more than they gain. There a process tries all ways when it first needs one, see [`Trial`].
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use mlxr_compute::{Bytes, DType, Encoding, Error, MatrixData};
@@ -92,14 +93,19 @@ impl Trial {
     }
 }
 
-/// The ways where nobody chose: by trial on Metal.
+/// The ways where nobody chose: by trial on Metal, once a process.
 ///
 /// # Errors
 /// If the device fails.
 pub(crate) fn preferred(own: &Own, device: &Device) -> Result<Ways, Error> {
-    match own.platform {
-        Platform::Cuda => Ok([Way::Tiles; TRIED.len()]),
-        Platform::Metal => Ok(Trial::run(own, device)?.ways()),
+    static FOUND: OnceLock<Ways> = OnceLock::new();
+    match (own.platform, FOUND.get()) {
+        (Platform::Cuda, _) => Ok([Way::Tiles; TRIED.len()]),
+        (Platform::Metal, Some(ways)) => Ok(*ways),
+        (Platform::Metal, None) => {
+            let ways = Trial::run(own, device)?.ways();
+            Ok(*FOUND.get_or_init(|| ways))
+        }
     }
 }
 
