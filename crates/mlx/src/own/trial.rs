@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use mlxr_compute::conformance::{Random, random_matrix};
 use mlxr_compute::{Bytes, DType, Encoding, Error, MatrixData};
 
 use super::{Own, product};
@@ -56,13 +57,12 @@ const N_MATRIX: usize = 8;
 const RUNS: usize = 5;
 
 impl Trial {
-    /// Multiplies by every way, about a tenth of a second and what compiling kernels takes.
+    /// Multiplies by every way: by estimate a tenth of a second, and what compiling kernels takes.
     ///
     /// # Errors
     /// If the device fails.
     pub(crate) fn run(own: &Own, device: &Device) -> Result<Trial, Error> {
-        let matrices: Vec<Matrix> =
-            (0..N_MATRIX).map(|i| Matrix::stacked(device, &[Prepared::plain(random(i))])).collect::<Result<_, _>>()?;
+        let matrices: Vec<Matrix> = copies().map(|copy| Matrix::stacked(device, &[copy])).collect::<Result<_, _>>()?;
         let (mut trial, before) = (Trial::default(), own.ways.get());
         for (rows, times) in TRIED.into_iter().zip(&mut trial.times) {
             let numbers: Vec<f32> = (0..rows * SIDE).map(|i| (i % 17) as f32 - 8.0).collect();
@@ -116,19 +116,14 @@ fn one(own: &Own, device: &Device, x: &Tensor, matrix: &Matrix) -> Array {
     made.unwrap_or_else(|| matrix.product(Some(own), device, &x.array))
 }
 
-/// Weights of 4 bits in groups of 64 that depend on `seed`.
-fn random(seed: usize) -> MatrixData {
-    const GROUP: usize = 64;
-    let codes = (0..SIDE * SIDE / 8).map(|i| (i + 1).wrapping_mul(2 * seed + 1).wrapping_mul(0x9e37_79b9) as u32);
-    let halves = |x: f32| half::f16::from_f32(x).to_le_bytes().repeat(SIDE * SIDE / GROUP);
-    let parts = [codes.flat_map(u32::to_le_bytes).collect(), halves(0.01), halves(-0.08)];
-    MatrixData {
-        name: "a trial's".to_owned(),
-        n_out: SIDE,
-        n_in: SIDE,
-        encoding: Encoding::MlxAffine { bits: 4, group: GROUP as u16, scale: DType::F16 },
-        parts: parts.map(Bytes::from).to_vec(),
-    }
+/// Matrices of 4 bits in groups of 64, each in memory of its own.
+fn copies() -> impl Iterator<Item = Prepared> {
+    let encoding = Encoding::MlxAffine { bits: 4, group: 64, scale: DType::F16 };
+    let data = random_matrix(&mut Random::new(1), encoding, [SIDE, SIDE]);
+    (0..N_MATRIX).map(move |_| {
+        let parts = data.parts.iter().map(|part| Bytes::from(part.to_vec())).collect();
+        Prepared::plain(MatrixData { parts, ..data.clone() })
+    })
 }
 
 #[cfg(test)]

@@ -272,7 +272,18 @@ pub(super) fn blocks_to_time(random: &mut Random, m: usize, row: &Blocks, shape:
     Case { launch, title, want: Vec::new(), n_col: shape[0], finish: Finish::First, limit: Limit::None }
 }
 
-/// Rows with a matrix of `n_expert` each, neighbours with the same if they are sorted; else each another while there are any.
+/// The matrix of each row: neighbours have the same if they are sorted; else each another while there are any.
+fn chosen(random: &mut Random, [n_row, n_expert]: [usize; 2], sorted: bool) -> Vec<u32> {
+    let order = random.shuffled(n_expert);
+    if !sorted {
+        return (0..n_row).map(|i| order[i % n_expert]).collect();
+    }
+    let mut chosen: Vec<u32> = (0..n_row).map(|_| random.below(n_expert) as u32).collect();
+    chosen.sort_unstable();
+    chosen
+}
+
+/// Rows with a matrix of `n_expert` each, as [`chosen`].
 pub(super) fn experts(
     random: &mut Random,
     [n_row, n_expert]: [usize; 2],
@@ -283,12 +294,7 @@ pub(super) fn experts(
     let [n_out, n_in] = shape;
     let matrices: Vec<MatrixData> = (0..n_expert).map(|_| coded(random, row, shape)).collect();
     let numbers = halves_of(random, n_row * n_in);
-    let order = random.shuffled(n_expert);
-    let mut chosen: Vec<u32> = (0..n_row).map(|i| order[i % n_expert]).collect();
-    if sorted {
-        chosen = (0..n_row).map(|_| random.below(n_expert) as u32).collect();
-        chosen.sort_unstable();
-    }
+    let chosen = chosen(random, [n_row, n_expert], sorted);
     let x = Tensor { shape: [n_row, n_in], data: numbers.clone() };
     let weight = rounding(row);
     let all: Vec<Sums> = matrices.iter().map(|data| sums(&x, data, weight)).collect();
@@ -311,11 +317,7 @@ pub(super) fn experts_to_time(
     sorted: bool,
 ) -> Case {
     let data = coded(random, row, shape);
-    let mut chosen: Vec<u32> = (0..n_row).map(|i| i as u32 * 7 % n_expert as u32).collect();
-    if sorted {
-        chosen = (0..n_row).map(|_| random.below(n_expert) as u32).collect();
-        chosen.sort_unstable();
-    }
+    let chosen = chosen(random, [n_row, n_expert], sorted);
     let numbers = halves_of(random, n_row * shape[1]);
     let bytes = row.packed([&data]).repeat(n_expert);
     let launch = experts_launch((row, &data, bytes), &numbers, &chosen, n_expert, sorted);
