@@ -210,12 +210,12 @@ CLASSES = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel", "Llama4
            "Qwen3_5Text": "Qwen3_5ForCausalLM", "Qwen3_5MoeText": "Qwen3_5MoeForCausalLM"}
 
 
-def build(name):
+def build(name, changes={}, seed=0):
     prefix, extra = MODELS[name]
-    settings = {k: v for k, v in (BASE | extra).items() if v is not None or k not in BASE}
+    settings = {k: v for k, v in (BASE | extra | changes).items() if v is not None or k not in BASE}
     config = getattr(transformers, prefix + "Config")(**settings)
     config._attn_implementation = "eager"
-    torch.manual_seed(sum(map(ord, name)))
+    torch.manual_seed(sum(map(ord, name)) + seed)
     model = getattr(transformers, CLASSES.get(prefix, prefix + "ForCausalLM"))(config).eval().float()
     with torch.no_grad():
         for key, p in model.named_parameters():
@@ -234,6 +234,10 @@ def build(name):
     return model
 
 
+def tokens(n):
+    return [1] + [(i * i * 7 + 3 * i + 5) % (VOCAB - 4) + 3 for i in range(n - 1)]
+
+
 def main(names):
     for name in names or MODELS:
         try:
@@ -241,7 +245,7 @@ def main(names):
         except (AttributeError, ImportError) as e:
             print(f"{name}: not in transformers {transformers.__version__}: {e}")
             continue
-        ids = torch.tensor([[1] + [(i * i * 7 + 3 * i + 5) % (VOCAB - 4) + 3 for i in range(TOKENS - 1)]])
+        ids = torch.tensor([tokens(TOKENS)])
         with torch.no_grad():
             logits = model(ids).logits[0].float()
         folder = OUT / name

@@ -38,6 +38,8 @@ pub struct Stored {
     pub stacked: bool,
     /// How many weights.
     pub n_parameter: u64,
+    /// How many of them a row has.
+    pub n_col: usize,
     /// Their bytes, scales included.
     pub bytes: u64,
 }
@@ -116,15 +118,19 @@ impl Checkpoint {
     pub fn stored(&self) -> Result<Vec<Stored>, OpenError> {
         let mut all = Vec::new();
         let joined = self.joined_stems()?;
+        let of = |encoding, shape: &[usize], bytes| Stored {
+            encoding,
+            stacked: shape.len() > 2,
+            n_parameter: shape.iter().map(|&d| d as u64).product(),
+            n_col: shape.last().copied().unwrap_or(1),
+            bytes,
+        };
         for stem in &joined {
             let Some(matrix) = self.joined(stem)? else { continue };
-            let n_parameter = matrix.shape.iter().map(|&d| d as u64).product();
-            let bytes = matrix.parts.iter().map(|p| p.len() as u64).sum();
-            all.push(Stored { encoding: matrix.encoding, stacked: matrix.shape.len() > 2, n_parameter, bytes });
+            all.push(of(matrix.encoding, &matrix.shape, matrix.parts.iter().map(|p| p.len() as u64).sum()));
         }
         for tensor in self.tensors().iter().filter(|t| !is_part(&t.name, &joined)) {
-            let (encoding, stacked) = (Encoding::Blocks(tensor.dtype), tensor.shape.len() > 2);
-            all.push(Stored { encoding, stacked, n_parameter: tensor.elements() as u64, bytes: tensor.bytes as u64 });
+            all.push(of(Encoding::Blocks(tensor.dtype), &tensor.shape, tensor.bytes as u64));
         }
         Ok(all)
     }

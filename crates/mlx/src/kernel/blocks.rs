@@ -69,6 +69,19 @@ impl Reads {
     }
 }
 
+/// The kernels of ours that multiply by a matrix of rows of `n_in` weights, or by each of `stacked` ones; `None` where MLX's do.
+pub fn multiplier(platform: Platform, encoding: Encoding, n_in: usize, stacked: bool) -> Option<&'static str> {
+    let reads = if stacked { Reads::experts } else { Reads::dense };
+    match encoding {
+        Encoding::MlxAffine { bits, group, scale: DType::F16 | DType::BF16 }
+            if !stacked && tiles::read(bits, group, n_in) =>
+        {
+            Some("affine_tiles")
+        }
+        _ => Blocks::of(encoding, n_in, reads(Some(platform))).map(|row| row.name),
+    }
+}
+
 /// What a format's codes index.
 #[derive(Debug)]
 enum Codes {
@@ -166,7 +179,7 @@ impl Blocks {
             Encoding::MlxFloat(kind) if n_in.is_multiple_of(32) => Format::Float(kind),
             _ => return None,
         };
-        let tiled = matches!(format, Format::Affine(bits, _) if tiles::read(bits, n_in));
+        let tiled = matches!(format, Format::Affine(bits, group) if tiles::read(bits, group, n_in));
         let row = BLOCKS.iter().find(|row| row.format == format)?;
         let is_read = match reads {
             Reads::Nothing => false,

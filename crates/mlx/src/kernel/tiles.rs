@@ -4,9 +4,9 @@
 
 use super::Kernel;
 
-/// If these kernels read a matrix of rows of `n_in` integers of MLX of so many bits.
-pub(crate) fn read(bits: u8, n_in: usize) -> bool {
-    [4, 8].contains(&bits) && n_in.is_multiple_of(128)
+/// If these kernels read a matrix of rows of `n_in` integers of MLX of so many bits in such groups, whose scales are of 16 bits.
+pub(crate) fn read(bits: u8, group: u16, n_in: usize) -> bool {
+    [4, 8].contains(&bits) && [32, 64, 128].contains(&group) && n_in.is_multiple_of(128)
 }
 
 /// Nothing is rotated or appended.

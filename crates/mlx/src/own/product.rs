@@ -165,7 +165,7 @@ impl Part {
             Dtype::BF16 => "bfloat",
             _ => return None,
         };
-        let fits = tiles::read(packing.bits as u8, n_in) && [32, 64, 128].contains(&packing.group);
+        let fits = tiles::read(packing.bits as u8, packing.group as u16, n_in);
         let (n_out, packing) = (self.weights.shape()[0], [packing.bits as u32, packing.group as u32]);
         fits.then_some(Tiles { part: self, scales: &packed.scales, biases, n_out, packing, parameter })
     }
