@@ -156,6 +156,7 @@ fn kernels_fit_a_threadgroup() {
         let instance = &case.launch.instance;
         let c = &instance.constants;
         let name = instance.kernel().name;
+        let has = |words: &[&str]| words.iter().any(|word| instance.kernel().body.contains(word));
         let numbers = match name.trim_end_matches("_q8") {
             "paged_attention" => {
                 let wide = if name.ends_with("_q8") { 512 } else { 256 };
@@ -183,13 +184,7 @@ fn kernels_fit_a_threadgroup() {
                 let codes = (case.launch.inputs[3].len() as u32 / 4).max(8);
                 instance.n_wave() * (c[1] * c[0] * 128 + if c[0] <= 2 { 320 } else { 0 }) + codes
             }
-            name if name.ends_with("_decode") => {
-                if instance.kernel().body.contains("TABLES 0") {
-                    0
-                } else {
-                    8
-                }
-            }
+            name if name.ends_with("_decode") => 8 * u32::from(has(&["TABLES 1", "TABLES 2"])),
             "best" => 32,
             "rows_half" => 16,
             _ => 0,
@@ -198,7 +193,7 @@ fn kernels_fit_a_threadgroup() {
         let tiles = ["affine_tiles", "_experts", "_matmul"].iter().any(|part| name.contains(part));
         let on_metal = instance.runs_on(Platform::Metal) && (!tiles || c[0] <= 2);
         assert!(!on_metal || 4 * numbers <= 32 << 10, "{}: more than 32 KiB of a threadgroup", case.title);
-        let shared = ["SHARED(", "TABLES 1", "TABLES 2"].iter().any(|word| instance.kernel().body.contains(word));
+        let shared = has(&["SHARED(", "TABLES 1", "TABLES 2"]);
         assert_eq!(numbers > 0, shared, "{}: count its numbers here", case.title);
     }
 }

@@ -4,14 +4,7 @@
 #define MORE (HIGH > 0 ? HIGH : 1)
 #define QUADS (BITS < 4 ? 1u : BITS < 6 ? 2u : 3u)
 #define WORDS (BITS == 3 || BITS == 5 ? 2u : 0u)
-#define SHORTS 0
 #define AFFINE 2
-#define TAIL 0
-#define LEAST 0
-#define FACTOR 1.0f
-#define AHEAD 0
-#define GRID 0
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   const uint octet = 4 * half_block + step, turn = octet % (4 / MORE); \
   UNROLL \

@@ -1,14 +1,6 @@
 // MLX's integers of 8 bits: numbers 0 1 4 5, then 2 3 6 7.
 #define QUADS 4
-#define WORDS 0
-#define SHORTS 0
 #define AFFINE 2
-#define TAIL 0
-#define LEAST 0
-#define FACTOR 1.0f
-#define AHEAD 0
-#define GRID 0
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   UNROLL \
   for (uint i = 0; i < 4; i++) { \

@@ -1,7 +1,8 @@
 // What the types' EIGHT are made of. A row of a matrix is what `kernel::pack` makes of the file's blocks; of 256 weights (columns 128 half +
 // 32 quad + 8 step + i) a lane, which has one quad of them, takes 4 QUADS + WORDS + AFFINE + SHORTS numbers `own`. Planes of a row, one
 // after the other, each with all its super-blocks: QUADS times four words of every lane, WORDS times one word, AFFINE times one word of
-// the lanes that have GROUP columns, SHORTS times 16 bits, TAIL bytes with the factors of the whole.
+// the lanes that have GROUP columns, SHORTS times 16 bits, TAIL bytes with the factors of the whole. What a type does not have it does not
+// define; `rest.h` does.
 //   EIGHT(own, half, step)  puts weights as pairs into `pair`: number i low, i + 4 high; FACTOR times the first of the tail is left out
 //   AFFINE                  0, or 2: scale (low) and bias of a half's columns, in f16
 //   LEAST                   whether `least` is to be subtracted of each, times the tail's second

@@ -1,13 +1,6 @@
 // NF4 and FP4 of bitsandbytes: the table's values are f16, their low and high bytes in tables of their own.
 #define QUADS 2
 #define WORDS 1
-#define SHORTS 0
-#define AFFINE 0
-#define TAIL 0
-#define LEAST 0
-#define FACTOR 1.0f
-#define AHEAD 0
-#define GRID 0
 #define TABLES 2
 #define EIGHT(own, half_block, step) \
   const uint s = (own[8] >> 16 * half_block & 0xffff) * 0x10001u, word = own[4 * half_block + step]; \

@@ -2,14 +2,9 @@
 #define QUADS 0
 #define WORDS 3
 #define SHORTS 1
-#define AFFINE 0
 #define TAIL 2
-#define LEAST 0
-#define FACTOR 1.0f
-#define AHEAD 0
 #define GRID 1
 #define CODES 2048
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   const uint nibble = NIBBLE(own[2], 4 * half_block + step), s = WHOLE(2 * (own[3] >> 3 * (2 * half_block + step / 2) & 7) + 1); \
   const uint codes_of_eight = CODE(BYTE(own[half_block], step) | (nibble & 7) << 8); \

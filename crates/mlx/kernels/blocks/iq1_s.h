@@ -1,15 +1,9 @@
 // A code is a number plus 1, and ends at bit 9: it is quarters of 1024, and 4 + 1 are left to subtract, less or more an eighth.
 #define QUADS 0
 #define WORDS 3
-#define SHORTS 0
-#define AFFINE 0
 #define TAIL 2
-#define LEAST 0
-#define FACTOR 1.0f
-#define AHEAD 0
 #define GRID 1
 #define CODES 2048
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   const uint high = own[2] >> 16 * half_block, s = WHOLE(2 * (high >> 12 & 7) + 1); \
   const uint codes_of_eight = CODE(BYTE(own[half_block], step) | (high >> 3 * step & 7) << 8); \

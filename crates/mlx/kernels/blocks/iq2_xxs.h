@@ -1,14 +1,8 @@
 #define QUADS 1
-#define WORDS 0
-#define SHORTS 0
-#define AFFINE 0
 #define TAIL 2
-#define LEAST 0
 #define FACTOR 0.125f
-#define AHEAD 0
 #define GRID 1
 #define CODES 512
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   const uint code = BYTE(own[half_block], step), rest = own[2 + half_block], seven = rest >> 7 * step & 127; \
   SPREAD(CODE(2 * code), CODE(2 * code + 1), EVEN(seven), rest >> 28)

@@ -1,14 +1,8 @@
 #define QUADS 1
 #define WORDS 3
-#define SHORTS 0
-#define AFFINE 0
 #define TAIL 2
-#define LEAST 0
-#define FACTOR 1.0f
-#define AHEAD 0
 #define GRID 1
 #define CODES 512
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   const uint both = own[2 * half_block + step / 2] >> 16 * (step % 2), high = own[6] >> 2 * (4 * half_block + step); \
   const uint a = CODE((both & 255) | (high & 1) << 8), b = CODE((both >> 8 & 255) | (high >> 1 & 1) << 8); \

@@ -1,12 +1,6 @@
 #define QUADS 2
-#define WORDS 0
 #define SHORTS 1
-#define AFFINE 0
 #define TAIL 2
-#define LEAST 0
-#define FACTOR 1.0f
-#define AHEAD 0
-#define GRID 0
 #define TABLES 1
 #define EIGHT(own, half_block, step) \
   const uint s = SIGNED(BYTE(own[8], half_block)), bytes[2] = LOOKED(table, own[4 * half_block + step]); \

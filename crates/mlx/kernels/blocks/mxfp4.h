@@ -1,14 +1,7 @@
 // MLX's mxfp4. A scale is a byte, the exponent of an f16: 15 more than that of 2^12 times what it is.
 #define QUADS 2
-#define WORDS 0
 #define SHORTS 1
-#define AFFINE 0
-#define TAIL 0
-#define LEAST 0
 #define FACTOR 4.0f
-#define AHEAD 0
-#define GRID 0
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   const uint s = BYTE(own[8], half_block) * 0x04000400u; \
   E2M1(values, own[4 * half_block + step]) \

@@ -1,15 +1,8 @@
 // MLX's mxfp8: numbers 0 1 4 5, then 2 3 6 7, divided by 2^8 in the places of an f16's exponent and mantissa; the first of two is in
 // its place, the other has its sign in the bit in between. A scale is a byte as of mxfp4, of 2^18 times what it is.
 #define QUADS 4
-#define WORDS 0
 #define SHORTS 1
-#define AFFINE 0
-#define TAIL 0
-#define LEAST 0
 #define FACTOR 0.0009765625f
-#define AHEAD 0
-#define GRID 0
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   const uint s = BYTE(own[16], half_block) * 0x04000400u; \
   UNROLL \

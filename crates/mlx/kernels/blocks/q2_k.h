@@ -1,13 +1,7 @@
 #define QUADS 1
 #define WORDS 1
-#define SHORTS 0
-#define AFFINE 0
 #define TAIL 4
 #define LEAST 1
-#define FACTOR 1.0f
-#define AHEAD 0
-#define GRID 0
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   const uint both = BYTE(own[4], 2 * half_block + step / 2), s = WHOLE(both & 15); \
   least = WHOLE(both >> 4); \

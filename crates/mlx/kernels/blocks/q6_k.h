@@ -1,14 +1,8 @@
 // A code ends at bit 9: it is 64ths of 1024, and 64 + 32 are left to subtract.
 #define QUADS 3
 #define WORDS 1
-#define SHORTS 0
-#define AFFINE 0
 #define TAIL 2
-#define LEAST 0
-#define FACTOR 1.0f
 #define AHEAD 1
-#define GRID 0
-#define TABLES 0
 #define EIGHT(own, half_block, step) \
   const uint s = SIGNED(BYTE(own[12], 2 * half_block + step / 2)); \
   UNROLL \

@@ -10,6 +10,7 @@ macro_rules! text {
             $defined,
             include_str!("../../kernels/blocks/begin.h"),
             include_str!(concat!("../../kernels/blocks/", $header, ".h")),
+            include_str!("../../kernels/blocks/rest.h"),
             include_str!(concat!("../../kernels/", $name, ".metal")),
             include_str!("../../kernels/blocks/end.h"),
             "#undef EXPERTS\n#undef TILE\n#undef ADDED\n#undef BITS\n"

@@ -81,19 +81,21 @@ pub fn for_mlx(platform: Platform, instance: &Instance) -> [String; 2] {
 
 /// A text without the parts that its own definitions leave out, and without definitions that it does not use.
 fn active(text: &str) -> String {
+    let defined = |line: &str| Some(line.strip_prefix("#define ")?.split([' ', '(']).next()?.to_owned());
     let mut lines: Vec<&str> = Vec::new();
     let mut left_out = false;
     for line in text.lines() {
         if let Some(condition) = line.strip_prefix("#if ") {
             let (name, value) = condition.split_once(" == ").expect("a condition of a kernel is NAME == VALUE");
             left_out = !lines.contains(&&format!("#define {name} {value}")[..]);
+        } else if let Some(name) = line.strip_prefix("#ifndef ") {
+            left_out = lines.iter().any(|line| defined(line).is_some_and(|other| other == name));
         } else if line == "#endif" {
             left_out = false;
         } else if !left_out && !line.starts_with("#undef ") {
             lines.push(line);
         }
     }
-    let defined = |line: &str| Some(line.strip_prefix("#define ")?.split([' ', '(']).next()?.to_owned());
     loop {
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
         let uses = |name: &str| lines.iter().filter(|l| l.split(|c| !is_word(c)).any(|word| word == name)).count();
@@ -263,8 +265,8 @@ mod tests {
     #[test]
     fn a_text_is_cut_to_what_is_active() {
         let text = "#define A 0\n#define B 1\n#define C(x) x\n#define D B\n#if A == 1\nno;\n#endif\n#if B == 1\nC(1);\n#endif\n\
-                    #undef A\nend;\n";
-        assert_eq!(active(text), "#define C(x) x\nC(1);\nend;\n");
+                    #ifndef B\n#define B 0\n#endif\n#ifndef E\n#define E 2\n#endif\n#undef A\nend(B, E);\n";
+        assert_eq!(active(text), "#define B 1\n#define C(x) x\nC(1);\n#define E 2\nend(B, E);\n");
     }
 
     #[test]
