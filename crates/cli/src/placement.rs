@@ -192,7 +192,8 @@ pub fn sizes(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Sizes, Cl
     for stored in checkpoint.stored()? {
         let reads = if stored.stacked { Reads::experts } else { Reads::dense };
         sizes.cpu_bytes += stored.bytes;
-        sizes.mlx_bytes += loaded_bytes(stored.encoding, [stored.n_parameter, stored.bytes], reads(Some(PLATFORM)));
+        let n_row = stored.n_parameter as usize / stored.n_col.max(1);
+        sizes.mlx_bytes += loaded_bytes(stored.encoding, [n_row, stored.n_col], stored.bytes, reads(Some(PLATFORM)));
     }
     sizes.mlx_bytes += need.tied_bytes;
     Ok(sizes)

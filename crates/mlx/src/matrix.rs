@@ -117,25 +117,26 @@ pub(crate) fn agreed(mut experts: Vec<Prepared>) -> Vec<Prepared> {
     experts
 }
 
-/// Bytes that weights take once they are loaded in half precision: of `n_weight` of them, `stored_bytes` in their file.
-pub fn loaded_bytes(encoding: Encoding, [n_weight, stored_bytes]: [u64; 2], reads: Reads) -> u64 {
-    /// A multiple of every block.
-    const SAMPLE: usize = 256;
-    if let Some(row) = Blocks::of(encoding, SAMPLE, reads) {
-        return n_weight * row.planes.row_bytes(64 * SAMPLE) as u64 / (64 * SAMPLE) as u64;
+/// Bytes that a matrix, or stacked ones with `n_row` rows in all, takes once it is loaded in half precision: of `stored_bytes` in its file.
+pub fn loaded_bytes(encoding: Encoding, [n_row, n_col]: [usize; 2], stored_bytes: u64, reads: Reads) -> u64 {
+    let in_blocks = |encoding| Some((n_row * Blocks::of(encoding, n_col, reads)?.planes.row_bytes(n_col)) as u64);
+    if let Some(bytes) = in_blocks(encoding) {
+        return bytes;
     }
     let dtype = match encoding {
         Encoding::Blocks(dtype) => dtype,
-        Encoding::Bnb4 { .. } | Encoding::Fp8 { .. } => return 2 * n_weight,
-        // GPTQ with act-order is decoded, but to know of it takes reading the file.
+        Encoding::Bnb4 { .. } | Encoding::Fp8 { .. } => return 2 * (n_row * n_col) as u64,
+        // GPTQ and AWQ are taken as they are: zeros become numbers of 16 bits, and with act-order all is decoded, but to know of that takes
+        // reading the file.
         _ => return stored_bytes,
     };
-    let bytes = vec![0; SAMPLE.div_ceil(dtype.block()) * dtype.block_bytes()];
-    let sample = MatrixData::blocks("a sample", [1, SAMPLE], dtype, bytes.into());
-    // What our kernels read takes as much as what MLX does.
-    let prepared = sample.and_then(|sample| prepare(&sample, Precision::Half, Reads::Nothing));
+    let row = vec![0; n_col.div_ceil(dtype.block()) * dtype.block_bytes()];
+    let row = MatrixData::blocks("a row", [1, n_col], dtype, row.into());
+    // Zeros may be scales that our kernels do not hold.
+    let prepared = row.and_then(|row| prepare(&row, Precision::Half, Reads::Nothing));
     // What cannot be a matrix is not loaded as one.
-    prepared.map_or(stored_bytes, |prepared| n_weight * prepared.device_bytes() / SAMPLE as u64)
+    prepared
+        .map_or(stored_bytes, |row| in_blocks(row.data.encoding).unwrap_or_else(|| n_row as u64 * row.device_bytes()))
 }
 
 /// An affine matrix whose scales and biases have the type to compute in; 16-bit ones stay as they are in half precision.
@@ -384,32 +385,29 @@ fn plain(dtype: DType) -> Dtype {
 
 #[cfg(test)]
 mod tests {
+    use mlxr_compute::conformance::{Random, Sample, random_matrix};
+
     use super::*;
 
     #[test]
-    fn what_weights_take_follows_from_their_encoding() {
-        let affine = Encoding::MlxAffine { bits: 4, group: 64, scale: DType::F16 };
-        let bnb4 = Encoding::Bnb4 { block: 64, nested_block: 0, nested_offset: 0.0 };
-        for (encoding, reads, want) in [
-            (Encoding::Blocks(DType::F32), Reads::Nothing, 4096),
-            (Encoding::Blocks(DType::BF16), Reads::Nothing, 2048),
-            // 4 bits and two f16 for 32 weights.
-            (Encoding::Blocks(DType::Q4_0), Reads::Nothing, 640),
-            (Encoding::Blocks(DType::Q4_K), Reads::Dense, 640),
-            (Encoding::Blocks(DType::Q4_K), Reads::All, 640),
-            (Encoding::Blocks(DType::Q6_K), Reads::Foreign, 840),
-            (Encoding::Blocks(DType::Q6_K), Reads::Nothing, 2048),
-            (Encoding::Blocks(DType::Q3_K), Reads::All, 456),
-            (bnb4, Reads::Dense, 576),
-            (bnb4, Reads::Nothing, 2048),
-            (affine, Reads::Dense, 77),
-            // A scale and a bias of 16 bits for 64 weights.
-            (affine, Reads::All, 576),
-            (Encoding::MlxFloat(MlxFloat::Mxfp4), Reads::All, 544),
-            (Encoding::MlxFloat(MlxFloat::Nvfp4), Reads::Dense, 576),
-            (Encoding::Blocks(DType::MXFP4), Reads::All, 544),
-        ] {
-            assert_eq!(loaded_bytes(encoding, [1024, 77], reads), want, "{encoding} {reads:?}");
+    fn what_weights_take_is_told_before_they_are_prepared() {
+        let (random, mut n_compared) = (&mut Random::new(1), 0);
+        let guessed = |s: &Sample| matches!(s.encoding, Encoding::Gptq { .. } | Encoding::Awq { .. });
+        for Sample { encoding, n_in_of, .. } in Sample::all().into_iter().filter(|sample| !guessed(sample)) {
+            for n_col in [1, 3, 8, 24].map(|n| n * n_in_of) {
+                let data = random_matrix(random, encoding, [3, n_col]);
+                for reads in [Reads::Nothing, Reads::Foreign, Reads::Dense, Reads::All] {
+                    let told = loaded_bytes(encoding, [data.n_out, n_col], data.bytes() as u64, reads);
+                    let prepared = prepare(&data, Precision::Half, reads).expect("a matrix");
+                    let row = Blocks::of(prepared.data.encoding, n_col, reads);
+                    // Random floats may have scales beyond f16, which those of models do not.
+                    if row.is_none_or(|row| row.holds(&prepared.data)) {
+                        assert_eq!(told, prepared.device_bytes(), "{encoding} {n_col} {reads:?}");
+                        n_compared += 1;
+                    }
+                }
+            }
         }
+        assert!(n_compared > 500, "only {n_compared} compared");
     }
 }
