@@ -233,9 +233,7 @@ pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, resid
             return finish(own, d, rows, [&y, &y], (part.shape(), 0, residual));
         }
         match part {
-            Read::Tiles(tiles) if own.way(rows.n_tok) == Way::Vectors && rows.norm.is_none() => {
-                vectors(own, d, rows, tiles, residual)
-            }
+            Read::Tiles(tiles) if own.way(rows.n_tok) == Way::Vectors => vectors(own, d, rows, tiles, residual),
             Read::Tiles(tiles) => few(own, d, rows, tiles, residual),
             Read::Blocks { part, blocks, n_out } => {
                 blocks::few(own, d, rows, (&part.weights, blocks, *n_out), residual)
@@ -415,6 +413,7 @@ fn few(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&
 
 /// As [`few`], by `affine_matmul`; the rows have no norm.
 fn vectors(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Option<&Array>) -> Array {
+    assert!(rows.norm.is_none(), "vectors: `Rows::of` normalizes rows");
     let [bits, group] = tiles.packing;
     let instance = Instance::new("affine_matmul", &[rows.n_tok as u32, bits, group], tiles.parameter);
     let [w, scales, biases] = tiles.arrays();

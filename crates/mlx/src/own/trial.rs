@@ -62,8 +62,16 @@ impl Trial {
     /// # Errors
     /// If the device fails.
     pub(crate) fn run(own: &Own, device: &Device) -> Result<Trial, Error> {
+        let before = own.ways.get();
+        let trial = Trial::of_all(own, device);
+        own.ways.set(before);
+        trial
+    }
+
+    /// As [`Trial::run`]; some way stays set.
+    fn of_all(own: &Own, device: &Device) -> Result<Trial, Error> {
         let matrices: Vec<Matrix> = copies().map(|copy| Matrix::stacked(device, &[copy])).collect::<Result<_, _>>()?;
-        let (mut trial, before) = (Trial::default(), own.ways.get());
+        let mut trial = Trial::default();
         for (rows, times) in TRIED.into_iter().zip(&mut trial.times) {
             let numbers: Vec<f32> = (0..rows * SIDE).map(|i| (i % 17) as f32 - 8.0).collect();
             let x = Tensor::new(device.from_slice(&numbers, &[rows, SIDE], Dtype::F32), [rows, SIDE]);
@@ -80,7 +88,6 @@ impl Trial {
                 *time = (0..RUNS).map(|_| once()).collect::<Result<Vec<_>, _>>()?.into_iter().min().expect("some runs");
             }
         }
-        own.ways.set(before);
         Ok(trial)
     }
 
