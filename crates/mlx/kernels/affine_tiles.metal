@@ -251,10 +251,7 @@ for (uint i = rank; i < (GLU > 0 ? 1 : R) * N * 128; i += 32 * WAVES) {
   if (inside) {
     total *= NORMED == 1 ? row_scale : SCALE(token);
     second *= NORMED == 1 ? row_scale : SCALE(token);
-    if (GLU == 1) total *= second / (1.0f + exp(-total));
-    if (GLU == 2) {
-      total *= second * 0.5f * (1.0f + tanh(0.7978845608f * (total + 0.044715f * total * total * total)));
-    }
+    GATED(total, second);
     total += ADDED(token * n_out + at);
     if (APPEND == 0) OUT(part, y, y2, y3)[token * n_out + at] = total;
   }

@@ -5,8 +5,9 @@
 //   x_half, x_scales: of `rows_half`, LAYOUT 4       w [n_out, STRIDE * 4] u32          codes: the type's codebook, u32
 //   residual [n_tok, n_out] f32 (ADD)                sizes [n_tok, n_in, n_out]         y [n_tok, n_out] f32, n_tok <= 8 N
 //   n_in is COLUMNS and n_out ROWS
-//   EXPERTS: w is [n_expert, n_out, STRIDE * 4], each row has the matrix that `experts` names, and a group takes TILE <= 8 N rows (of
-//   any number), one after the other those of neighbours that have the same.
+//   EXPERTS: w is [n_expert, n_out, STRIDE * 4], n_tok rows of products are of the matrices that `experts` names, SHARE neighbours each
+//   of one row of x; a group takes TILE <= 8 N of them in the order of `order`, one after the other those that have the same matrix; of
+//   TILE 1 in their own
 #define CODE(i) shared_codes[i]
 // Shapes are constants where that pays, by kernel times of an H200.
 const bool fixed = AHEAD == 0 && N < 3, ahead = AHEAD == 1 && N < 3;
@@ -14,6 +15,24 @@ const uint n_tok = sizes[0], n_in = fixed ? COLUMNS : sizes[1], n_out = fixed ? 
 const uint n_block = (n_in + 127) / 128, n_super = (n_block + 1) / 2, quad = lane % 4, line = lane / 4;
 const uint row = group_x * 16 * R, rank = wave * 32 + lane;
 const uint first = EXPERTS == 1 ? group_y * TILE : 0, end = first + TILE < n_tok ? first + TILE : n_tok;
+#if EXPERTS == 0
+#define SHARE 1
+#define PRODUCT(i) (i)
+#endif
+#if EXPERTS == 1
+// The group's products and their matrices.
+SHARED(uint, shared_products, 64);
+if (TILE > 1) {
+  if (rank < end - first) {
+    const uint product = order[first + rank];
+    shared_products[rank] = product;
+    shared_products[32 + rank] = experts[product];
+  }
+  BARRIER();
+}
+#define PRODUCT(i) (TILE == 1 ? (i) : shared_products[(i) - first])
+#define EXPERT(i) (TILE == 1 ? experts[i] : shared_products[32 + (i) - first])
+#endif
 SHARED(float, shared_parts, 8 * R * N * 128);
 MATRIX(8)
 #if TABLES == 1
@@ -27,7 +46,7 @@ TABLE(table2, codes, 1);
 uint place[N];
 UNROLL
 for (uint n = 0; n < N; n++) {
-  const uint wanted = first + 8 * n + line, token = (fixed && EXPERTS == 0) || wanted < end ? wanted : end - 1;
+  const uint wanted = first + 8 * n + line, token = PRODUCT((fixed && EXPERTS == 0) || wanted < end ? wanted : end - 1) / SHARE;
   place[n] = token / 8 * n_block * 128 + 4 * (token % 8) + quad;
 }
 #define LOAD(super) \
@@ -49,8 +68,8 @@ for (uint n = 0; n < N; n++) {
 #if EXPERTS == 1
 uint until = first;
 for (uint begin = first; begin < end; begin = until) {
-const uint matrix = experts[begin];
-for (until = begin + 1; until < end && experts[until] == matrix; until++) {}
+const uint matrix = EXPERT(begin);
+for (until = begin + 1; until < end && EXPERT(until) == matrix; until++) {}
 #endif
 #if EXPERTS == 0
 const uint matrix = 0, begin = first, until = end;
@@ -161,14 +180,20 @@ BARRIER();
 for (uint i = rank; i < R * N * 128; i += 256) {
   float total = 0.0f;
   for (uint p = 0; p < 8; p++) total += shared_parts[p * R * N * 128 + i];
-  const uint token = first + i / 128 % N * 8 + 2 * (i % 4) + i / 32 % 2;
-  const uint at = row + i / (128 * N) * 16 + i / 64 % 2 * 8 + i % 32 / 4, to = token * n_out + at;
-  if (token >= begin && token < until && at < n_out) y[to] = total * x_scales[token] + ADDED(to);
+  const uint which = first + i / 128 % N * 8 + 2 * (i % 4) + i / 32 % 2;
+  const uint at = row + i / (128 * N) * 16 + i / 64 % 2 * 8 + i % 32 / 4;
+  if (which >= begin && which < until && at < n_out) {
+    const uint product = PRODUCT(which), to = product * n_out + at;
+    y[to] = total * x_scales[product / SHARE] + ADDED(to);
+  }
 }
 #if EXPERTS == 1
 BARRIER();
 }
 #endif
 #undef CODE
+#undef SHARE
+#undef PRODUCT
+#undef EXPERT
 #undef LOAD
 #undef READ

@@ -1,16 +1,13 @@
 // What matrix products of rows in 16 bits stand for. Group: 256 columns of a row, 8 waves.
 //
 //   y, z [n_tok, n_out] f16 or bf16    x_scales [n_tok]    residual [n_tok, n_out] f32 (ADD)    sizes [n_out]
-//   out [n_tok, n_out] f32: y x_scales; GLU 1: silu(y x_scales) * (z x_scales), 2: gelu
+//   out [n_tok, n_out] f32: y x_scales; GLU: y x_scales as a gate of z x_scales
 const uint n_out = sizes[0], token = group_y, column = group_x * 256 + wave * 32 + lane;
 if (column < n_out) {
   const uint at = token * n_out + column;
   float value = float(y[at]) * x_scales[token];
   const float second = float(z[at]) * x_scales[token];
-  if (GLU == 1) value *= second / (1.0f + exp(-value));
-  if (GLU == 2) {
-    value *= second * 0.5f * (1.0f + tanh(0.7978845608f * (value + 0.044715f * value * value * value)));
-  }
+  GATED(value, second);
   if (ADD == 1) value += residual[at];
   out[at] = value;
 }

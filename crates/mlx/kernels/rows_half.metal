@@ -1,16 +1,29 @@
-// Rows in 16 bits, each scaled so that f16 holds them: a row times `x_scales` is what it was, or its RMS norm. Group: a row,
-// 8 waves.
+// Rows in 16 bits, each scaled so that f16 holds them: a row times `x_scales` is what it was, or its RMS norm, or a gate and what it
+// lets through. Group: a row, 8 waves.
 //
-//   x [n_tok, n_in] f32    weight [n_in] f32 (NORM)    sizes [n_in]    factors [eps]
+//   x [n_tok, n_in] f32    weight [n_in] f32 (NORM)    other f32 (GLU)    sizes [n_in, stride, begin]    factors [eps]
+//   GLU: of x as a gate of `other`, 3 as gpt-oss defines it, factors [alpha, limit]; rows of both begin every `stride` numbers, those
+//   of `other` after `begin`; without it stride is n_in
 //   x_half, pairs; LAYOUT 0: f16 [n_tok, n_in], largest 1; 1: bf16 likewise, not scaled; 4 or 8: as `affine_tiles` reads
 //   them for weights of so many bits, f16, largest 256: [n_tok / 8, n_in / 128 rounded up, 4, 8, 4, 8], token 8 a + d, column
 //   128 b + 32 e + 8 c + f, the eight of f in the order in which weights fall out of a word.
 //   x_scales [n_tok] f32
-const uint n_in = sizes[0], token = group_x, rank = wave * 32 + lane;
+#define NUMBER(value, i) \
+  float value = x[token * stride + (i)]; \
+  if (GLU > 0) { \
+    float through = other[token * stride + begin + (i)]; \
+    GATED(value, through); \
+    if (GLU == 3) { \
+      through = through > factors[1] ? factors[1] : through < -factors[1] ? -factors[1] : through; \
+      value = value > factors[1] ? factors[1] : value; \
+      value *= (through + 1.0f) / (1.0f + exp(-factors[0] * value)); \
+    } \
+  }
+const uint n_in = sizes[0], stride = sizes[1], begin = sizes[2], token = group_x, rank = wave * 32 + lane;
 SHARED(float, shared_parts, 16);
 float square = 0.0f, largest = 0.0f;
 for (uint i = rank; i < n_in; i += 256) {
-  float value = x[token * n_in + i];
+  NUMBER(value, i)
   square += value * value;
   if (NORM == 1) value *= weight[i];
   value = value < 0.0f ? -value : value;
@@ -38,8 +51,12 @@ for (uint run = rank; run < (LAYOUT < 2 ? n_in / 8 : 16 * n_block); run += 256) 
   float value[8];
   UNROLL
   for (uint i = 0; i < 8; i++) {
-    value[i] = 8 * run < n_in ? x[token * n_in + 8 * run + i] * inverse : 0.0f;
-    if (NORM == 1 && 8 * run < n_in) value[i] *= weight[8 * run + i];
+    value[i] = 0.0f;
+    if (8 * run < n_in) {
+      NUMBER(found, 8 * run + i)
+      value[i] = found * inverse;
+      if (NORM == 1) value[i] *= weight[8 * run + i];
+    }
   }
   const uint block = run / 16, quad = run % 16 / 4, step = run % 4;
   const uint place = LAYOUT < 2 ? token * (n_in / 8) + run
@@ -51,3 +68,4 @@ for (uint run = rank; run < (LAYOUT < 2 ? n_in / 8 : 16 * n_block); run += 256) 
     x_half[4 * place + i] = LAYOUT == 1 ? bfloat_pair(value[low], value[high]) : half_pair(value[low], value[high]);
   }
 }
+#undef NUMBER

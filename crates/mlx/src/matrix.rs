@@ -14,8 +14,9 @@ use mlxr_compute::{Bytes, DType, Encoding, Error, MatrixData, quant};
 use crate::choice::Precision;
 use crate::ffi::{Array, Device, Dtype, Packing};
 use crate::kernel::blocks::{Blocks, Reads};
-use crate::own::{Own, blocks};
-use crate::tensor::Tensor;
+use crate::own::Own;
+use crate::own::blocks::{self, Chosen};
+use crate::own::form::{Form, Of};
 
 /// A weight matrix, stacked ones, or those of all experts or heads.
 pub struct Matrix {
@@ -219,11 +220,15 @@ impl Matrix {
         /// Tokens whose heads are rows of experts; of more, the matrices are decoded.
         const FEW: usize = 8;
         let (n, part, shape) = (self.n_matrix, &self.parts[0], [n_tok, self.n_matrix * self.n_out]);
-        if let (Some(coded), Some(own), true) = (&part.blocks, own, n_tok <= FEW) {
-            let heads: Vec<usize> = (0..n_tok * n).map(|i| i % n).collect();
-            let rows = Tensor::new(d.reshape(x, &[n_tok * n, self.n_in]), [n_tok * n, self.n_in]);
-            let y = blocks::experts(own, d, &rows, self, coded, (&own.sizes(d, &heads), false));
-            return d.reshape(&y, &shape);
+        if let (Some(coded), Some(own), 1..=FEW) = (&part.blocks, own, n_tok) {
+            let n_product = n_tok * n;
+            let every = |place: fn(usize, [usize; 2]) -> usize| {
+                own.sizes(d, &(0..n_product).map(|i| place(i, [n_tok, n])).collect::<Vec<_>>())
+            };
+            let order = blocks::shared(n_product, n).then(|| every(|i, [n_tok, n]| i % n_tok * n + i / n_tok));
+            let chosen = Chosen { experts: every(|i, [_, n]| i % n), order, n_product };
+            let form = Form::of(own, d, (x, [n_product, self.n_in]), Of::Rows, blocks::BLOCKS_LAYOUT);
+            return d.reshape(&blocks::experts(own, d, (&form, 1), (self, coded), &chosen), &shape);
         }
         let heads = d.transpose(&d.reshape(x, &[n_tok, n, self.n_in]), &[1, 0, 2]);
         let product = match &part.blocks {
@@ -237,27 +242,18 @@ impl Matrix {
         d.reshape(&d.transpose(&product, &[1, 0, 2]), &shape)
     }
 
-    /// `x` `[n, 1, n_in]` times the transposed matrices `indices` `[n]`: `[n, 1, n_out]`. `own` reads blocks.
-    pub(crate) fn gathered(
-        &self,
-        own: Option<&Own>,
-        device: &Device,
-        x: &Array,
-        (indices, sorted): (&Array, bool),
-    ) -> Array {
+    /// `x` `[n, n_in]` times the transposed matrices `indices` `[n]`, by MLX: `[n, n_out]`.
+    pub(crate) fn gathered(&self, d: &Device, x: &Array, (indices, sorted): (&Array, bool)) -> Array {
         let part = &self.parts[0];
-        if let (Some(coded), Some(own)) = (&part.blocks, own) {
-            let n = indices.shape()[0];
-            let rows = Tensor::new(device.reshape(x, &[n, self.n_in]), [n, self.n_in]);
-            let y = blocks::experts(own, device, &rows, self, coded, (indices, sorted));
-            return device.reshape(&y, &[n, 1, self.n_out]);
-        }
-        part.computed(device, x, |x| match &part.packed {
+        assert!(part.blocks.is_none(), "experts in blocks are multiplied by our kernels alone");
+        let n = indices.shape()[0];
+        let y = part.computed(d, &d.reshape(x, &[n, 1, self.n_in]), |x| match &part.packed {
             Some(Packed { scales, biases, packing }) => {
-                device.gather_qmm(x, [&part.weights, scales], biases.as_ref(), *packing, indices, sorted)
+                d.gather_qmm(x, [&part.weights, scales], biases.as_ref(), *packing, indices, sorted)
             }
-            None => device.gather_mm(x, &device.transpose(&part.weights, &[0, 2, 1]), indices, sorted),
-        })
+            None => d.gather_mm(x, &d.transpose(&part.weights, &[0, 2, 1]), indices, sorted),
+        });
+        d.reshape(&y, &[n, self.n_out])
     }
 
     /// Rows of blocks as f16.

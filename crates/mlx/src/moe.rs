@@ -4,7 +4,7 @@ use mlxr_compute::op::{Experts, Gating, Moe, SPARSE_MIXER_SPAN};
 
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
-use crate::own::Own;
+use crate::own::{Own, experts};
 use crate::rows;
 use crate::tensor::Tensor;
 
@@ -13,39 +13,28 @@ const SORT_FROM: usize = 64;
 
 /// The experts' feed-forward of each row, weighted and summed.
 pub(crate) fn moe(own: Option<&Own>, d: &Device, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Mlx>) -> Tensor {
-    let ([n_tok, d_model], n_expert, n_used) = (x.shape, moe.up.matrix.n_matrix, moe.n_used);
+    let (n_tok, n_expert, n_used) = (x.shape[0], moe.up.matrix.n_matrix, moe.n_used);
     assert_eq!(logits.shape, [n_tok, n_expert], "moe: router logits for {n_expert} experts");
     assert!((1..=n_expert).contains(&n_used), "moe: {n_used} of {n_expert} experts");
-    let (experts, weights) = route(d, &logits.array, n_tok, moe);
-    // A row for each token and expert it uses: `[n, 1, d_model]`.
-    let n = n_tok * n_used;
-    let flat = d.reshape(&experts, &[n]);
-    let sorted = n >= SORT_FROM;
-    let order = sorted.then(|| d.argsort(&flat));
-    let by_expert = |array: &Array| order.as_ref().map_or_else(|| array.clone(), |o| d.take(array, o, 0));
-    let experts = by_expert(&flat);
-    let weights = by_expert(&d.reshape(&weights, &[n, 1, 1]));
-    let inputs = match &order {
-        Some(order) => {
-            let n_used = d.from_slice(&[n_used as u32], &[], Dtype::U32);
-            d.take(&x.array, &d.floor_divide(order, &n_used), 0)
-        }
-        None => d.broadcast(&d.reshape(&x.array, &[n_tok, 1, d_model]), &[n_tok, n_used, d_model]),
-    };
-    let mut inputs = d.reshape(&inputs, &[n, 1, d_model]);
-    if moe.weight_input {
-        inputs = d.multiply(&inputs, &weights);
+    if let Some((n_group, _)) = moe.groups {
+        assert!(n_group > 0 && n_expert.is_multiple_of(n_group), "moe: {n_expert} experts in {n_group} groups");
     }
-    let mut y = feed_forward((own, d), moe, &inputs, (&experts, sorted));
+    let shape = [n_tok, moe.down.matrix.n_out];
+    if n_tok == 0 {
+        return Tensor::new(d.zeros(&shape, Dtype::F32), shape);
+    }
+    let routed = own.and_then(|own| experts::route(own, d, logits, moe));
+    let (chosen, weights) = routed.unwrap_or_else(|| route(d, &logits.array, n_tok, moe));
+    let in_blocks = own.and_then(|own| experts::feed_forward(own, d, x, (&chosen, &weights), moe));
+    let y = in_blocks.unwrap_or_else(|| feed_forward(d, x, (&chosen, &weights), moe));
+    if let (Some(own), false) = (own, moe.weight_input) {
+        return Tensor::new(experts::sum(own, d, (&y, &weights), n_used, shape), shape);
+    }
+    let mut y = d.reshape(&y, &[n_tok, n_used, shape[1]]);
     if !moe.weight_input {
-        y = d.multiply(&y, &weights);
+        y = d.multiply(&y, &d.reshape(&weights, &[n_tok, n_used, 1]));
     }
-    if let Some(order) = &order {
-        y = d.take(&y, &d.argsort(order), 0);
-    }
-    let n_out = moe.down.matrix.n_out;
-    let y = d.sum(&d.reshape(&y, &[n_tok, n_used, n_out]), 1, false);
-    Tensor::new(y, [n_tok, n_out])
+    Tensor::new(d.sum(&y, 1, false), shape)
 }
 
 /// The chosen experts of each token, best first, and their weights: `[n_tok, n_used]` each.
@@ -61,7 +50,6 @@ fn route(d: &Device, logits: &Array, n_tok: usize, moe: &Moe<'_, Mlx>) -> (Array
         merits = d.add(&merits, &bias.array);
     }
     if let Some((n_group, n_group_used)) = moe.groups {
-        assert!(n_group > 0 && n_expert.is_multiple_of(n_group), "moe: {n_expert} experts in {n_group} groups");
         merits = limit_groups(d, &merits, [n_tok, n_group, n_expert / n_group], n_group_used);
     }
     let order = d.argsort(&d.negative(&merits));
@@ -108,37 +96,57 @@ fn limit_groups(d: &Device, merits: &Array, [n_tok, n_group, n]: [usize; 3], n_g
     d.reshape(&kept, &[n_tok, n_group * n])
 }
 
-/// Our kernels, where there are, and the device.
-type On<'a> = (Option<&'a Own>, &'a Device);
-
-/// `down(act(gate(x)) * up(x))` of each row's expert: `[n, 1, n_out]`; experts, and if they are sorted.
-fn feed_forward(on: On<'_>, moe: &Moe<'_, Mlx>, x: &Array, experts: (&Array, bool)) -> Array {
-    let d = on.1;
-    let n = experts.0.shape().first().copied().unwrap_or(0);
-    let up = apply(on, moe.up, x, experts);
-    let hidden = match moe.gate {
-        Some(gate) => rows::glu(d, &apply(on, gate, x, experts), &up, moe.act),
-        None if moe.merged => {
-            let (half, whole) = (moe.up.matrix.n_out / 2, moe.up.matrix.n_out);
-            let gate = d.slice(&up, &[0, 0, 0], &[n, 1, half]);
-            rows::glu(d, &gate, &d.slice(&up, &[0, 0, half], &[n, 1, whole]), moe.act)
+/// `down(act(gate(x)) * up(x))` of each token's experts, neighbours: `[n_tok * n_used, n_out]`.
+fn feed_forward(d: &Device, x: &Tensor, (experts, weights): (&Array, &Array), moe: &Moe<'_, Mlx>) -> Array {
+    let ([n_tok, d_model], n_used) = (x.shape, moe.n_used);
+    let n = n_tok * n_used;
+    let flat = d.reshape(experts, &[n]);
+    let sorted = n >= SORT_FROM;
+    let order = sorted.then(|| d.argsort(&flat));
+    let by_expert = |array: &Array| order.as_ref().map_or_else(|| array.clone(), |o| d.take(array, o, 0));
+    let experts = by_expert(&flat);
+    let mut inputs = match &order {
+        Some(order) => {
+            let n_used = d.from_slice(&[n_used as u32], &[], Dtype::U32);
+            d.take(&x.array, &d.floor_divide(order, &n_used), 0)
         }
-        None => rows::act(d, &up, moe.act),
+        None => {
+            let each = d.broadcast(&d.reshape(&x.array, &[n_tok, 1, d_model]), &[n_tok, n_used, d_model]);
+            d.reshape(&each, &[n, d_model])
+        }
     };
-    apply(on, moe.down, &hidden, experts)
+    if moe.weight_input {
+        inputs = d.multiply(&inputs, &by_expert(&d.reshape(weights, &[n, 1])));
+    }
+    let apply = |e: &Experts<Mlx>, x: &Array| finished(d, e, e.matrix.gathered(d, x, (&experts, sorted)), &experts);
+    let gate = moe.gate.map(|gate| apply(gate, &inputs));
+    let hidden = hidden(d, moe, gate.as_ref(), &apply(moe.up, &inputs));
+    let y = apply(moe.down, &hidden);
+    order.map_or_else(|| y.clone(), |order| d.take(&y, &d.argsort(&order), 0))
 }
 
-/// `scale * (W x) + bias` of each row's expert.
-fn apply((own, d): On<'_>, e: &Experts<Mlx>, x: &Array, (experts, sorted): (&Array, bool)) -> Array {
-    let n = experts.shape().first().copied().unwrap_or(0);
-    let mut y = e.matrix.gathered(own, d, x, (experts, sorted));
+/// `act(gate) * up` of rows of experts.
+pub(crate) fn hidden(d: &Device, moe: &Moe<'_, Mlx>, gate: Option<&Array>, up: &Array) -> Array {
+    match gate {
+        Some(gate) => rows::glu(d, gate, up, moe.act),
+        None if moe.merged => {
+            let (n, half) = (up.shape()[0], moe.up.matrix.n_out / 2);
+            let gate = d.slice(up, &[0, 0], &[n, half]);
+            rows::glu(d, &gate, &d.slice(up, &[0, half], &[n, 2 * half]), moe.act)
+        }
+        None => rows::act(d, up, moe.act),
+    }
+}
+
+/// `scale * y + bias` of each row's expert.
+pub(crate) fn finished(d: &Device, e: &Experts<Mlx>, mut y: Array, experts: &Array) -> Array {
     if !e.scale.is_empty() {
-        let scales = d.from_slice(&e.scale, &[e.scale.len(), 1, 1], Dtype::F32);
+        let scales = d.from_slice(&e.scale, &[e.scale.len(), 1], Dtype::F32);
         y = d.multiply(&y, &d.take(&scales, experts, 0));
     }
     if let Some(bias) = &e.bias {
         assert_eq!(bias.shape, [e.matrix.n_matrix, e.matrix.n_out], "moe: the experts' bias has another shape");
-        y = d.add(&y, &d.reshape(&d.take(&bias.array, experts, 0), &[n, 1, e.matrix.n_out]));
+        y = d.add(&y, &d.take(&bias.array, experts, 0));
     }
     y
 }

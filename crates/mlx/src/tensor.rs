@@ -1,7 +1,7 @@
 //! What operations take and make.
 
 use crate::ffi::Array;
-use crate::own::product::Form;
+use crate::own::form::Form;
 
 /// An activation or a small parameter: f32 `[n_row, n_col]`.
 pub struct Tensor {

@@ -56,7 +56,11 @@ fn kernels_compute_what_the_definitions_say() {
 }
 
 /// Calls that the subset has, besides types.
-const CALLS: [&str; 74] = [
+const CALLS: [&str; 78] = [
+    "PRODUCT",
+    "EXPERT",
+    "NUMBER",
+    "GATED",
     "UNDER",
     "SCALED",
     "E2M1",
@@ -181,11 +185,13 @@ fn kernels_fit_a_threadgroup() {
             }
             // The parts, the codebook or none of it, tables; on Metal up to 16 rows.
             name if name.ends_with("_experts") || name.ends_with("_matmul") && name != "affine_matmul" => {
-                let codes = (case.launch.inputs[3].len() as u32 / 4).max(8);
+                let codes =
+                    (case.launch.inputs[3].len() as u32 / 4).max(8) + if name.ends_with("_experts") { 64 } else { 0 };
                 instance.n_wave() * (c[1] * c[0] * 128 + if c[0] <= 2 { 320 } else { 0 }) + codes
             }
             name if name.ends_with("_decode") => 8 * u32::from(has(&["TABLES 1", "TABLES 2"])),
             "best" => 32,
+            "route" => 32 * c[0],
             "rows_half" => 16,
             _ => 0,
         };

@@ -22,7 +22,7 @@ mod rows;
 mod store;
 
 pub use attention::sees;
-pub(crate) use moe::route;
+pub use moe::route;
 pub use store::Store;
 
 use crate::op::{Act, Attention, Delta, KvSpec, Linear, Moe, Norm, Rope, Seqs, Ssm};

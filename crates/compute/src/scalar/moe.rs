@@ -22,7 +22,7 @@ pub(super) fn moe(x: &Tensor, logits: &Tensor, moe: &Moe<'_, Scalar>) -> Tensor 
 }
 
 /// The chosen experts of a token, best first, with their weights. `select_bias` are the numbers of the field of that name.
-pub(crate) fn route<B: Backend>(logits: &[f32], moe: &Moe<'_, B>, select_bias: Option<&[f32]>) -> Vec<(usize, f32)> {
+pub fn route<B: Backend>(logits: &[f32], moe: &Moe<'_, B>, select_bias: Option<&[f32]>) -> Vec<(usize, f32)> {
     assert!((1..=logits.len()).contains(&moe.n_used), "moe: {} of {} experts", moe.n_used, logits.len());
     let probabilities: Vec<f64> = match moe.gating {
         Gating::Softmax => softmax(logits.iter().map(|&l| f64::from(l)).collect()),

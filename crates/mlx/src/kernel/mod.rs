@@ -110,6 +110,13 @@ macro_rules! body {
     };
 }
 
+/// A text with a gate.
+macro_rules! gated {
+    ($body:expr) => {
+        concat!(include_str!("../../kernels/glu.h"), $body, "#undef GATED\n")
+    };
+}
+
 /// A text for keys and values in f16 (0), or in 8 bits with scales (1).
 macro_rules! stored {
     ($q8:literal, $name:literal) => {
@@ -225,7 +232,7 @@ pub static KERNELS: [Kernel; OTHERS.len() + 3 * of_blocks::KERNELS.len()] = {
 };
 
 /// Those that do not read blocks.
-const OTHERS: [Kernel; 19] = [
+const OTHERS: [Kernel; 21] = [
     OF_HALVES[0],
     OF_HALVES[1],
     OF_HALVES[2],
@@ -251,17 +258,17 @@ const OTHERS: [Kernel; 19] = [
     ),
     Kernel {
         name: "rows_half",
-        body: body!("rows_half"),
-        inputs: &[("x", "float"), ("weight", "float"), ("sizes", "uint"), ("factors", "float")],
+        body: gated!(body!("rows_half")),
+        inputs: &[("x", "float"), ("weight", "float"), ("other", "float"), ("sizes", "uint"), ("factors", "float")],
         written: &[],
         outputs: &[("x_half", "uint"), ("x_scales", "float")],
-        constants: &["NORM", "LAYOUT"],
+        constants: &["NORM", "LAYOUT", "GLU"],
         n_wave: 8,
         n_group: 0,
     },
     Kernel {
         name: "rows_finish",
-        body: body!("rows_finish"),
+        body: gated!(body!("rows_finish")),
         inputs: &[("y", "T"), ("z", "T"), ("x_scales", "float"), ("residual", "float"), ("sizes", "uint")],
         written: &[],
         outputs: &[("out", "float")],
@@ -282,6 +289,26 @@ const OTHERS: [Kernel; 19] = [
         written: &[],
         outputs: &[("out", "float")],
         constants: &["K", "E", "PAIRED"],
+        n_wave: 8,
+        n_group: 0,
+    },
+    Kernel {
+        name: "route",
+        body: body!("route"),
+        inputs: &[("logits", "float"), ("bias", "float"), ("factors", "float"), ("sizes", "uint")],
+        written: &[],
+        outputs: &[("experts", "uint"), ("weights", "float")],
+        constants: &["E", "GATING", "BIAS", "GROUPED", "NORMALIZE"],
+        n_wave: 1,
+        n_group: 0,
+    },
+    Kernel {
+        name: "experts_sum",
+        body: body!("experts_sum"),
+        inputs: &[("y", "float"), ("weights", "float"), ("sizes", "uint")],
+        written: &[],
+        outputs: &[("out", "float")],
+        constants: &[],
         n_wave: 8,
         n_group: 0,
     },

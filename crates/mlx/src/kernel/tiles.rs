@@ -40,11 +40,12 @@ macro_rules! text {
             $append,
             $rows,
             $("#define ", $line, "\n",)*
+            include_str!("../../kernels/glu.h"),
             include_str!("../../kernels/affine_tiles.metal"),
             "#undef APPEND\n#undef HEAD\n#undef DIMS\n#undef PAIRED\n#undef POSITION\n#undef PLACE\n#undef TURN\n",
             "#undef KEEP\n#undef DONE\n#undef NORMED\n#undef TOKENS\n#undef EPSILON\n",
             "#undef INPUT\n#undef SCALE\n#undef ROWS_OF\n#undef PARTS\n#undef GLU\n#undef LAYOUT\n#undef PICK\n#undef OUT\n",
-            "#undef ADDED\n#undef PAIRS\n"
+            "#undef ADDED\n#undef PAIRS\n#undef GATED\n"
         )
     };
 }

@@ -7,7 +7,8 @@ use mlxr_compute::check::KvHeads;
 use mlxr_compute::op::{Attention, KvType, Rope, RopePairs, Seqs};
 
 use super::Own;
-use super::product::{self, Form, Rows, Three};
+use super::form::Form;
+use super::product::{self, Rows, Three};
 use super::table;
 use crate::attention;
 use crate::backend::Mlx;

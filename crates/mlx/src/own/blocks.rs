@@ -1,16 +1,16 @@
 //! Products with matrices in [`Blocks`]: few rows, experts, and as f16.
 
 use super::Own;
+use super::form::Form;
 use super::product::{Rows, tile_tokens};
 use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
 use crate::kernel::blocks::Blocks;
 use crate::kernel::pack::SUPER;
 use crate::matrix::{Coded, Matrix};
-use crate::tensor::Tensor;
 
 /// The layout of rows for kernels of blocks.
-const BLOCKS_LAYOUT: u32 = 4;
+pub(crate) const BLOCKS_LAYOUT: u32 = 4;
 
 /// The constants N and R of a format's kernel for so many rows.
 pub(crate) fn blocks_constants(blocks: &Blocks, n_tok: usize) -> [u32; 2] {
@@ -38,10 +38,10 @@ pub(super) fn few(
     y
 }
 
-/// Rows of experts, on average, from which neighbours that share one are multiplied together.
+/// Products of an expert, on average, from which those that share one are multiplied together.
 const SHARED_BY: usize = 2;
 
-/// The constants N, R and TILE of a format's kernel for rows that have one of `n_expert` matrices each, neighbours the same if `sorted`.
+/// The constants N, R and TILE of a format's kernel for products that have one of `n_expert` matrices each, neighbours the same if `sorted`.
 pub(crate) fn experts_constants(blocks: &Blocks, [n_row, n_expert, most]: [usize; 3], sorted: bool) -> [u32; 3] {
     let each = if sorted { n_row / n_expert } else { 0 };
     let tile = if each < SHARED_BY {
@@ -55,26 +55,37 @@ pub(crate) fn experts_constants(blocks: &Blocks, [n_row, n_expert, most]: [usize
     [n, r, tile as u32]
 }
 
-/// Rows `x` `[n_row, n_in]`, each times the matrix of blocks that `experts` `[n_row]` names: `[n_row, n_out]`.
+/// If so many products share matrices of so many, such that an order in which neighbours share them pays.
+pub(crate) fn shared(n_product: usize, n_expert: usize) -> bool {
+    n_product / n_expert >= SHARED_BY
+}
+
+/// The matrices of products, and in which order the products share them.
+pub(crate) struct Chosen {
+    /// `[n_product]` u32.
+    pub(crate) experts: Array,
+    /// A permutation `[n_product]` u32 that sorts them, where that pays.
+    pub(crate) order: Option<Array>,
+    pub(crate) n_product: usize,
+}
+
+/// Rows in [`BLOCKS_LAYOUT`], each times the matrices of blocks of `share` products, neighbours of all: `[n_product, n_out]`.
 pub(crate) fn experts(
     own: &Own,
     d: &Device,
-    x: &Tensor,
-    matrix: &Matrix,
-    blocks: &Coded,
-    (experts, sorted): (&Array, bool),
+    (form, share): (&Form, usize),
+    (matrix, blocks): (&Matrix, &Coded),
+    chosen: &Chosen,
 ) -> Array {
-    let [n_row, n_in] = x.shape;
-    let rows = Rows::new(x, None).expect("rows without a norm");
-    let form = rows.form(own, d, BLOCKS_LAYOUT);
-    let shape = [n_row, matrix.n_matrix, tile_tokens(own.platform)];
-    let [n, r, tile] = experts_constants(blocks.row, shape, sorted);
-    let constants = [n, r, n_in as u32, matrix.n_out as u32, tile, blocks.row.group()];
+    let (n, n_in, n_out) = (chosen.n_product, matrix.n_in, matrix.n_out);
+    let shape = [n, matrix.n_matrix, tile_tokens(own.platform)];
+    let [n_tile, r, tile] = experts_constants(blocks.row, shape, chosen.order.is_some());
+    let constants = [n_tile, r, n_in as u32, n_out as u32, tile, share as u32, blocks.row.group()];
     let instance = Instance::new(&format!("{}_experts", blocks.row.name), &constants, "float");
-    let sizes = own.sizes(d, &[n_row, n_in, matrix.n_out]);
-    let inputs = [&form.x, &form.scales, &matrix.parts[0].weights, &blocks.codes, experts, &sizes];
-    let grid = [matrix.n_out.div_ceil(16 * r as usize), n_row.div_ceil(tile as usize), 1];
-    let [y] = own.launch(d, instance, &inputs, &[&[n_row, matrix.n_out]], grid);
+    let (sizes, order) = (own.sizes(d, &[n, n_in, n_out]), chosen.order.as_ref().unwrap_or(&chosen.experts));
+    let inputs = [&form.x, &form.scales, &matrix.parts[0].weights, &blocks.codes, &chosen.experts, order, &sizes];
+    let grid = [n_out.div_ceil(16 * r as usize), n.div_ceil(tile as usize), 1];
+    let [y] = own.launch(d, instance, &inputs, &[&[n, n_out]], grid);
     y
 }
 

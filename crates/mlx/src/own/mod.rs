@@ -5,6 +5,8 @@
 //! | this | launches; what stays the same from step to step |
 //! | `product` | rows times quantized matrices |
 //! | `blocks` | rows times those in blocks, and experts |
+//! | `experts` | mixtures of experts: routing, their feed-forward in blocks, their sum |
+//! | `form` | rows in 16 bits |
 //! | `attend` | rotation, append and attention over pages |
 //! | `best` | the largest logits |
 //! | [`table`] | where a batch's tokens lie, as the kernels read it |
@@ -13,6 +15,8 @@
 pub(crate) mod attend;
 pub(crate) mod best;
 pub(crate) mod blocks;
+pub(crate) mod experts;
+pub(crate) mod form;
 pub(crate) mod product;
 pub mod table;
 pub mod trial;

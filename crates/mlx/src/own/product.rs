@@ -7,6 +7,7 @@ use std::cell::RefCell;
 
 use mlxr_compute::op::{Act, Norm, NormKind, Rope, RopePairs};
 
+use super::form::{self, Form, Of};
 use super::trial::Way;
 use super::{Own, blocks};
 use crate::backend::Mlx;
@@ -36,21 +37,6 @@ pub(crate) struct Rows {
     /// Weight and epsilon of an RMS norm.
     norm: Option<(Array, f32)>,
     forms: RefCell<Vec<Form>>,
-}
-
-/// Rows in a layout of `rows_half`, and the scales by which they are multiplied.
-#[derive(Clone)]
-pub(crate) struct Form {
-    layout: u32,
-    pub(super) x: Array,
-    pub(super) scales: Array,
-}
-
-impl Form {
-    /// Of pairs that a kernel made of `n_tok` rows beside its output, divided by `scale`; `None` where it made none.
-    pub(crate) fn new(own: &Own, d: &Device, layout: u32, (x, n_tok): (Array, usize), scale: f32) -> Option<Form> {
-        (layout > 0).then(|| Form { layout, x, scales: own.floats(d, &vec![scale; n_tok]) })
-    }
 }
 
 /// The layout in which a kernel makes pairs of `[n_tok, n_col]` numbers beside its output; 0 for none.
@@ -100,21 +86,11 @@ impl Rows {
         if let Some(form) = forms.iter().find(|form| form.layout == layout) {
             return form.clone();
         }
-        let sizes = own.sizes(d, &[self.n_in]);
-        let (weight, eps) = match &self.norm {
-            Some((weight, eps)) => (weight.clone(), *eps),
-            None => (own.floats(d, &[0.0]), 0.0),
+        let of = match &self.norm {
+            Some((weight, eps)) => Of::Norm(weight, *eps),
+            None => Of::Rows,
         };
-        let factors = own.floats(d, &[eps]);
-        let instance = Instance::new("rows_half", &[u32::from(self.norm.is_some()), layout], "float");
-        let [n_row, n_col] = match layout {
-            0 | 1 => [self.n_tok, self.n_in],
-            _ => [self.n_tok.next_multiple_of(8), self.n_in.next_multiple_of(128)],
-        };
-        let shapes: [&[usize]; 2] = [&[n_row, n_col / 2], &[self.n_tok, 1]];
-        let inputs = [&self.x, &weight, &sizes, &factors];
-        let [x, scales] = own.launch(d, instance, &inputs, &shapes, [self.n_tok, 1, 1]);
-        let form = Form { layout, x, scales };
+        let form = Form::of(own, d, (&self.x, [self.n_tok, self.n_in]), of, layout);
         forms.push(form.clone());
         form
     }
@@ -331,11 +307,7 @@ pub(crate) fn gated(
     act: Act,
 ) -> Option<(Array, Option<Form>)> {
     let (gate, up) = (gate.tiles(rows.n_in)?, up.tiles(rows.n_in)?);
-    let glu = match act {
-        Act::Silu => 1,
-        Act::GeluTanh => 2,
-        _ => return None,
-    };
+    let glu = form::glu(act).filter(|glu| *glu < form::OF_ROWS_ALONE)?;
     if !gate.like(&up) {
         return None;
     }

@@ -1,12 +1,13 @@
 //! Random launches of every kernel with the definitions' results.
 
 mod attention;
+mod experts;
 mod product;
 mod tiles;
 
 use mlxr_compute::DType;
 use mlxr_compute::conformance::Random;
-use mlxr_compute::op::{RopePairs, Window};
+use mlxr_compute::op::{Act, Gating, RopePairs, Window};
 
 use super::Instance;
 use super::blocks::{BLOCKS, Blocks};
@@ -186,10 +187,12 @@ pub fn all(seed: u64) -> Vec<Case> {
         cases.push(best(&mut random, [k, each, paired], shape));
     }
     for (i, layout) in [0, 1, 4, 8].into_iter().enumerate() {
-        for norm in [false, true] {
-            let granule = if norm { 128 } else { 32 };
+        let gate = [Act::Silu, Act::GeluTanh, Act::SwigluOai { alpha: 1.702, limit: 1.5 }][i % 3];
+        let merged = if i % 2 == 0 { product::Of::Gate(gate) } else { product::Of::Merged(gate) };
+        for of in [product::Of::Rows, product::Of::Norm, merged] {
+            let granule = if matches!(of, product::Of::Norm) { 128 } else { 32 };
             let shape = [1 + random.below(19), granule * (1 + random.below(20 + i))];
-            cases.push(product::rows_half(&mut random, shape, layout, norm));
+            cases.push(product::rows_half(&mut random, shape, layout, of));
         }
     }
     for i in 0..6 {
@@ -211,9 +214,31 @@ pub fn all(seed: u64) -> Vec<Case> {
         }
         let shape = [1 + random.below(40), block * (1 + random.below(5))];
         let n_row = [1 + random.below(9), 12 + random.below(30), 96 + random.below(20)][i % 3];
-        cases.push(product::experts(&mut random, [n_row, 3], row, shape, i % 3 > 0));
+        let share = 1 + i % 4;
+        let n_product = n_row.next_multiple_of(share);
+        let of = experts::Products { n_product, n_expert: 3, share, sorted: i % 3 > 0 };
+        cases.push(experts::products(&mut random, of, row, shape));
         let shape = [1 + random.below(5), block * (1 + random.below(9))];
         cases.push(product::blocks_decode(&mut random, row, shape));
+    }
+    cases.extend(of_routing(&mut random));
+    cases
+}
+
+fn of_routing(random: &mut Random) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let gatings = [Gating::Softmax, Gating::Sigmoid, Gating::SoftmaxOfChosen, Gating::SparseMixer];
+    for (i, gating) in gatings.into_iter().cycle().take(16).enumerate() {
+        let groups = [None, Some((8, 3)), None, Some((4, 2))][(i + i / 4) % 4].filter(|_| i % 4 < 2);
+        let n_expert = 8 * (1 + random.below([2, 8, 16, 64][i / 4]));
+        let n_used = 1 + random.below(n_expert.min(if i / 4 == 3 { 32 } else { 10 }));
+        let normalize = random.below(2) == 0;
+        // A bias beside groups would make sums that differ in their rounding alone.
+        let how = experts::Choice { gating, bias: i % 4 == 1 && groups.is_none(), groups, normalize };
+        let shape = [1 + random.below(4), n_expert, n_used];
+        cases.push(experts::route(random, shape, how));
+        let shape = [1 + random.below(4), 1 + random.below(9), 1 + random.below(700)];
+        cases.push(experts::sum(random, shape));
     }
     cases
 }
@@ -342,7 +367,8 @@ pub fn large(seed: u64, only: &str) -> Vec<Case> {
     for row in BLOCKS.iter().filter(named) {
         for (n_row, n_expert) in [(8, 32), (64, 32), (64, 128), (512, 32), (2048, 32)] {
             for shape in [[768, 2048], [2048, 768]] {
-                cases.push(product::experts_to_time(&mut random, [n_row, n_expert], row, shape, n_row > 8));
+                let of = experts::Products { n_product: n_row, n_expert, share: 1, sorted: n_row > 8 };
+                cases.push(experts::products_to_time(&mut random, of, row, shape));
             }
         }
     }
@@ -390,7 +416,7 @@ fn large_products(random: &mut Random, (cases, only): (&mut Vec<Case>, &str), m:
         cases.push(best(random, [k, each, 1], [m, 63 * k as usize]));
     }
     if wanted("rows_half") {
-        cases.push(product::rows_half(random, [m, 4096], 4, true));
-        cases.push(product::rows_half(random, [m, 14336], 4, false));
+        cases.push(product::rows_half(random, [m, 4096], 4, product::Of::Norm));
+        cases.push(product::rows_half(random, [m, 14336], 4, product::Of::Rows));
     }
 }

@@ -11,7 +11,8 @@ use crate::kernel::Instance;
 use crate::kernel::blocks::{Blocks, Format};
 use crate::kernel::pack::SUPER;
 use crate::kernel::source::Launch;
-use crate::own::blocks::{blocks_constants, experts_constants};
+use crate::own::blocks::blocks_constants;
+use crate::own::form;
 
 /// The order of a word's weights in `rows_half`, by layout: where each of eight columns goes.
 fn order(layout: u32) -> [usize; 8] {
@@ -99,21 +100,43 @@ pub(super) fn plus(y: Sums, added: &[f32]) -> Sums {
     Sums { off: off.collect(), y: sum }
 }
 
-pub(super) fn rows_half(random: &mut Random, [n_tok, n_in]: [usize; 2], layout: u32, norm: bool) -> Case {
-    let x = Tensor { shape: [n_tok, n_in], data: random.normals(n_tok * n_in) };
+/// What of rows [`rows_half`] rounds: they, their norm, or they as a gate of as many, or of what follows each in the same array.
+#[derive(Clone, Copy)]
+pub(super) enum Of {
+    Rows,
+    Norm,
+    Gate(Act),
+    Merged(Act),
+}
+
+pub(super) fn rows_half(random: &mut Random, [n_tok, n_in]: [usize; 2], layout: u32, of: Of) -> Case {
+    let merged = matches!(of, Of::Merged(_));
+    let (stride, begin) = if merged { (2 * n_in, n_in) } else { (n_in, 0) };
+    let x = random.normals(n_tok * stride);
+    let other = if merged { x.clone() } else { random.normals(n_tok * n_in) };
     let weight = random.normals(n_in);
-    let instance = Instance::new("rows_half", &[u32::from(norm), layout], "float");
+    let (norm, glu, factors) = match of {
+        Of::Rows => (0, 0, [0.0; 2]),
+        Of::Norm => (1, 0, [1e-5, 0.0]),
+        Of::Gate(act @ Act::SwigluOai { alpha, limit }) => (0, form::glu(act).expect("a gate"), [alpha, limit]),
+        Of::Gate(act) | Of::Merged(act) => (0, form::glu(act).expect("a gate"), [0.0; 2]),
+    };
+    let instance = Instance::new("rows_half", &[norm, layout, glu], "float");
     let title = format!("{}, [{n_tok}, {n_in}]", instance.name());
-    let inputs = vec![bytes(&x.data), bytes(&weight), sizes(&[n_in]), bytes(&[1e-5f32])];
+    let inputs = vec![bytes(&x), bytes(&weight), bytes(&other), sizes(&[n_in, stride, begin]), bytes::<f32>(&factors)];
     let [n_row, n_col] =
         if layout < 2 { [n_tok, n_in] } else { [n_tok.next_multiple_of(8), n_in.next_multiple_of(128)] };
     let outputs = vec![n_row * n_col / 2, n_tok];
     let launch = Launch { instance, grid: [n_tok as u32, 1, 1], inputs, outputs };
+    let tensor = |numbers: &[f32], begin: usize| {
+        let rows = numbers.chunks_exact(stride).flat_map(|row| &row[begin..begin + n_in]);
+        Tensor { shape: [n_tok, n_in], data: rows.copied().collect() }
+    };
     let weight = Some(Tensor { shape: [1, n_in], data: weight });
-    let norm = norm.then_some(Norm { kind: NormKind::Rms, weight, bias: None, eps: 1e-5 });
-    let want = match &norm {
-        Some(norm) => Scalar.norm(&x, norm).data,
-        None => x.data,
+    let want = match of {
+        Of::Rows => x,
+        Of::Norm => Scalar.norm(&tensor(&x, 0), &Norm { kind: NormKind::Rms, weight, bias: None, eps: 1e-5 }).data,
+        Of::Gate(act) | Of::Merged(act) => Scalar.glu(tensor(&x, 0), &tensor(&other, begin), act).data,
     };
     let limit = Limit::Row(if layout == 1 { BFLOAT } else { HALF });
     Case { launch, title, want, n_col: n_in, finish: Finish::Rows(layout, n_in), limit }
@@ -180,7 +203,7 @@ pub(super) fn affine(random: &mut Random, m: usize, (bits, group, scale): (u8, u
 }
 
 /// A random matrix of a format, and its encoding.
-fn coded(random: &mut Random, row: &Blocks, shape: [usize; 2]) -> MatrixData {
+pub(super) fn coded(random: &mut Random, row: &Blocks, shape: [usize; 2]) -> MatrixData {
     let nested = Encoding::Bnb4 { block: 64, nested_block: 256, nested_offset: 0.1 };
     let encoding = match row.format {
         Format::Gguf(dtype) => Encoding::Blocks(dtype),
@@ -215,7 +238,7 @@ fn of_floats(random: &mut Random, kind: MlxFloat, [n_out, n_in]: [usize; 2]) -> 
 
 /// How far a weight may be off, of its magnitude: one in units of its super-block is rounded to f16; of bitsandbytes value and absmax are,
 /// too; floats are as they are.
-fn rounding(row: &Blocks) -> f32 {
+pub(super) fn rounding(row: &Blocks) -> f32 {
     match row.format {
         Format::Bnb4 => 2f32.powi(-10),
         Format::Float(_) => 0.0,
@@ -244,7 +267,7 @@ fn blocks_launch(row: &Blocks, data: &MatrixData, [numbers, scales, residual]: [
 }
 
 /// Random numbers that f16 holds.
-fn halves_of(random: &mut Random, n: usize) -> Vec<f32> {
+pub(super) fn halves_of(random: &mut Random, n: usize) -> Vec<f32> {
     random.normals(n).iter().map(|x| half::f16::from_f32(*x).to_f32()).collect()
 }
 
@@ -270,83 +293,6 @@ pub(super) fn blocks_to_time(random: &mut Random, m: usize, row: &Blocks, shape:
     let launch = blocks_launch(row, &data, [&numbers, &vec![1.0; m], &[0.0; 8]], false);
     let title = format!("{}, {m} of {shape:?}", launch.instance.name());
     Case { launch, title, want: Vec::new(), n_col: shape[0], finish: Finish::First, limit: Limit::None }
-}
-
-/// The matrix of each row: neighbours have the same if they are sorted; else each another while there are any.
-fn chosen(random: &mut Random, [n_row, n_expert]: [usize; 2], sorted: bool) -> Vec<u32> {
-    let order = random.shuffled(n_expert);
-    if !sorted {
-        return (0..n_row).map(|i| order[i % n_expert]).collect();
-    }
-    let mut chosen: Vec<u32> = (0..n_row).map(|_| random.below(n_expert) as u32).collect();
-    chosen.sort_unstable();
-    chosen
-}
-
-/// Rows with a matrix of `n_expert` each, as [`chosen`].
-pub(super) fn experts(
-    random: &mut Random,
-    [n_row, n_expert]: [usize; 2],
-    row: &Blocks,
-    shape: [usize; 2],
-    sorted: bool,
-) -> Case {
-    let [n_out, n_in] = shape;
-    let matrices: Vec<MatrixData> = (0..n_expert).map(|_| coded(random, row, shape)).collect();
-    let numbers = halves_of(random, n_row * n_in);
-    let chosen = chosen(random, [n_row, n_expert], sorted);
-    let x = Tensor { shape: [n_row, n_in], data: numbers.clone() };
-    let weight = rounding(row);
-    let all: Vec<Sums> = matrices.iter().map(|data| sums(&x, data, weight)).collect();
-    let of = |part: fn(&Sums) -> &Vec<f32>| {
-        let line = |(i, e): (usize, &u32)| part(&all[*e as usize])[i * n_out..][..n_out].to_vec();
-        chosen.iter().enumerate().flat_map(line).collect::<Vec<f32>>()
-    };
-    let (want, off) = (of(|sums| &sums.y), of(|sums| &sums.off));
-    let launch = experts_launch((row, &matrices[0], row.packed(&matrices)), &numbers, &chosen, n_expert, sorted);
-    let title = format!("{}, {n_row} of [{n_out}, {n_in}]", launch.instance.name());
-    Case { launch, title, want, n_col: n_out, finish: Finish::First, limit: Limit::Each(off) }
-}
-
-/// Large ones, of which only the time is asked: all of the same weights, in places of their own.
-pub(super) fn experts_to_time(
-    random: &mut Random,
-    [n_row, n_expert]: [usize; 2],
-    row: &Blocks,
-    shape: [usize; 2],
-    sorted: bool,
-) -> Case {
-    let data = coded(random, row, shape);
-    let chosen = chosen(random, [n_row, n_expert], sorted);
-    let numbers = halves_of(random, n_row * shape[1]);
-    let bytes = row.packed([&data]).repeat(n_expert);
-    let launch = experts_launch((row, &data, bytes), &numbers, &chosen, n_expert, sorted);
-    let title = format!("{}, {n_row} of {n_expert} times {shape:?}", launch.instance.name());
-    Case { launch, title, want: Vec::new(), n_col: shape[0], finish: Finish::First, limit: Limit::None }
-}
-
-/// A launch on rows that f16 holds, each with the matrix that is chosen: one of them, and all laid out.
-fn experts_launch(
-    (row, one, packed): (&Blocks, &MatrixData, Vec<u8>),
-    numbers: &[f32],
-    chosen: &[u32],
-    n_expert: usize,
-    sorted: bool,
-) -> Launch {
-    let (n_row, [n_out, n_in]) = (chosen.len(), [one.n_out, one.n_in]);
-    let [n, r, tile] = experts_constants(row, [n_row, n_expert, 32], sorted);
-    let constants = [n, r, n_in as u32, n_out as u32, tile, row.group()];
-    let instance = Instance::new(&format!("{}_experts", row.name), &constants, "float");
-    let inputs = vec![
-        laid_out(numbers, [n_row, n_in], 4),
-        bytes(&vec![1.0f32; n_row]),
-        packed,
-        bytes(&row.codes(one)),
-        bytes(chosen),
-        sizes(&[n_row, n_in, n_out]),
-    ];
-    let grid = [n_out.div_ceil(16 * r as usize) as u32, n_row.div_ceil(tile as usize) as u32, 1];
-    Launch { instance, grid, inputs, outputs: vec![n_row * n_out] }
 }
 
 pub(super) fn blocks_decode(random: &mut Random, row: &Blocks, [n_out, n_in]: [usize; 2]) -> Case {
