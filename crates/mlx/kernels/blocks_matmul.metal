@@ -7,7 +7,7 @@
 //   n_in is COLUMNS and n_out ROWS
 //   EXPERTS: w is [n_expert, n_out, STRIDE * 4], n_tok rows of products are of the matrices that `experts` names, SHARE neighbours each
 //   of one row of x; a group takes TILE <= 8 N of them in the order of `order`, one after the other those that have the same matrix; of
-//   TILE 1 in their own
+//   TILE 1 in their own. w2 like w: what groups of z 1 multiply, for y2
 #define CODE(i) shared_codes[i]
 // Shapes are constants where that pays, by kernel times of an H200.
 const bool fixed = AHEAD == 0 && N < 3, ahead = AHEAD == 1 && N < 3;
@@ -18,6 +18,7 @@ const uint first = EXPERTS == 1 ? group_y * TILE : 0, end = first + TILE < n_tok
 #if EXPERTS == 0
 #define SHARE 1
 #define PRODUCT(i) (i)
+#define OUT(at, number) y[at] = number
 #endif
 #if EXPERTS == 1
 // The group's products and their matrices.
@@ -30,6 +31,7 @@ if (TILE > 1) {
   }
   BARRIER();
 }
+#define OUT(at, number) if (group_z == 0) y[at] = number; else y2[at] = number
 #define PRODUCT(i) (TILE == 1 ? (i) : shared_products[(i) - first])
 #define EXPERT(i) (TILE == 1 ? experts[i] : shared_products[32 + (i) - first])
 #endif
@@ -184,7 +186,7 @@ for (uint i = rank; i < R * N * 128; i += 256) {
   const uint at = row + i / (128 * N) * 16 + i / 64 % 2 * 8 + i % 32 / 4;
   if (which >= begin && which < until && at < n_out) {
     const uint product = PRODUCT(which), to = product * n_out + at;
-    y[to] = total * x_scales[product / SHARE] + ADDED(to);
+    OUT(to, total * x_scales[product / SHARE] + ADDED(to));
   }
 }
 #if EXPERTS == 1
@@ -193,6 +195,7 @@ BARRIER();
 #endif
 #undef CODE
 #undef SHARE
+#undef OUT
 #undef PRODUCT
 #undef EXPERT
 #undef LOAD

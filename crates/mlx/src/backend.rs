@@ -156,7 +156,7 @@ impl Backend for Mlx {
     }
 
     fn matrix(&mut self, parts: &[MatrixData]) -> Result<Matrix, Error> {
-        let prepared = self.prepare(parts, Reads::dense)?;
+        let prepared = matrix::few_in_f32(self.prepare(parts, Reads::dense)?, self.own.is_some())?;
         Matrix::stacked(&self.device, &prepared)
     }
 

@@ -108,6 +108,24 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision, reads: Reads) -> 
     })
 }
 
+/// Weights of a matrix of plain numbers, at most, that are kept in f32 beside our kernels: of a router and its like reading twice the bytes
+/// costs less than the launches that convert rows.
+const FEW_WEIGHTS: usize = 1 << 20;
+
+/// Few plain weights in f32 where there are our kernels, others as they are.
+///
+/// # Errors
+/// If they cannot be read.
+pub(crate) fn few_in_f32(prepared: Vec<Prepared>, own: bool) -> Result<Vec<Prepared>, Error> {
+    let n_weight: usize = prepared.iter().map(|p| p.data.n_out * p.data.n_in).sum();
+    let plain = prepared.iter().all(|p| matches!(p.data.encoding, Encoding::Blocks(_)) && p.blocks.is_none());
+    if !own || n_weight > FEW_WEIGHTS || !plain {
+        return Ok(prepared);
+    }
+    let in_f32 = |p: Prepared| Ok(Prepared { data: p.data.to_blocks(DType::F32)?, ..p });
+    prepared.into_iter().map(in_f32).collect()
+}
+
 /// Matrices of experts, which one launch reads: where our kernels do not hold all, MLX's read those that it has a format for.
 pub(crate) fn agreed(mut experts: Vec<Prepared>) -> Vec<Prepared> {
     if experts.iter().any(|expert| expert.blocks.is_none()) {
@@ -220,7 +238,7 @@ impl Matrix {
         /// Tokens whose heads are rows of experts; of more, the matrices are decoded.
         const FEW: usize = 8;
         let (n, part, shape) = (self.n_matrix, &self.parts[0], [n_tok, self.n_matrix * self.n_out]);
-        if let (Some(coded), Some(own), 1..=FEW) = (&part.blocks, own, n_tok) {
+        if let (true, Some(own), 1..=FEW) = (part.blocks.is_some(), own, n_tok) {
             let n_product = n_tok * n;
             let every = |place: fn(usize, [usize; 2]) -> usize| {
                 own.sizes(d, &(0..n_product).map(|i| place(i, [n_tok, n])).collect::<Vec<_>>())
@@ -228,7 +246,8 @@ impl Matrix {
             let order = blocks::shared(n_product, n).then(|| every(|i, [n_tok, n]| i % n_tok * n + i / n_tok));
             let chosen = Chosen { experts: every(|i, [_, n]| i % n), order, n_product };
             let form = Form::of(own, d, (x, [n_product, self.n_in]), Of::Rows, blocks::BLOCKS_LAYOUT);
-            return d.reshape(&blocks::experts(own, d, (&form, 1), (self, coded), &chosen), &shape);
+            let [y, _] = blocks::experts(own, d, (&form, 1), (self, None), &chosen);
+            return d.reshape(&y, &shape);
         }
         let heads = d.transpose(&d.reshape(x, &[n_tok, n, self.n_in]), &[1, 0, 2]);
         let product = match &part.blocks {

@@ -185,8 +185,9 @@ fn kernels_fit_a_threadgroup() {
             }
             // The parts, the codebook or none of it, tables; on Metal up to 16 rows.
             name if name.ends_with("_experts") || name.ends_with("_matmul") && name != "affine_matmul" => {
-                let codes =
-                    (case.launch.inputs[3].len() as u32 / 4).max(8) + if name.ends_with("_experts") { 64 } else { 0 };
+                let place = instance.kernel().inputs.iter().position(|(name, _)| *name == "codes").expect("codes");
+                let products = if name.ends_with("_experts") { 64 } else { 0 };
+                let codes = (case.launch.inputs[place].len() as u32 / 4).max(8) + products;
                 instance.n_wave() * (c[1] * c[0] * 128 + if c[0] <= 2 { 320 } else { 0 }) + codes
             }
             name if name.ends_with("_decode") => 8 * u32::from(has(&["TABLES 1", "TABLES 2"])),

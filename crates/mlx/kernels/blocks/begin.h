@@ -3,6 +3,7 @@
 // after the other, each with all its super-blocks: QUADS times four words of every lane, WORDS times one word, AFFINE times one word of
 // the lanes that have GROUP columns, SHORTS times 16 bits, TAIL bytes with the factors of the whole. What a type does not have it does not
 // define; `rest.h` does.
+//   W                       the matrix
 //   EIGHT(own, half, step)  puts weights as pairs into `pair`: number i low, i + 4 high; FACTOR times the first of the tail is left out
 //   AFFINE                  0, or 2: scale (low) and bias of a half's columns, in f16
 //   LEAST                   whether `least` is to be subtracted of each, times the tail's second
@@ -30,24 +31,24 @@
 #define TAKE(own, from, super, quad) \
   UNROLL \
   for (uint i = 0; i < QUADS; i++) { \
-    const uint4 four = LOAD4(w, (from) + (4 * (super) + (quad)) * QUADS + i); \
+    const uint4 four = LOAD4(W, (from) + (4 * (super) + (quad)) * QUADS + i); \
     own[4 * i] = four.x; \
     own[4 * i + 1] = four.y; \
     own[4 * i + 2] = four.z; \
     own[4 * i + 3] = four.w; \
   } \
   UNROLL \
-  for (uint i = 0; i < WORDS; i++) own[4 * QUADS + i] = w[4 * ((from) + 4 * QUADS * n_super + (super) * WORDS + i) + (quad)]; \
+  for (uint i = 0; i < WORDS; i++) own[4 * QUADS + i] = W[4 * ((from) + 4 * QUADS * n_super + (super) * WORDS + i) + (quad)]; \
   UNROLL \
   for (uint i = 0; i < AFFINE; i++) { \
     own[4 * QUADS + WORDS + i] = \
-        w[4 * ((from) + (4 * QUADS + WORDS) * n_super) + ((super) * AFFINE + i) * (128 / GROUP) + (quad) * 32 / GROUP]; \
+        W[4 * ((from) + (4 * QUADS + WORDS) * n_super) + ((super) * AFFINE + i) * (128 / GROUP) + (quad) * 32 / GROUP]; \
   } \
   if (SHORTS == 1) { \
-    own[NUMBERS - 1] = w[4 * ((from) + (4 * QUADS + WORDS) * n_super) + 2 * (super) + (quad) / 2] >> 16 * ((quad) % 2) & 0xffff; \
+    own[NUMBERS - 1] = W[4 * ((from) + (4 * QUADS + WORDS) * n_super) + 2 * (super) + (quad) / 2] >> 16 * ((quad) % 2) & 0xffff; \
   }
 #define FACTORS(from, super) \
-  w[4 * ((from) + (4 * QUADS + WORDS) * n_super) + 2 * SHORTS * n_super + (TAIL == 4 ? (super) : (super) / 2)] \
+  W[4 * ((from) + (4 * QUADS + WORDS) * n_super) + 2 * SHORTS * n_super + (TAIL == 4 ? (super) : (super) / 2)] \
       >> (TAIL == 4 ? 0 : 16 * ((super) % 2))
 #define UNDER(at, codes) pair_fma(codes, (15 - (at)) * 0x04000400u, (57 - (at)) * 0x04000400u)
 #define SCALED(own, half_block, code) \

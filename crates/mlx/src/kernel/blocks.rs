@@ -203,6 +203,11 @@ impl Blocks {
         }
     }
 
+    /// If each matrix brings a codebook along.
+    pub fn has_own_codes(&self) -> bool {
+        matches!(self.codes, Codes::Own)
+    }
+
     /// Weights of which rows are multiples.
     pub fn block(&self) -> usize {
         match self.format {

@@ -13,7 +13,7 @@ macro_rules! text {
             include_str!("../../kernels/blocks/rest.h"),
             include_str!(concat!("../../kernels/", $name, ".metal")),
             include_str!("../../kernels/blocks/end.h"),
-            "#undef EXPERTS\n#undef TILE\n#undef ADDED\n#undef BITS\n"
+            "#undef EXPERTS\n#undef TILE\n#undef ADDED\n#undef BITS\n#undef W\n"
         )
     };
 }
@@ -30,7 +30,7 @@ macro_rules! of {
                 body: text!(
                     concat!(
                         $defined,
-                        "#define EXPERTS 0\n#define TILE n_tok\n#define ADDED(at) (ADD == 1 ? residual[at] : 0.0f)\n"
+                        "#define W w\n#define EXPERTS 0\n#define TILE n_tok\n#define ADDED(at) (ADD == 1 ? residual[at] : 0.0f)\n"
                     ),
                     $header,
                     "blocks_matmul"
@@ -44,25 +44,33 @@ macro_rules! of {
             },
             Kernel {
                 name: concat!($type, "_experts"),
-                body: text!(concat!($defined, "#define EXPERTS 1\n#define ADDED(at) 0.0f\n"), $header, "blocks_matmul"),
+                body: text!(
+                    concat!(
+                        $defined,
+                        "#define W (group_z == 0 ? w : w2)\n#define EXPERTS 1\n#define ADDED(at) 0.0f\n"
+                    ),
+                    $header,
+                    "blocks_matmul"
+                ),
                 inputs: &[
                     ROWS[0],
                     ROWS[1],
                     MATRIX[0],
+                    ("w2", "uint"),
                     MATRIX[1],
                     ("experts", "uint"),
                     ("order", "uint"),
                     ("sizes", "uint"),
                 ],
                 written: &[],
-                outputs: &[("y", "float")],
+                outputs: &[("y", "float"), ("y2", "float")],
                 constants: &["N", "R", "COLUMNS", "ROWS", "TILE", "SHARE", "GROUP"],
                 n_wave: 8,
                 n_group: $n_group,
             },
             Kernel {
                 name: concat!($type, "_decode"),
-                body: text!($defined, $header, "blocks_decode"),
+                body: text!(concat!($defined, "#define W w\n"), $header, "blocks_decode"),
                 inputs: &[MATRIX[0], MATRIX[1], ("sizes", "uint")],
                 written: &[],
                 outputs: &[("y", "uint")],

@@ -69,24 +69,34 @@ pub(crate) struct Chosen {
     pub(crate) n_product: usize,
 }
 
-/// Rows in [`BLOCKS_LAYOUT`], each times the matrices of blocks of `share` products, neighbours of all: `[n_product, n_out]`.
+/// Rows in [`BLOCKS_LAYOUT`], each times the matrices of blocks of `share` products, neighbours of all: `[n_product, n_out]`. The same
+/// of a second matrix like the first, where there is one.
 pub(crate) fn experts(
     own: &Own,
     d: &Device,
     (form, share): (&Form, usize),
-    (matrix, blocks): (&Matrix, &Coded),
+    (matrix, second): (&Matrix, Option<&Matrix>),
     chosen: &Chosen,
-) -> Array {
+) -> [Array; 2] {
     let (n, n_in, n_out) = (chosen.n_product, matrix.n_in, matrix.n_out);
+    let blocks = matrix.parts[0].blocks.as_ref().expect("the caller has asked");
     let shape = [n, matrix.n_matrix, tile_tokens(own.platform)];
     let [n_tile, r, tile] = experts_constants(blocks.row, shape, chosen.order.is_some());
     let constants = [n_tile, r, n_in as u32, n_out as u32, tile, share as u32, blocks.row.group()];
     let instance = Instance::new(&format!("{}_experts", blocks.row.name), &constants, "float");
     let (sizes, order) = (own.sizes(d, &[n, n_in, n_out]), chosen.order.as_ref().unwrap_or(&chosen.experts));
-    let inputs = [&form.x, &form.scales, &matrix.parts[0].weights, &blocks.codes, &chosen.experts, order, &sizes];
-    let grid = [n_out.div_ceil(16 * r as usize), n.div_ceil(tile as usize), 1];
-    let [y] = own.launch(d, instance, &inputs, &[&[n, n_out]], grid);
-    y
+    let [w, w2] = [matrix, second.unwrap_or(matrix)].map(|m| &m.parts[0].weights);
+    let inputs = [&form.x, &form.scales, w, w2, &blocks.codes, &chosen.experts, order, &sizes];
+    let n_matrix = 1 + usize::from(second.is_some());
+    let shapes: [&[usize]; 2] = [&[n, n_out], if n_matrix == 2 { &[n, n_out] } else { &[1] }];
+    own.launch(d, instance, &inputs, &shapes, [n_out.div_ceil(16 * r as usize), n.div_ceil(tile as usize), n_matrix])
+}
+
+/// If one launch of [`experts`] multiplies both.
+pub(crate) fn alike(a: &Matrix, b: &Matrix) -> bool {
+    let row = |m: &Matrix| m.parts[0].blocks.as_ref().map(|blocks| blocks.row).filter(|row| !row.has_own_codes());
+    let same = row(a).zip(row(b)).is_some_and(|(a, b)| std::ptr::eq(a, b));
+    same && [a.n_matrix, a.n_out, a.n_in] == [b.n_matrix, b.n_out, b.n_in]
 }
 
 /// Rows of blocks `[n, words]` as f16 `[n, n_in]`.

@@ -8,7 +8,6 @@ use super::form::{self, Form, Of};
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device};
 use crate::kernel::Instance;
-use crate::matrix::Coded;
 use crate::moe::{finished, hidden};
 use crate::tensor::Tensor;
 
@@ -66,9 +65,10 @@ pub(crate) fn feed_forward(
     let experts = d.reshape(experts, &[n]);
     let order = blocks::shared(n, moe.up.matrix.n_matrix).then(|| d.argsort(&experts));
     let chosen = Chosen { experts, order, n_product: n };
+    let finished = |e: &Experts<Mlx>, y| finished(d, e, y, &chosen.experts);
     let apply = |e: &Experts<Mlx>, form: (&Form, usize)| {
-        let coded: &Coded = e.matrix.parts[0].blocks.as_ref().expect("in blocks, as was asked");
-        finished(d, e, blocks::experts(own, d, form, (&e.matrix, coded), &chosen), &chosen.experts)
+        let [y, _] = blocks::experts(own, d, form, (&e.matrix, None), &chosen);
+        finished(e, y)
     };
     let halved = |x: &Array, shape: [usize; 2], of: Of<'_>| Form::of(own, d, (x, shape), of, BLOCKS_LAYOUT);
     let (form, share) = if moe.weight_input {
@@ -77,8 +77,14 @@ pub(crate) fn feed_forward(
     } else {
         (halved(&x.array, x.shape, Of::Rows), n_used)
     };
-    let up = apply(moe.up, (&form, share));
-    let gate = moe.gate.map(|gate| apply(gate, (&form, share)));
+    let form = (&form, share);
+    let (gate, up) = match moe.gate {
+        Some(gate) if blocks::alike(&gate.matrix, &moe.up.matrix) => {
+            let [y, z] = blocks::experts(own, d, form, (&gate.matrix, Some(&moe.up.matrix)), &chosen);
+            (Some(finished(gate, y)), finished(moe.up, z))
+        }
+        gate => (gate.map(|gate| apply(gate, form)), apply(moe.up, form)),
+    };
     let n_ff = moe.down.matrix.n_in;
     let gated = match &gate {
         Some(gate) => Some((gate, [n_ff, 0])),

@@ -22,6 +22,8 @@ pub(super) struct Products {
     pub(super) share: usize,
     /// Whether they are computed in an order in which neighbours have one expert; else each has another while there are any.
     pub(super) sorted: bool,
+    /// Whether of a second matrix, too.
+    pub(super) pair: bool,
 }
 
 impl Products {
@@ -39,19 +41,23 @@ impl Products {
 /// Random rows, and the products of each with its experts.
 pub(super) fn products(random: &mut Random, of: Products, row: &Blocks, shape: [usize; 2]) -> Case {
     let ([n_out, n_in], n_row) = (shape, of.n_row());
-    let matrices: Vec<MatrixData> = (0..of.n_expert).map(|_| coded(random, row, shape)).collect();
+    let n_matrix = 1 + usize::from(of.pair);
+    let matrices: Vec<MatrixData> = (0..n_matrix * of.n_expert).map(|_| coded(random, row, shape)).collect();
     let numbers = halves_of(random, n_row * n_in);
     let chosen = of.chosen(random);
     let x = Tensor { shape: [n_row, n_in], data: numbers.clone() };
     let all: Vec<Sums> = matrices.iter().map(|data| sums(&x, data, rounding(row))).collect();
     let each = |part: fn(&Sums) -> &Vec<f32>| {
-        let line = |(i, e): (usize, &u32)| part(&all[*e as usize])[i / of.share * n_out..][..n_out].to_vec();
-        chosen.iter().enumerate().flat_map(line).collect::<Vec<f32>>()
+        let line = |all: &[Sums], i: usize| part(&all[chosen[i] as usize])[i / of.share * n_out..][..n_out].to_vec();
+        let of_matrix = |all| (0..of.n_product).flat_map(|i| line(all, i)).collect::<Vec<f32>>();
+        all.chunks_exact(of.n_expert).flat_map(of_matrix).collect::<Vec<f32>>()
     };
     let (want, off) = (each(|sums| &sums.y), each(|sums| &sums.off));
-    let launch = launch((row, &matrices[0], row.packed(&matrices)), &numbers, &chosen, of);
-    let title = format!("{}, {} of [{n_out}, {n_in}]", launch.instance.name(), of.n_product);
-    Case { launch, title, want, n_col: n_out, finish: Finish::First, limit: Limit::Each(off) }
+    let packed: Vec<Vec<u8>> = matrices.chunks_exact(of.n_expert).map(|matrices| row.packed(matrices)).collect();
+    let launch = launch((row, &matrices[0], &packed), &numbers, &chosen, of);
+    let title = format!("{}, {} of {n_matrix} times [{n_out}, {n_in}]", launch.instance.name(), of.n_product);
+    let finish = if of.pair { Finish::Parts } else { Finish::First };
+    Case { launch, title, want, n_col: n_out, finish, limit: Limit::Each(off) }
 }
 
 /// Large ones, of which only the time is asked: all of the same weights, in places of their own.
@@ -60,14 +66,14 @@ pub(super) fn products_to_time(random: &mut Random, of: Products, row: &Blocks, 
     let chosen = of.chosen(random);
     let numbers = halves_of(random, of.n_row() * shape[1]);
     let bytes = row.packed([&data]).repeat(of.n_expert);
-    let launch = launch((row, &data, bytes), &numbers, &chosen, of);
+    let launch = launch((row, &data, &[bytes]), &numbers, &chosen, of);
     let title = format!("{}, {} of {} times {shape:?}", launch.instance.name(), of.n_product, of.n_expert);
     Case { launch, title, want: Vec::new(), n_col: shape[0], finish: Finish::First, limit: Limit::None }
 }
 
-/// A launch on rows that f16 holds, with the expert of each product: one of them, and all laid out.
+/// A launch on rows that f16 holds, with the expert of each product: one of them, and all laid out, of each matrix.
 fn launch(
-    (row, one, packed): (&Blocks, &MatrixData, Vec<u8>),
+    (row, one, packed): (&Blocks, &MatrixData, &[Vec<u8>]),
     numbers: &[f32],
     chosen: &[u32],
     of: Products,
@@ -81,14 +87,15 @@ fn launch(
     let inputs = vec![
         laid_out(numbers, [n_row, n_in], 4),
         bytes(&vec![1.0f32; n_row]),
-        packed,
+        packed[0].clone(),
+        packed[packed.len() - 1].clone(),
         bytes(&row.codes(one)),
         bytes(chosen),
         bytes(&order),
         sizes(&[n, n_in, n_out]),
     ];
-    let grid = [n_out.div_ceil(16 * r as usize) as u32, n.div_ceil(tile as usize) as u32, 1];
-    Launch { instance, grid, inputs, outputs: vec![n * n_out] }
+    let grid = [n_out.div_ceil(16 * r as usize), n.div_ceil(tile as usize), packed.len()].map(|n| n as u32);
+    Launch { instance, grid, inputs, outputs: vec![n * n_out, if of.pair { n * n_out } else { 1 }] }
 }
 
 /// How experts are chosen.

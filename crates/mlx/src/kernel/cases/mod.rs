@@ -216,7 +216,8 @@ pub fn all(seed: u64) -> Vec<Case> {
         let n_row = [1 + random.below(9), 12 + random.below(30), 96 + random.below(20)][i % 3];
         let share = 1 + i % 4;
         let n_product = n_row.next_multiple_of(share);
-        let of = experts::Products { n_product, n_expert: 3, share, sorted: i % 3 > 0 };
+        let pair = i % 2 == 0 && !row.has_own_codes();
+        let of = experts::Products { n_product, n_expert: 3, share, sorted: i % 3 > 0, pair };
         cases.push(experts::products(&mut random, of, row, shape));
         let shape = [1 + random.below(5), block * (1 + random.below(9))];
         cases.push(product::blocks_decode(&mut random, row, shape));
@@ -367,7 +368,7 @@ pub fn large(seed: u64, only: &str) -> Vec<Case> {
     for row in BLOCKS.iter().filter(named) {
         for (n_row, n_expert) in [(8, 32), (64, 32), (64, 128), (512, 32), (2048, 32)] {
             for shape in [[768, 2048], [2048, 768]] {
-                let of = experts::Products { n_product: n_row, n_expert, share: 1, sorted: n_row > 8 };
+                let of = experts::Products { n_product: n_row, n_expert, share: 1, sorted: n_row > 8, pair: false };
                 cases.push(experts::products_to_time(&mut random, of, row, shape));
             }
         }
