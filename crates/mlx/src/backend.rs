@@ -60,7 +60,7 @@ impl Mlx {
 
     /// The matrices in formats that these kernels compute with; `reads`: what ours do of them where they are.
     fn prepare(&mut self, data: &[MatrixData], reads: fn(Option<Platform>) -> Reads) -> Result<Vec<Prepared>, Error> {
-        let reads = reads(self.own.as_ref().map(|own| own.platform));
+        let reads = reads(self.own.as_ref().map(Own::reads_as));
         let mut prepared = Vec::with_capacity(data.len());
         for data in data {
             let matrix = matrix::prepare(data, self.precision, reads)?;

@@ -266,12 +266,7 @@ impl Matrix {
         let part = &self.parts[0];
         assert!(part.blocks.is_none(), "experts in blocks are multiplied by our kernels alone");
         let n = indices.shape()[0];
-        let y = part.computed(d, &d.reshape(x, &[n, 1, self.n_in]), |x| match &part.packed {
-            Some(Packed { scales, biases, packing }) => {
-                d.gather_qmm(x, [&part.weights, scales], biases.as_ref(), *packing, indices, sorted)
-            }
-            None => d.gather_mm(x, &d.transpose(&part.weights, &[0, 2, 1]), indices, sorted),
-        });
+        let y = part.computed(d, &d.reshape(x, &[n, 1, self.n_in]), |x| part.gather(d, x, (indices, sorted)));
         d.reshape(&y, &[n, self.n_out])
     }
 
@@ -360,6 +355,16 @@ impl Part {
                 device.multiply(&device.astype(&product(&x), Dtype::F32), &largest)
             }
             dtype => device.astype(&product(&device.astype(x, dtype)), Dtype::F32),
+        }
+    }
+
+    /// `x` `[.., 1, n_in]`, in this part's type, times the transposed matrices `indices`, one for each or several: `[.., 1, n_out]`.
+    pub(crate) fn gather(&self, d: &Device, x: &Array, (indices, sorted): (&Array, bool)) -> Array {
+        match &self.packed {
+            Some(Packed { scales, biases, packing }) => {
+                d.gather_qmm(x, [&self.weights, scales], biases.as_ref(), *packing, indices, sorted)
+            }
+            None => d.gather_mm(x, &d.transpose(&self.weights, &[0, 2, 1]), indices, sorted),
         }
     }
 

@@ -4,12 +4,13 @@ use mlxr_compute::op::{Experts, Gating, Moe, SPARSE_MIXER_SPAN};
 
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
-use crate::own::{Own, experts};
+use crate::own::Own;
+use crate::own::experts::{self, Made};
 use crate::rows;
 use crate::tensor::Tensor;
 
 /// Rows of experts from which sorting them by expert pays: each expert's weights are then read once.
-const SORT_FROM: usize = 64;
+pub(crate) const SORT_FROM: usize = 64;
 
 /// The experts' feed-forward of each row, weighted and summed.
 pub(crate) fn moe(own: Option<&Own>, d: &Device, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Mlx>) -> Tensor {
@@ -25,10 +26,14 @@ pub(crate) fn moe(own: Option<&Own>, d: &Device, x: &Tensor, logits: &Tensor, mo
     }
     let routed = own.and_then(|own| experts::route(own, d, logits, moe));
     let (chosen, weights) = routed.unwrap_or_else(|| route(d, &logits.array, n_tok, moe));
+    if let Some(sum) = own.and_then(|own| experts::by_mlx(own, d, x, (&chosen, &weights), moe)) {
+        return Tensor::new(sum, shape);
+    }
     let in_blocks = own.and_then(|own| experts::feed_forward(own, d, x, (&chosen, &weights), moe));
     let y = in_blocks.unwrap_or_else(|| feed_forward(d, x, (&chosen, &weights), moe));
     if let (Some(own), false) = (own, moe.weight_input) {
-        return Tensor::new(experts::sum(own, d, (&y, &weights), n_used, shape), shape);
+        let made = Made { y, scales: None, place: None };
+        return Tensor::new(experts::sum(own, d, &made, &weights, n_used, shape), shape);
     }
     let mut y = d.reshape(&y, &[n_tok, n_used, shape[1]]);
     if !moe.weight_input {

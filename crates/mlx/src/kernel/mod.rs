@@ -305,10 +305,10 @@ const OTHERS: [Kernel; 21] = [
     Kernel {
         name: "experts_sum",
         body: body!("experts_sum"),
-        inputs: &[("y", "float"), ("weights", "float"), ("sizes", "uint")],
+        inputs: &[("y", "T"), ("y_scales", "float"), ("weights", "float"), ("place", "uint"), ("sizes", "uint")],
         written: &[],
         outputs: &[("out", "float")],
-        constants: &[],
+        constants: &["SCALED", "PLACED"],
         n_wave: 8,
         n_group: 0,
     },

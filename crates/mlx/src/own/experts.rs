@@ -1,4 +1,4 @@
-//! Mixtures of experts: routing, the feed-forward of experts in blocks, and their sum.
+//! Mixtures of experts: routing, the feed-forward of experts in blocks and of those that MLX multiplies, and their sum.
 
 use mlxr_compute::op::{Experts, Gating, Moe, SPARSE_MIXER_SPAN};
 
@@ -6,9 +6,9 @@ use super::Own;
 use super::blocks::{self, BLOCKS_LAYOUT, Chosen};
 use super::form::{self, Form, Of};
 use crate::backend::Mlx;
-use crate::ffi::{Array, Device};
+use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
-use crate::moe::{finished, hidden};
+use crate::moe::{SORT_FROM, finished, hidden};
 use crate::tensor::Tensor;
 
 /// Lanes of a wave, of which each keeps a chosen expert and adds up a group.
@@ -97,10 +97,70 @@ pub(crate) fn feed_forward(
     Some(apply(moe.down, (&hidden, 1)))
 }
 
-/// What the experts of tokens made `[n_tok * n_used, n_out]`, weighted and summed: `[n_tok, n_out]`.
-pub(crate) fn sum(own: &Own, d: &Device, (y, weights): (&Array, &Array), n_used: usize, shape: [usize; 2]) -> Array {
+/// The feed-forward of experts that MLX multiplies, in 16 bits, weighted and summed: `[n_tok, n_out]`. Rows are rounded once for gate and
+/// up. `None` where it is not so that they are multiplied.
+pub(crate) fn by_mlx(
+    own: &Own,
+    d: &Device,
+    x: &Tensor,
+    (experts, weights): (&Array, &Array),
+    moe: &Moe<'_, Mlx>,
+) -> Option<Array> {
+    let (gate, dtype) = (moe.gate?, moe.up.matrix.parts[0].dtype);
+    let glu = form::glu(moe.act).filter(|glu| *glu < form::OF_ROWS_ALONE)?;
+    let like = |e: &Experts<Mlx>| {
+        let part = &e.matrix.parts[0];
+        part.blocks.is_none() && part.dtype == dtype && e.scale.is_empty() && e.bias.is_none()
+    };
+    if moe.weight_input || dtype == Dtype::F32 || ![gate, moe.up, moe.down].into_iter().all(like) {
+        return None;
+    }
+    let ([n_tok, n_in], n_used) = (x.shape, moe.n_used);
+    let [n, n_ff, n_out] = [n_tok * n_used, moe.down.matrix.n_in, moe.down.matrix.n_out];
+    let halved = |x: &Array, shape: [usize; 2]| {
+        let form = Form::of(own, d, (x, shape), Of::Rows, form::layout_of(dtype));
+        (d.view(&form.x, dtype), form.scales)
+    };
+    let (rows, scales) = halved(&x.array, x.shape);
+    let flat = d.reshape(experts, &[n]);
+    let order = (n >= SORT_FROM).then(|| d.argsort(&flat));
+    let (rows, scales, share, chosen) = match &order {
+        Some(order) => {
+            let token = d.floor_divide(order, &d.from_slice(&[n_used as u32], &[], Dtype::U32));
+            let rows = d.reshape(&d.take(&rows, &token, 0), &[n, 1, n_in]);
+            (rows, d.take(&scales, &token, 0), 1, d.take(&flat, order, 0))
+        }
+        None => (d.reshape(&rows, &[n_tok, 1, 1, n_in]), scales, n_used, experts.clone()),
+    };
+    let sorted = order.is_some();
+    let [y, z] = [gate, moe.up].map(|e| e.matrix.parts[0].gather(d, &rows, (&chosen, sorted)));
+    let hidden = form::finish(own, d, [&y, &z], (dtype, [n, n_ff]), (&scales, share), (glu, None));
+    let (rows, scales) = halved(&hidden, [n, n_ff]);
+    let rows = d.reshape(&rows, &[n, 1, n_ff]);
+    let y = moe.down.matrix.parts[0].gather(d, &rows, (&d.reshape(&chosen, &[n]), sorted));
+    let made = Made { y, scales: Some((scales, dtype)), place: order.map(|order| d.argsort(&order)) };
+    Some(sum(own, d, &made, weights, n_used, [n_tok, n_out]))
+}
+
+/// What the experts of tokens made: `[n_tok * n_used, n_out]`.
+pub(crate) struct Made {
+    /// f32, neighbours of a token, where nothing else is said.
+    pub(crate) y: Array,
+    /// By which these are to be multiplied, and what they are.
+    pub(crate) scales: Option<(Array, Dtype)>,
+    /// Where each is, `[n_tok * n_used]` u32.
+    pub(crate) place: Option<Array>,
+}
+
+/// What was made, weighted and summed: `[n_tok, n_out]`, as `shape` says.
+pub(crate) fn sum(own: &Own, d: &Device, made: &Made, weights: &Array, n_used: usize, shape: [usize; 2]) -> Array {
     let [n_tok, n_out] = shape;
-    let (instance, sizes) = (Instance::new("experts_sum", &[], "float"), own.sizes(d, &[n_used, n_out]));
-    let [out] = own.launch(d, instance, &[y, weights, &sizes], &[&shape], [n_out.div_ceil(256), n_tok, 1]);
+    let parameter = made.scales.as_ref().map_or("float", |(_, dtype)| form::parameter(*dtype));
+    let scales = made.scales.as_ref().map_or(weights, |(scales, _)| scales);
+    let constants = [made.scales.is_some(), made.place.is_some()].map(u32::from);
+    let sizes = own.sizes(d, &[n_used, n_out]);
+    let inputs = [&made.y, scales, weights, made.place.as_ref().unwrap_or(&sizes), &sizes];
+    let instance = Instance::new("experts_sum", &constants, parameter);
+    let [out] = own.launch(d, instance, &inputs, &[&shape], [n_out.div_ceil(256), n_tok, 1]);
     out
 }

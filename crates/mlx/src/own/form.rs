@@ -3,7 +3,7 @@
 use mlxr_compute::op::Act;
 
 use super::Own;
-use crate::ffi::{Array, Device};
+use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
 
 /// Rows in a layout of `rows_half`, and the scales by which they are multiplied.
@@ -68,4 +68,29 @@ impl Form {
         let [x, scales] = own.launch(d, instance, &inputs, &shapes, [n_tok, 1, 1]);
         Form { layout, x, scales }
     }
+}
+
+/// The layout of rows that MLX multiplies, f16 or bf16 as they are.
+pub(crate) fn layout_of(dtype: Dtype) -> u32 {
+    u32::from(dtype == Dtype::BF16)
+}
+
+/// The name of such numbers in kernels.
+pub(crate) fn parameter(dtype: Dtype) -> &'static str {
+    if dtype == Dtype::BF16 { "bfloat" } else { "half" }
+}
+
+/// What products `[n, n_out]` of rows in [`layout_of`] stand for, each scale that of so many neighbours; with a gate, of `y` as one of `z`.
+pub(crate) fn finish(
+    own: &Own,
+    d: &Device,
+    [y, z]: [&Array; 2],
+    (dtype, [n, n_out]): (Dtype, [usize; 2]),
+    (scales, share): (&Array, usize),
+    (glu, residual): (u32, Option<&Array>),
+) -> Array {
+    let instance = Instance::new("rows_finish", &[glu, u32::from(residual.is_some())], parameter(dtype));
+    let inputs = [y, z, scales, residual.unwrap_or(scales), &own.sizes(d, &[n_out, share])];
+    let [out] = own.launch(d, instance, &inputs, &[&[n, n_out]], [n_out.div_ceil(256), n, 1]);
+    out
 }

@@ -73,6 +73,11 @@ impl Own {
         }
     }
 
+    /// The platform whose choice of what blocks to read is right here: where all products of MLX's formats are left to MLX, as on Metal.
+    pub(crate) fn reads_as(&self) -> Platform {
+        if self.ways.get().iter().all(|way| *way == Way::Mlx) { Platform::Metal } else { self.platform }
+    }
+
     /// What multiplies so many rows by affine weights.
     pub(crate) fn way(&self, n_tok: usize) -> Way {
         trial::way(&self.ways.get(), n_tok)

@@ -199,13 +199,10 @@ pub(crate) fn product(own: &Own, d: &Device, rows: &Rows, matrix: &Matrix, resid
     }
     let parts: Option<Vec<Read<'_>>> = matrix.parts.iter().map(|part| part.read(rows.n_in)).collect();
     let parts = parts.filter(|_| matrix.n_matrix == 1)?;
-    let few_rows = rows.n_tok <= tile_tokens(own.platform);
-    if few_rows && own.way(rows.n_tok) == Way::Mlx && parts.iter().all(|part| matches!(part, Read::Tiles(_))) {
-        return None;
-    }
     let one = |part: &Read<'_>, residual: Option<&Array>| {
-        if !few_rows {
-            let y = many(own, d, rows, part);
+        let left = matches!(part, Read::Tiles(_)) && own.way(rows.n_tok) == Way::Mlx;
+        if left || rows.n_tok > tile_tokens(own.platform) {
+            let y = by_mlx(own, d, rows, part);
             return finish(own, d, rows, [&y, &y], (part.shape(), 0, residual));
         }
         match part {
@@ -312,9 +309,9 @@ pub(crate) fn gated(
         return None;
     }
     let (n_tok, n_out) = (rows.n_tok, gate.n_out);
-    if n_tok > tile_tokens(own.platform) {
+    if n_tok > tile_tokens(own.platform) || own.way(n_tok) == Way::Mlx {
         let shape = (gate.part.dtype, gate.n_out);
-        let [y, z] = [gate, up].map(|tiles| many(own, d, rows, &Read::Tiles(tiles)));
+        let [y, z] = [gate, up].map(|tiles| by_mlx(own, d, rows, &Read::Tiles(tiles)));
         return Some((finish(own, d, rows, [&y, &z], (shape, glu, None)), None));
     }
     if !tiled(own, n_tok) {
@@ -394,21 +391,25 @@ fn vectors(own: &Own, d: &Device, rows: &Rows, tiles: &Tiles<'_>, residual: Opti
     residual.map_or_else(|| y.clone(), |residual| d.add(residual, &y))
 }
 
-/// The rows in 16 bits times the matrix as plain numbers, which `finish` makes products.
-fn many(own: &Own, d: &Device, rows: &Rows, part: &Read<'_>) -> Array {
+/// The rows in 16 bits times the matrix, of many rows as plain numbers, by MLX; `finish` makes products of it.
+fn by_mlx(own: &Own, d: &Device, rows: &Rows, part: &Read<'_>) -> Array {
     let (dtype, _) = part.shape();
-    let form = rows.form(own, d, u32::from(dtype == Dtype::BF16));
+    let form = rows.form(own, d, form::layout_of(dtype));
     let plain = match part {
         Read::Tiles(tiles) => {
             let packing = tiles.part.packed.as_ref().expect("tiles are of packed parts").packing;
-            d.dequantize([&tiles.part.weights, tiles.scales], Some(tiles.biases), packing, dtype)
+            let [weights, scales, biases] = tiles.arrays();
+            if rows.n_tok <= tile_tokens(own.platform) {
+                return d.quantized_matmul(&d.view(&form.x, dtype), [weights, scales], Some(biases), packing);
+            }
+            d.dequantize([weights, scales], Some(biases), packing, dtype)
         }
         Read::Blocks { part, blocks, .. } => blocks::plain(own, d, (&part.weights, blocks), rows.n_in),
     };
     d.matmul(&d.view(&form.x, dtype), &d.transpose(&plain, &[1, 0]))
 }
 
-/// What products of [`many`] stand for; a gate's and the other's where `glu` is not 0.
+/// What products of [`by_mlx`] stand for; a gate's and the other's where `glu` is not 0.
 fn finish(
     own: &Own,
     d: &Device,
@@ -416,12 +417,6 @@ fn finish(
     [y, z]: [&Array; 2],
     ((dtype, n_out), glu, residual): ((Dtype, usize), u32, Option<&Array>),
 ) -> Array {
-    let layout = u32::from(dtype == Dtype::BF16);
-    let scales = rows.form(own, d, layout).scales;
-    let parameter = if layout == 1 { "bfloat" } else { "half" };
-    let instance = Instance::new("rows_finish", &[glu, u32::from(residual.is_some())], parameter);
-    let sizes = own.sizes(d, &[n_out]);
-    let inputs = [y, z, &scales, residual.unwrap_or(&scales), &sizes];
-    let [out] = own.launch(d, instance, &inputs, &[&[rows.n_tok, n_out]], [n_out.div_ceil(256), rows.n_tok, 1]);
-    out
+    let scales = rows.form(own, d, form::layout_of(dtype)).scales;
+    form::finish(own, d, [y, z], (dtype, [rows.n_tok, n_out]), (&scales, 1), (glu, residual))
 }

@@ -154,21 +154,43 @@ pub(super) fn route(random: &mut Random, [n_tok, n_expert, n_used]: [usize; 3], 
     Case { launch, title, want, n_col: n_used, finish: Finish::Parts, limit: Limit::Each(off) }
 }
 
-/// Sums of what experts made of rows.
-pub(super) fn sum(random: &mut Random, [n_tok, n_used, n_out]: [usize; 3]) -> Case {
-    let (y, weights) = (random.normals(n_tok * n_used * n_out), random.normals(n_tok * n_used));
+/// Sums of what experts made of rows, of numbers of this type; those of 16 bits with scales, and `placed` anywhere.
+pub(super) fn sum(
+    random: &mut Random,
+    [n_tok, n_used, n_out]: [usize; 3],
+    parameter: &'static str,
+    placed: bool,
+) -> Case {
+    let n = n_tok * n_used;
+    let round = |x: &f32| match parameter {
+        "half" => half::f16::from_f32(*x).to_f32(),
+        "bfloat" => half::bf16::from_f32(*x).to_f32(),
+        _ => *x,
+    };
+    let y: Vec<f32> = random.normals(n * n_out).iter().map(round).collect();
+    let scaled = parameter != "float";
+    let scales: Vec<f32> = (0..n).map(|_| if scaled { 0.5 + random.unit() } else { 1.0 }).collect();
+    let place = if placed { random.shuffled(n) } else { (0..n as u32).collect() };
+    let weights = random.normals(n);
     let number = |i: usize| {
         let (token, column) = (i / n_out, i % n_out);
-        let parts =
-            (token * n_used..(token + 1) * n_used).map(|k| f64::from(weights[k]) * f64::from(y[k * n_out + column]));
-        parts.fold((0.0, 0.0), |(sum, size), part: f64| (sum + part, size + part.abs()))
+        let part = |k: usize| {
+            let at = place[k] as usize;
+            f64::from(weights[k]) * f64::from(scales[at]) * f64::from(y[at * n_out + column])
+        };
+        (token * n_used..(token + 1) * n_used).map(part).fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()))
     };
     let sums: Vec<(f64, f64)> = (0..n_tok * n_out).map(number).collect();
-    let off = sums.iter().map(|(_, size)| n_used as f32 * f32::EPSILON * *size as f32).collect();
+    let off = sums.iter().map(|(_, size)| (n_used + 1) as f32 * f32::EPSILON * *size as f32).collect();
     let want = sums.iter().map(|(sum, _)| *sum as f32).collect();
-    let instance = Instance::new("experts_sum", &[], "float");
+    let instance = Instance::new("experts_sum", &[u32::from(scaled), u32::from(placed)], parameter);
     let title = format!("{}, {n_used} of {n_out} for each of {n_tok}", instance.name());
-    let inputs = vec![bytes(&y), bytes(&weights), sizes(&[n_used, n_out])];
+    let y = match parameter {
+        "half" => bytes(&y.iter().map(|x| half::f16::from_f32(*x).to_bits()).collect::<Vec<u16>>()),
+        "bfloat" => bytes(&y.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect::<Vec<u16>>()),
+        _ => bytes(&y),
+    };
+    let inputs = vec![y, bytes(&scales), bytes(&weights), bytes(&place), sizes(&[n_used, n_out])];
     let grid = [n_out.div_ceil(256) as u32, n_tok as u32, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![n_tok * n_out] };
     Case { launch, title, want, n_col: n_out, finish: Finish::First, limit: Limit::Each(off) }

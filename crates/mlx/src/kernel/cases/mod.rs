@@ -196,10 +196,11 @@ pub fn all(seed: u64) -> Vec<Case> {
         }
     }
     for i in 0..6 {
-        let shape = [1 + random.below(9), 1 + random.below(600)];
+        let share = 1 + i as usize % 4;
+        let shape = [share * (1 + random.below(9)), 1 + random.below(600)];
         cases.push(product::rows_finish(
             &mut random,
-            shape,
+            (shape, share),
             [i % 3, i / 3],
             if i % 2 == 0 { "half" } else { "bfloat" },
         ));
@@ -239,7 +240,8 @@ fn of_routing(random: &mut Random) -> Vec<Case> {
         let shape = [1 + random.below(4), n_expert, n_used];
         cases.push(experts::route(random, shape, how));
         let shape = [1 + random.below(4), 1 + random.below(9), 1 + random.below(700)];
-        cases.push(experts::sum(random, shape));
+        let parameter = ["float", "half", "bfloat"][i % 3];
+        cases.push(experts::sum(random, shape, parameter, i / 3 % 2 == 0));
     }
     cases
 }

@@ -149,7 +149,7 @@ pub(super) fn act(glu: u32) -> Option<Act> {
 
 pub(super) fn rows_finish(
     random: &mut Random,
-    [n_tok, n_out]: [usize; 2],
+    ([n_tok, n_out], share): ([usize; 2], usize),
     [glu, add]: [u32; 2],
     parameter: &'static str,
 ) -> Case {
@@ -162,15 +162,15 @@ pub(super) fn rows_finish(
         _ => half::f16::from_bits(*word).to_f32(),
     };
     let words = [(); 2].map(|()| random.normals(n_tok * n_out).into_iter().map(word).collect::<Vec<u16>>());
-    let scales: Vec<f32> = (0..n_tok).map(|_| 0.5 + random.unit()).collect();
+    let scales: Vec<f32> = (0..n_tok / share).map(|_| 0.5 + random.unit()).collect();
     let residual = random.normals(n_tok * n_out);
     let instance = Instance::new("rows_finish", &[glu, add], parameter);
     let title = format!("{}, [{n_tok}, {n_out}]", instance.name());
-    let inputs = vec![bytes(&words[0]), bytes(&words[1]), bytes(&scales), bytes(&residual), sizes(&[n_out])];
+    let inputs = vec![bytes(&words[0]), bytes(&words[1]), bytes(&scales), bytes(&residual), sizes(&[n_out, share])];
     let grid = [n_out.div_ceil(256) as u32, n_tok as u32, 1];
     let launch = Launch { instance, grid, inputs, outputs: vec![n_tok * n_out] };
     let [y, z] = words.map(|words| {
-        let y: Vec<f32> = words.iter().enumerate().map(|(i, word)| number(word) * scales[i / n_out]).collect();
+        let y: Vec<f32> = words.iter().enumerate().map(|(i, word)| number(word) * scales[i / n_out / share]).collect();
         Sums { off: y.iter().map(|y| SINGLE * y.abs()).collect(), y }
     });
     let made = match act(glu) {
