@@ -112,7 +112,10 @@ pub(crate) fn by_mlx(
         let part = &e.matrix.parts[0];
         part.blocks.is_none() && part.dtype == dtype && e.scale.is_empty() && e.bias.is_none()
     };
-    if moe.weight_input || dtype == Dtype::F32 || ![gate, moe.up, moe.down].into_iter().all(like) {
+    let all = [gate, moe.up, moe.down];
+    // `rows_half` takes eight columns at a time.
+    let whole = all.iter().all(|e| e.matrix.n_in.is_multiple_of(8));
+    if moe.weight_input || dtype == Dtype::F32 || !whole || !all.into_iter().all(like) {
         return None;
     }
     let ([n_tok, n_in], n_used) = (x.shape, moe.n_used);
