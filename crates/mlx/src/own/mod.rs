@@ -142,9 +142,7 @@ impl Own {
         assert_eq!(kernel.outputs.len(), N, "outputs of {}", kernel.name);
         let mut kernels = self.kernels.borrow_mut();
         if !kernels.contains_key(&instance) {
-            if self.platform == Platform::Cuda {
-                self.provide(d, &instance, inputs);
-            }
+            self.provide(d, &instance, inputs);
             match made(d, self.platform, &instance) {
                 Ok(made) => {
                     kernels.insert(instance.clone(), made);
@@ -160,8 +158,11 @@ impl Own {
         std::array::from_fn(|_| made.next().expect("an array for each output"))
     }
 
-    /// Compiles an instance for all processes to come, unless an earlier one has.
-    fn provide(&self, d: &Device, instance: &Instance, inputs: &[&Array]) {
+    /// Compiles an instance for all processes to come, unless an earlier one has, on CUDA.
+    pub(crate) fn provide(&self, d: &Device, instance: &Instance, inputs: &[&Array]) {
+        if self.platform != Platform::Cuda {
+            return;
+        }
         let complain = |why: String| {
             self.complaint.borrow_mut().get_or_insert(format!("each start compiles our kernels anew, as {why}"));
         };
