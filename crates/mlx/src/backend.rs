@@ -9,7 +9,6 @@ use crate::ahead::Ahead;
 use crate::choice::{Kernels, Precision};
 use crate::ffi::{Array, Device, Dtype, Kind};
 use crate::kernel::blocks::Reads;
-use crate::kernel::source::Platform;
 use crate::matrix::{self, Matrix, Prepared};
 use crate::own::attend::Qkv;
 use crate::own::product::Three;
@@ -58,9 +57,10 @@ impl Mlx {
         self.device.kind()
     }
 
-    /// The matrices in formats that these kernels compute with; `reads`: what ours do of them where they are.
-    fn prepare(&mut self, data: &[MatrixData], reads: fn(Option<Platform>) -> Reads) -> Result<Vec<Prepared>, Error> {
-        let reads = reads(self.own.as_ref().map(Own::reads_as));
+    /// The matrices in formats that these kernels compute with; `stacked` ones are those of experts or heads.
+    fn prepare(&mut self, data: &[MatrixData], stacked: bool) -> Result<Vec<Prepared>, Error> {
+        let platform = self.own.as_ref().map(Own::reads_as);
+        let reads = if stacked { Reads::experts(platform) } else { Reads::dense(platform) };
         let mut prepared = Vec::with_capacity(data.len());
         for data in data {
             let matrix = matrix::prepare(data, self.precision, reads)?;
@@ -76,6 +76,7 @@ impl Mlx {
             }
             prepared.push(matrix);
         }
+        let prepared = if stacked { prepared } else { matrix::few_in_f32(prepared, reads)? };
         self.device.reserve("a model's weights", prepared.iter().map(Prepared::device_bytes).sum())?;
         Ok(prepared)
     }
@@ -156,12 +157,12 @@ impl Backend for Mlx {
     }
 
     fn matrix(&mut self, parts: &[MatrixData]) -> Result<Matrix, Error> {
-        let prepared = matrix::few_in_f32(self.prepare(parts, Reads::dense)?, self.own.is_some())?;
+        let prepared = self.prepare(parts, false)?;
         Matrix::stacked(&self.device, &prepared)
     }
 
     fn experts(&mut self, experts: &[MatrixData]) -> Result<Matrix, Error> {
-        let mut prepared = matrix::agreed(self.prepare(experts, Reads::experts)?);
+        let mut prepared = matrix::agreed(self.prepare(experts, true)?);
         // Experts of several formats, and on the processor, where MLX gathers only f32: all as plain numbers.
         let mixed = prepared.iter().any(|p| !p.like(&prepared[0]));
         let plain = prepared.iter().any(|p| matches!(p.data.encoding, Encoding::Blocks(_)));

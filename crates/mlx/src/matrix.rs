@@ -112,14 +112,14 @@ pub(crate) fn prepare(data: &MatrixData, precision: Precision, reads: Reads) -> 
 /// costs less than the launches that convert rows.
 const FEW_WEIGHTS: usize = 1 << 20;
 
-/// Few plain weights in f32 where there are our kernels, others as they are.
+/// Few plain weights in f32 where our kernels read anything, others as they are.
 ///
 /// # Errors
 /// If they cannot be read.
-pub(crate) fn few_in_f32(prepared: Vec<Prepared>, own: bool) -> Result<Vec<Prepared>, Error> {
+pub(crate) fn few_in_f32(prepared: Vec<Prepared>, reads: Reads) -> Result<Vec<Prepared>, Error> {
     let n_weight: usize = prepared.iter().map(|p| p.data.n_out * p.data.n_in).sum();
     let plain = prepared.iter().all(|p| matches!(p.data.encoding, Encoding::Blocks(_)) && p.blocks.is_none());
-    if !own || n_weight > FEW_WEIGHTS || !plain {
+    if reads == Reads::Nothing || n_weight > FEW_WEIGHTS || !plain {
         return Ok(prepared);
     }
     let in_f32 = |p: Prepared| Ok(Prepared { data: p.data.to_blocks(DType::F32)?, ..p });
@@ -142,9 +142,11 @@ pub fn loaded_bytes(encoding: Encoding, [n_row, n_col]: [usize; 2], stored_bytes
     if let Some(bytes) = in_blocks(encoding) {
         return bytes;
     }
+    let few = reads != Reads::Nothing && n_row * n_col <= FEW_WEIGHTS;
+    let plain_bytes = if few { 4 } else { 2 };
     let dtype = match encoding {
         Encoding::Blocks(dtype) => dtype,
-        Encoding::Bnb4 { .. } | Encoding::Fp8 { .. } => return 2 * (n_row * n_col) as u64,
+        Encoding::Bnb4 { .. } | Encoding::Fp8 { .. } => return plain_bytes * (n_row * n_col) as u64,
         // GPTQ and AWQ are taken as they are: zeros become numbers of 16 bits, and with act-order all is decoded, but to know of that takes
         // reading the file.
         _ => return stored_bytes,
@@ -153,9 +155,12 @@ pub fn loaded_bytes(encoding: Encoding, [n_row, n_col]: [usize; 2], stored_bytes
     let row = MatrixData::blocks("a row", [1, n_col], dtype, row.into());
     // Zeros may be scales that our kernels do not hold.
     let prepared = row.and_then(|row| prepare(&row, Precision::Half, Reads::Nothing));
+    let each = |row: Prepared| match row.data.encoding {
+        Encoding::Blocks(_) if few => plain_bytes * n_col as u64,
+        _ => row.device_bytes(),
+    };
     // What cannot be a matrix is not loaded as one.
-    prepared
-        .map_or(stored_bytes, |row| in_blocks(row.data.encoding).unwrap_or_else(|| n_row as u64 * row.device_bytes()))
+    prepared.map_or(stored_bytes, |row| in_blocks(row.data.encoding).unwrap_or_else(|| n_row as u64 * each(row)))
 }
 
 /// An affine matrix whose scales and biases have the type to compute in; 16-bit ones stay as they are in half precision.
@@ -420,6 +425,7 @@ mod tests {
                     let told = loaded_bytes(encoding, [data.n_out, n_col], data.bytes() as u64, reads);
                     let prepared = prepare(&data, Precision::Half, reads).expect("a matrix");
                     let row = Blocks::of(prepared.data.encoding, n_col, reads);
+                    let prepared = few_in_f32(vec![prepared], reads).expect("a matrix").remove(0);
                     // Random floats may have scales beyond f16, which those of models do not.
                     if row.is_none_or(|row| row.holds(&prepared.data)) {
                         assert_eq!(told, prepared.device_bytes(), "{encoding} {n_col} {reads:?}");

@@ -120,7 +120,7 @@ pub(crate) fn preferred(own: &Own, device: &Device) -> Result<Ways, Error> {
 fn one(own: &Own, device: &Device, x: &Tensor, matrix: &Matrix) -> Array {
     let rows = product::Rows::new(x, None);
     let made = rows.and_then(|rows| product::product(own, device, &rows, matrix, None));
-    made.unwrap_or_else(|| matrix.product(Some(own), device, &x.array))
+    made.expect("our kernels know such a matrix")
 }
 
 /// Matrices of 4 bits in groups of 64, each in memory of its own.
