@@ -8,6 +8,7 @@ use super::form::{self, Form, Of};
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
+use crate::matrix::Matrix;
 use crate::moe::{SORT_FROM, finished, hidden};
 use crate::tensor::Tensor;
 
@@ -48,7 +49,12 @@ pub(crate) fn route(own: &Own, d: &Device, logits: &Tensor, moe: &Moe<'_, Mlx>) 
     Some((experts, weights))
 }
 
-/// `down(act(gate(x)) * up(x))` of each token's experts, neighbours: `[n_tok * n_used, n_out]`; `None` where these are not in blocks.
+fn in_blocks(e: &Experts<Mlx>) -> bool {
+    e.matrix.parts[0].blocks.is_some()
+}
+
+/// `down(act(gate(x)) * up(x))` of each token's experts, neighbours: `[n_tok * n_used, n_out]`; `None` where none of these are in blocks.
+/// MLX multiplies those that are not.
 pub(crate) fn feed_forward(
     own: &Own,
     d: &Device,
@@ -56,8 +62,8 @@ pub(crate) fn feed_forward(
     (experts, weights): (&Array, &Array),
     moe: &Moe<'_, Mlx>,
 ) -> Option<Array> {
-    let coded = |e: &&Experts<Mlx>| e.matrix.parts[0].blocks.is_some();
-    if ![Some(moe.up), Some(moe.down), moe.gate].iter().flatten().all(coded) {
+    let first = [Some(moe.up), moe.gate].into_iter().flatten().any(in_blocks);
+    if !first && !in_blocks(moe.down) {
         return None;
     }
     let ([n_tok, n_in], n_used) = (x.shape, moe.n_used);
@@ -65,36 +71,57 @@ pub(crate) fn feed_forward(
     let experts = d.reshape(experts, &[n]);
     let order = blocks::shared(n, moe.up.matrix.n_matrix).then(|| d.argsort(&experts));
     let chosen = Chosen { experts, order, n_product: n };
-    let finished = |e: &Experts<Mlx>, y| finished(d, e, y, &chosen.experts);
-    let apply = |e: &Experts<Mlx>, form: (&Form, usize)| {
-        let [y, _] = blocks::experts(own, d, form, (&e.matrix, None), &chosen);
-        finished(e, y)
-    };
     let halved = |x: &Array, shape: [usize; 2], of: Of<'_>| Form::of(own, d, (x, shape), of, BLOCKS_LAYOUT);
-    let (form, share) = if moe.weight_input {
+    let finished = |e: &Experts<Mlx>, y| finished(d, e, y, &chosen.experts);
+    let (x, share) = if moe.weight_input {
         let x = d.multiply(&d.reshape(&x.array, &[n_tok, 1, n_in]), &d.reshape(weights, &[n_tok, n_used, 1]));
-        (halved(&x, [n, n_in], Of::Rows), 1)
+        (d.reshape(&x, &[n, n_in]), 1)
     } else {
-        (halved(&x.array, x.shape, Of::Rows), n_used)
+        (x.array.clone(), n_used)
     };
-    let form = (&form, share);
-    let (gate, up) = match moe.gate {
-        Some(gate) if blocks::alike(&gate.matrix, &moe.up.matrix) => {
-            let [y, z] = blocks::experts(own, d, form, (&gate.matrix, Some(&moe.up.matrix)), &chosen);
+    let form = first.then(|| halved(&x, [n / share, n_in], Of::Rows));
+    let apply = |e: &Experts<Mlx>| match &form {
+        Some(form) if in_blocks(e) => {
+            let [y, _] = blocks::experts(own, d, (form, share), (&e.matrix, None), &chosen);
+            finished(e, y)
+        }
+        _ => {
+            let each = d.broadcast(&d.reshape(&x, &[n / share, 1, n_in]), &[n / share, share, n_in]);
+            finished(e, in_place(d, &e.matrix, &d.reshape(&each, &[n, n_in]), &chosen.experts))
+        }
+    };
+    let (gate, up) = match (moe.gate, &form) {
+        (Some(gate), Some(form)) if blocks::alike(&gate.matrix, &moe.up.matrix) => {
+            let [y, z] = blocks::experts(own, d, (form, share), (&gate.matrix, Some(&moe.up.matrix)), &chosen);
             (Some(finished(gate, y)), finished(moe.up, z))
         }
-        gate => (gate.map(|gate| apply(gate, form)), apply(moe.up, form)),
+        (gate, _) => (gate.map(apply), apply(moe.up)),
     };
     let n_ff = moe.down.matrix.n_in;
+    if !in_blocks(moe.down) {
+        let hidden = hidden(d, moe, gate.as_ref(), &up);
+        return Some(finished(moe.down, in_place(d, &moe.down.matrix, &hidden, &chosen.experts)));
+    }
     let gated = match &gate {
         Some(gate) => Some((gate, [n_ff, 0])),
         None => moe.merged.then_some((&up, [2 * n_ff, n_ff])),
     };
-    let hidden = match gated {
+    let form = match gated {
         Some((gate, from)) if form::glu(moe.act).is_some() => halved(gate, [n, n_ff], Of::Gate(moe.act, &up, from)),
         _ => halved(&hidden(d, moe, gate.as_ref(), &up), [n, n_ff], Of::Rows),
     };
-    Some(apply(moe.down, (&hidden, 1)))
+    let [y, _] = blocks::experts(own, d, (&form, 1), (&moe.down.matrix, None), &chosen);
+    Some(finished(moe.down, y))
+}
+
+/// Rows `[n, n_in]` times the matrices `experts` `[n]` by MLX, sorted by these where that pays, and back.
+fn in_place(d: &Device, matrix: &Matrix, x: &Array, experts: &Array) -> Array {
+    if experts.shape()[0] < SORT_FROM {
+        return matrix.gathered(d, x, (experts, false));
+    }
+    let order = d.argsort(experts);
+    let y = matrix.gathered(d, &d.take(x, &order, 0), (&d.take(experts, &order, 0), true));
+    d.take(&y, &d.argsort(&order), 0)
 }
 
 /// The feed-forward of experts that MLX multiplies, in 16 bits, weighted and summed: `[n_tok, n_out]`. Rows are rounded once for gate and
@@ -110,7 +137,7 @@ pub(crate) fn by_mlx(
     let glu = form::glu(moe.act).filter(|glu| *glu < form::OF_ROWS_ALONE)?;
     let like = |e: &Experts<Mlx>| {
         let part = &e.matrix.parts[0];
-        part.blocks.is_none() && part.dtype == dtype && e.scale.is_empty() && e.bias.is_none()
+        !in_blocks(e) && part.dtype == dtype && e.scale.is_empty() && e.bias.is_none()
     };
     let all = [gate, moe.up, moe.down];
     // `rows_half` takes eight columns at a time.
