@@ -4,13 +4,14 @@ use mlxr_compute::op::{Experts, Gating, Moe, SPARSE_MIXER_SPAN};
 
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
+use crate::matrix::Matrix;
 use crate::own::Own;
 use crate::own::experts::{self, Made};
 use crate::rows;
 use crate::tensor::Tensor;
 
-/// Rows of experts from which sorting them by expert pays: each expert's weights are then read once.
-pub(crate) const SORT_FROM: usize = 64;
+/// Products from which sorting them by expert pays: each expert's weights are then read once.
+const SORT_FROM: usize = 64;
 
 /// The experts' feed-forward of each row, weighted and summed.
 pub(crate) fn moe(own: Option<&Own>, d: &Device, x: &Tensor, logits: &Tensor, moe: &Moe<'_, Mlx>) -> Tensor {
@@ -101,33 +102,72 @@ fn limit_groups(d: &Device, merits: &Array, [n_tok, n_group, n]: [usize; 3], n_g
     d.reshape(&kept, &[n_tok, n_group * n])
 }
 
+/// Products with experts as MLX computes them: sorted by expert where that pays.
+pub(crate) struct Order {
+    /// Of each, `[n]` u32.
+    pub(crate) experts: Array,
+    /// Which product each is, and where each product is, `[n]` u32; `None` where they are as they were.
+    pub(crate) sorted: Option<[Array; 2]>,
+}
+
+impl Order {
+    /// Of the experts of products, `[n]` u32.
+    pub(crate) fn of(d: &Device, experts: &Array) -> Order {
+        if experts.shape()[0] < SORT_FROM {
+            return Order { experts: experts.clone(), sorted: None };
+        }
+        let order = d.argsort(experts);
+        let place = d.argsort(&order);
+        Order { experts: d.take(experts, &order, 0), sorted: Some([order, place]) }
+    }
+
+    /// The token of each, where they are sorted; `n_used` neighbouring products have one.
+    pub(crate) fn tokens(&self, d: &Device, n_used: usize) -> Option<Array> {
+        let [order, _] = self.sorted.as_ref()?;
+        Some(d.floor_divide(order, &d.from_slice(&[n_used as u32], &[], Dtype::U32)))
+    }
+
+    /// Rows of products in this order.
+    pub(crate) fn take(&self, d: &Device, x: &Array) -> Array {
+        self.sorted.as_ref().map_or_else(|| x.clone(), |[order, _]| d.take(x, order, 0))
+    }
+
+    /// Rows in this order `[n, n_in]` times each one's matrix by MLX: `[n, n_out]`.
+    pub(crate) fn products(&self, d: &Device, matrix: &Matrix, x: &Array) -> Array {
+        matrix.gathered(d, x, (&self.experts, self.sorted.is_some()))
+    }
+
+    /// Rows in this order as the products were.
+    pub(crate) fn back(&self, d: &Device, y: Array) -> Array {
+        match &self.sorted {
+            Some([_, place]) => d.take(&y, place, 0),
+            None => y,
+        }
+    }
+}
+
+/// Rows `[n_row, n_col]`, each as many times: `[n_row * times, n_col]`.
+pub(crate) fn repeated(d: &Device, x: &Array, [n_row, times, n_col]: [usize; 3]) -> Array {
+    let each = d.broadcast(&d.reshape(x, &[n_row, 1, n_col]), &[n_row, times, n_col]);
+    d.reshape(&each, &[n_row * times, n_col])
+}
+
 /// `down(act(gate(x)) * up(x))` of each token's experts, neighbours: `[n_tok * n_used, n_out]`.
 fn feed_forward(d: &Device, x: &Tensor, (experts, weights): (&Array, &Array), moe: &Moe<'_, Mlx>) -> Array {
     let ([n_tok, d_model], n_used) = (x.shape, moe.n_used);
     let n = n_tok * n_used;
-    let flat = d.reshape(experts, &[n]);
-    let sorted = n >= SORT_FROM;
-    let order = sorted.then(|| d.argsort(&flat));
-    let by_expert = |array: &Array| order.as_ref().map_or_else(|| array.clone(), |o| d.take(array, o, 0));
-    let experts = by_expert(&flat);
-    let mut inputs = match &order {
-        Some(order) => {
-            let n_used = d.from_slice(&[n_used as u32], &[], Dtype::U32);
-            d.take(&x.array, &d.floor_divide(order, &n_used), 0)
-        }
-        None => {
-            let each = d.broadcast(&d.reshape(&x.array, &[n_tok, 1, d_model]), &[n_tok, n_used, d_model]);
-            d.reshape(&each, &[n, d_model])
-        }
+    let order = Order::of(d, &d.reshape(experts, &[n]));
+    let mut inputs = match order.tokens(d, n_used) {
+        Some(tokens) => d.take(&x.array, &tokens, 0),
+        None => repeated(d, &x.array, [n_tok, n_used, d_model]),
     };
     if moe.weight_input {
-        inputs = d.multiply(&inputs, &by_expert(&d.reshape(weights, &[n, 1])));
+        inputs = d.multiply(&inputs, &order.take(d, &d.reshape(weights, &[n, 1])));
     }
-    let apply = |e: &Experts<Mlx>, x: &Array| finished(d, e, e.matrix.gathered(d, x, (&experts, sorted)), &experts);
+    let apply = |e: &Experts<Mlx>, x: &Array| finished(d, e, order.products(d, &e.matrix, x), &order.experts);
     let gate = moe.gate.map(|gate| apply(gate, &inputs));
     let hidden = hidden(d, moe, gate.as_ref(), &apply(moe.up, &inputs));
-    let y = apply(moe.down, &hidden);
-    order.map_or_else(|| y.clone(), |order| d.take(&y, &d.argsort(&order), 0))
+    order.back(d, apply(moe.down, &hidden))
 }
 
 /// `act(gate) * up` of rows of experts.

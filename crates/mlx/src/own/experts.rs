@@ -1,5 +1,7 @@
 //! Mixtures of experts: routing, the feed-forward of experts in blocks and of those that MLX multiplies, and their sum.
 
+use std::cell::LazyCell;
+
 use mlxr_compute::op::{Experts, Gating, Moe, SPARSE_MIXER_SPAN};
 
 use super::Own;
@@ -8,8 +10,7 @@ use super::form::{self, Form, Of};
 use crate::backend::Mlx;
 use crate::ffi::{Array, Device, Dtype};
 use crate::kernel::Instance;
-use crate::matrix::Matrix;
-use crate::moe::{SORT_FROM, finished, hidden};
+use crate::moe::{Order, finished, hidden, repeated};
 use crate::tensor::Tensor;
 
 /// Lanes of a wave, of which each keeps a chosen expert and adds up a group.
@@ -73,6 +74,8 @@ pub(crate) fn feed_forward(
     let chosen = Chosen { experts, order, n_product: n };
     let halved = |x: &Array, shape: [usize; 2], of: Of<'_>| Form::of(own, d, (x, shape), of, BLOCKS_LAYOUT);
     let finished = |e: &Experts<Mlx>, y| finished(d, e, y, &chosen.experts);
+    let sorted = LazyCell::new(|| Order::of(d, &chosen.experts));
+    let left = |e: &Experts<Mlx>, x: &Array| sorted.back(d, sorted.products(d, &e.matrix, &sorted.take(d, x)));
     let (x, share) = if moe.weight_input {
         let x = d.multiply(&d.reshape(&x.array, &[n_tok, 1, n_in]), &d.reshape(weights, &[n_tok, n_used, 1]));
         (d.reshape(&x, &[n, n_in]), 1)
@@ -85,10 +88,7 @@ pub(crate) fn feed_forward(
             let [y, _] = blocks::experts(own, d, (form, share), (&e.matrix, None), &chosen);
             finished(e, y)
         }
-        _ => {
-            let each = d.broadcast(&d.reshape(&x, &[n / share, 1, n_in]), &[n / share, share, n_in]);
-            finished(e, in_place(d, &e.matrix, &d.reshape(&each, &[n, n_in]), &chosen.experts))
-        }
+        _ => finished(e, left(e, &repeated(d, &x, [n / share, share, n_in]))),
     };
     let (gate, up) = match (moe.gate, &form) {
         (Some(gate), Some(form)) if blocks::alike(&gate.matrix, &moe.up.matrix) => {
@@ -100,7 +100,7 @@ pub(crate) fn feed_forward(
     let n_ff = moe.down.matrix.n_in;
     if !in_blocks(moe.down) {
         let hidden = hidden(d, moe, gate.as_ref(), &up);
-        return Some(finished(moe.down, in_place(d, &moe.down.matrix, &hidden, &chosen.experts)));
+        return Some(finished(moe.down, left(moe.down, &hidden)));
     }
     let gated = match &gate {
         Some(gate) => Some((gate, [n_ff, 0])),
@@ -112,16 +112,6 @@ pub(crate) fn feed_forward(
     };
     let [y, _] = blocks::experts(own, d, (&form, 1), (&moe.down.matrix, None), &chosen);
     Some(finished(moe.down, y))
-}
-
-/// Rows `[n, n_in]` times the matrices `experts` `[n]` by MLX, sorted by these where that pays, and back.
-fn in_place(d: &Device, matrix: &Matrix, x: &Array, experts: &Array) -> Array {
-    if experts.shape()[0] < SORT_FROM {
-        return matrix.gathered(d, x, (experts, false));
-    }
-    let order = d.argsort(experts);
-    let y = matrix.gathered(d, &d.take(x, &order, 0), (&d.take(experts, &order, 0), true));
-    d.take(&y, &d.argsort(&order), 0)
 }
 
 /// The feed-forward of experts that MLX multiplies, in 16 bits, weighted and summed: `[n_tok, n_out]`. Rows are rounded once for gate and
@@ -152,23 +142,21 @@ pub(crate) fn by_mlx(
         (d.view(&form.x, dtype), form.scales)
     };
     let (rows, scales) = halved(&x.array, x.shape);
-    let flat = d.reshape(experts, &[n]);
-    let order = (n >= SORT_FROM).then(|| d.argsort(&flat));
-    let (rows, scales, share, chosen) = match &order {
-        Some(order) => {
-            let token = d.floor_divide(order, &d.from_slice(&[n_used as u32], &[], Dtype::U32));
-            let rows = d.reshape(&d.take(&rows, &token, 0), &[n, 1, n_in]);
-            (rows, d.take(&scales, &token, 0), 1, d.take(&flat, order, 0))
+    let order = Order::of(d, &d.reshape(experts, &[n]));
+    let (rows, scales, share, chosen) = match order.tokens(d, n_used) {
+        Some(tokens) => {
+            let rows = d.reshape(&d.take(&rows, &tokens, 0), &[n, 1, n_in]);
+            (rows, d.take(&scales, &tokens, 0), 1, &order.experts)
         }
-        None => (d.reshape(&rows, &[n_tok, 1, 1, n_in]), scales, n_used, experts.clone()),
+        None => (d.reshape(&rows, &[n_tok, 1, 1, n_in]), scales, n_used, experts),
     };
-    let sorted = order.is_some();
-    let [y, z] = [gate, moe.up].map(|e| e.matrix.parts[0].gather(d, &rows, (&chosen, sorted)));
+    let sorted = order.sorted.is_some();
+    let [y, z] = [gate, moe.up].map(|e| e.matrix.parts[0].gather(d, &rows, (chosen, sorted)));
     let hidden = form::finish(own, d, [&y, &z], (dtype, [n, n_ff]), (&scales, share), (glu, None));
     let (rows, scales) = halved(&hidden, [n, n_ff]);
     let rows = d.reshape(&rows, &[n, 1, n_ff]);
-    let y = moe.down.matrix.parts[0].gather(d, &rows, (&d.reshape(&chosen, &[n]), sorted));
-    let made = Made { y, scales: Some((scales, dtype)), place: order.map(|order| d.argsort(&order)) };
+    let y = moe.down.matrix.parts[0].gather(d, &rows, (&order.experts, sorted));
+    let made = Made { y, scales: Some((scales, dtype)), place: order.sorted.map(|[_, place]| place) };
     Some(sum(own, d, &made, weights, n_used, [n_tok, n_out]))
 }
 
